@@ -1,0 +1,218 @@
+package fleet
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Limits on documents. Decoders refuse what goes beyond.
+const (
+	MaxDocumentBytes  = 256 << 10
+	MaxProbes         = 64
+	MaxRevertTo       = 16
+	MaxSecrets        = 1024
+	MaxSecretBytes    = 1 << 20
+	MaxNumberJump     = 1000
+	DefaultExpiry     = 180 * 24 * time.Hour
+	DefaultActivation = 10 * time.Minute
+	DefaultVerify     = 2 * time.Minute
+)
+
+// Duration is a time.Duration that travels as text, such as "1m30s".
+type Duration time.Duration
+
+// MarshalJSON writes the text form.
+func (d Duration) MarshalJSON() ([]byte, error) {
+	return json.Marshal(time.Duration(d).String())
+}
+
+// UnmarshalJSON reads the text form; negative durations are refused.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("duration: want text such as \"90s\": %w", err)
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf("duration %q: want text such as \"90s\"", clip(s))
+	}
+	if v < 0 {
+		return fmt.Errorf("duration %q: must not be negative", clip(s))
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Or returns d, or def where d is 0.
+func (d Duration) Or(def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return time.Duration(d)
+}
+
+// Generation is the desired state of one profile of one machine: the payload
+// of a signed document.
+type Generation struct {
+	Type     string      `json:"type"` // TypeGeneration
+	Fleet    FleetID     `json:"fleet"`
+	Machine  MachineName `json:"machine"`
+	Profile  ProfileName `json:"profile"`
+	Number   Number      `json:"number"`
+	Release  ReleaseID   `json:"release"`
+	Issued   time.Time   `json:"issued"`
+	Expires  time.Time   `json:"expires"`
+	Critical []string    `json:"critical,omitempty"`
+	Source   Source      `json:"source"`
+	// Secrets names the secrets manifest; nil where there are no secrets.
+	Secrets *SecretsRef `json:"secrets,omitempty"`
+	Probes  []Probe     `json:"probes,omitempty"`
+	Policy  Policy      `json:"policy"`
+	// RevertTo lists earlier generations that the coordinator may send the
+	// host back to on its own.
+	RevertTo []Ref `json:"revert_to,omitempty"`
+}
+
+// Document types.
+const (
+	TypeGeneration = "generation"
+	TypeSecrets    = "secrets"
+	TypeRoot       = "root"
+	TypeLoosening  = "loosening"
+	TypeReport     = "report"
+)
+
+// Source is where a generation comes from, pinned.
+type Source struct {
+	// Driver names the driver: "bundle" today.
+	Driver string        `json:"driver"`
+	Bundle *BundleSource `json:"bundle,omitempty"`
+}
+
+// Blobs lists what has to be fetched before the driver builds.
+func (s Source) Blobs() []BlobRef {
+	if s.Bundle != nil {
+		return []BlobRef{{Digest: s.Bundle.Digest, Size: s.Bundle.Size}}
+	}
+	return nil
+}
+
+// BundleSource pins the canonical uncompressed tar of a bundle.
+type BundleSource struct {
+	Digest Digest `json:"digest"`
+	Size   uint64 `json:"size"`
+}
+
+// BlobRef names a content-addressed blob with its exact size in bytes.
+type BlobRef struct {
+	Digest Digest `json:"digest"`
+	Size   uint64 `json:"size"`
+}
+
+// SecretsRef names a secrets manifest by the digest of its signed payload.
+type SecretsRef struct {
+	Digest Digest `json:"digest"`
+}
+
+// ProbeKind is the kind of a probe.
+type ProbeKind string
+
+// The kinds of probes.
+const (
+	ProbeExec    ProbeKind = "exec"
+	ProbeHTTP    ProbeKind = "http"
+	ProbeTCP     ProbeKind = "tcp"
+	ProbeSystemd ProbeKind = "systemd"
+)
+
+// Probe is one health check.
+type Probe struct {
+	Name string    `json:"name"`
+	Kind ProbeKind `json:"kind"`
+	// Argv is for exec: passes on exit code 0; 75 (EX_TEMPFAIL) is inconclusive.
+	Argv []string `json:"argv,omitempty"`
+	// URL is for http: passes on a status in 200–299, or Status where set, and,
+	// where Contains is set, a body (its first 64 KiB) that contains it.
+	URL      string `json:"url,omitempty"`
+	Status   int    `json:"status,omitempty"`
+	Contains string `json:"contains,omitempty"`
+	// Address is for tcp, host:port: passes when a connection opens.
+	Address string `json:"address,omitempty"`
+	// Unit is for systemd: passes when the unit is active.
+	Unit string `json:"unit,omitempty"`
+	// Timeout bounds one attempt; default 10s.
+	Timeout Duration `json:"timeout,omitempty"`
+	// Interval is the pause between attempts; default 1s.
+	Interval Duration `json:"interval,omitempty"`
+}
+
+// Policy is the signed policy of a generation.
+type Policy struct {
+	// Mode, default manage. Moving from observe to manage is a loosening, and
+	// so travels signed.
+	Mode Mode `json:"mode,omitempty"`
+	// ActivationDeadline bounds the activation, and apart from it the rollback.
+	ActivationDeadline Duration `json:"activation_deadline,omitempty"`
+	// VerifyDeadline bounds probes and reaching the coordinator.
+	VerifyDeadline Duration `json:"verify_deadline,omitempty"`
+	// OnInconclusive says what follows an inconclusive verification; default
+	// rollback (which holds where the host was offline before).
+	OnInconclusive OnInconclusive `json:"on_inconclusive,omitempty"`
+}
+
+// OnInconclusive says what follows an inconclusive verification.
+type OnInconclusive string
+
+// What may follow.
+const (
+	// InconclusiveRollback rolls back if the host was online before the
+	// activation, and keeps otherwise.
+	InconclusiveRollback OnInconclusive = "rollback"
+	// InconclusiveKeep keeps the new generation and goes on verifying.
+	InconclusiveKeep OnInconclusive = "keep"
+)
+
+// SecretsManifest binds secrets to a machine and profile: the payload of a
+// document signed by the secrets role.
+type SecretsManifest struct {
+	Type     string        `json:"type"` // TypeSecrets
+	Fleet    FleetID       `json:"fleet"`
+	Machine  MachineName   `json:"machine"`
+	Profile  ProfileName   `json:"profile"`
+	Issued   time.Time     `json:"issued"`
+	Expires  time.Time     `json:"expires"`
+	Critical []string      `json:"critical,omitempty"`
+	Entries  []SecretEntry `json:"entries"`
+}
+
+// SecretEntry is one secret.
+type SecretEntry struct {
+	Name    SecretName `json:"name"`
+	Version uint64     `json:"version"`
+	// Digest and Size are those of the age ciphertext.
+	Digest Digest `json:"digest"`
+	Size   uint64 `json:"size"`
+	// Path is relative to the secrets directory, slash-separated.
+	Path  string `json:"path"`
+	Owner string `json:"owner,omitempty"` // default: the agent's user
+	Group string `json:"group,omitempty"` // default: the agent's group
+	Mode  uint32 `json:"mode"`            // permission bits, at most 0o777
+}
+
+// Loosening makes one host refuse less: the payload of a signed, expiring
+// document. Each document works once per host.
+type Loosening struct {
+	Type     string      `json:"type"` // TypeLoosening
+	Fleet    FleetID     `json:"fleet"`
+	Machine  MachineName `json:"machine"`
+	Profile  ProfileName `json:"profile"`
+	Action   string      `json:"action"` // LoosenRetry
+	Digest   Digest      `json:"digest"` // generation concerned
+	Issued   time.Time   `json:"issued"`
+	Expires  time.Time   `json:"expires"`
+	Critical []string    `json:"critical,omitempty"`
+}
+
+// LoosenRetry forgets that a generation failed or was refused.
+const LoosenRetry = "retry"

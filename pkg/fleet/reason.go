@@ -1,0 +1,45 @@
+package fleet
+
+// ReasonCode is a stable name for why a host is where it is.
+type ReasonCode string
+
+// The reason codes. Refusals of documents use the code of the sentinel in
+// pkg/release.
+const (
+	ReasonUpToDate          ReasonCode = "up-to-date"
+	ReasonNothingDesired    ReasonCode = "nothing-desired"
+	ReasonNewGeneration     ReasonCode = "new-generation"
+	ReasonRevert            ReasonCode = "revert"
+	ReasonObserve           ReasonCode = "mode-observe"
+	ReasonPaused            ReasonCode = "paused"
+	ReasonRefused           ReasonCode = "document-refused"
+	ReasonFailedBefore      ReasonCode = "failed-before"
+	ReasonOperatorRefused   ReasonCode = "rolled-back-by-operator"
+	ReasonFetchFailed       ReasonCode = "fetch-failed"
+	ReasonBuildFailed       ReasonCode = "build-failed"
+	ReasonSecretsFailed     ReasonCode = "secrets-failed"
+	ReasonActivationFailed  ReasonCode = "activation-failed"
+	ReasonActivationHung    ReasonCode = "activation-hung"
+	ReasonActivationUnknown ReasonCode = "activation-interrupted"
+	ReasonProbeFailed       ReasonCode = "probe-failed"
+	ReasonInconclusive      ReasonCode = "inconclusive"
+	ReasonUnreachable       ReasonCode = "coordinator-unreachable"
+	ReasonAwaitingAck       ReasonCode = "awaiting-acknowledgement"
+	ReasonRollbackFailed    ReasonCode = "rollback-failed"
+	ReasonCrashRecovery     ReasonCode = "crash-recovery"
+	ReasonBackoff           ReasonCode = "waiting-to-retry"
+	ReasonClock             ReasonCode = "clock-wrong"
+	ReasonExpiring          ReasonCode = "expiring"
+	ReasonBanned            ReasonCode = "banned"
+	ReasonDuplicate         ReasonCode = "duplicate-instance"
+	ReasonInternal          ReasonCode = "internal-error"
+)
+
+// Reason explains a wait, a refusal or a failure to people.
+type Reason struct {
+	Code ReasonCode `json:"code"`
+	// Message says what is the case.
+	Message string `json:"message,omitempty"`
+	// Hint says what to do next.
+	Hint string `json:"hint,omitempty"`
+}

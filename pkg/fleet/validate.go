@@ -1,0 +1,234 @@
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// ErrInvalid is wrapped by every error about a document that is well-formed
+// but says something that it must not say.
+var ErrInvalid = errors.New("invalid document")
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
+}
+
+// Validate checks everything about a generation that needs no context. What a
+// newer version may know and this one doesn't (a probe kind, a mode) is
+// refused, never skipped.
+func (g *Generation) Validate() error {
+	if g.Type != TypeGeneration {
+		return invalid("type is %q, want %q", clip(g.Type), TypeGeneration)
+	}
+	if err := validateSubject(g.Fleet, g.Machine, g.Profile); err != nil {
+		return err
+	}
+	if _, err := ParseReleaseID(string(g.Release)); err != nil {
+		return err
+	}
+	if g.Number.Epoch == 0 || g.Number.Seq == 0 {
+		return invalid("number %s: epoch and number count from 1", g.Number)
+	}
+	if !g.Issued.Before(g.Expires) {
+		return invalid("it expires before it is issued")
+	}
+	if err := g.Source.Validate(); err != nil {
+		return err
+	}
+	if g.Secrets != nil {
+		if _, err := ParseDigest(string(g.Secrets.Digest)); err != nil {
+			return err
+		}
+	}
+	if err := ValidateProbes(g.Probes); err != nil {
+		return err
+	}
+	if err := g.Policy.Validate(); err != nil {
+		return err
+	}
+	if len(g.RevertTo) > MaxRevertTo {
+		return invalid("revert_to lists %d generations, at most %d", len(g.RevertTo), MaxRevertTo)
+	}
+	for _, r := range g.RevertTo {
+		if r.Number.Compare(g.Number) >= 0 {
+			return invalid("revert_to lists %s, which is not earlier than %s", r.Number, g.Number)
+		}
+		if _, err := ParseDigest(string(r.Digest)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateSubject(f FleetID, m MachineName, p ProfileName) error {
+	if _, err := ParseFleetID(string(f)); err != nil {
+		return err
+	}
+	if _, err := ParseMachineName(string(m)); err != nil {
+		return err
+	}
+	_, err := ParseProfileName(string(p))
+	return err
+}
+
+// Validate checks a source.
+func (s Source) Validate() error {
+	if !tokenPattern.MatchString(s.Driver) {
+		return invalid("source has no driver")
+	}
+	if s.Driver == "bundle" && s.Bundle == nil {
+		return invalid("source of driver bundle has no bundle")
+	}
+	if s.Bundle != nil {
+		if _, err := ParseDigest(string(s.Bundle.Digest)); err != nil {
+			return err
+		}
+		if s.Bundle.Size == 0 || s.Bundle.Size > MaxBundleBytes {
+			return invalid("bundle size %d: want 1 to %d bytes", s.Bundle.Size, uint64(MaxBundleBytes))
+		}
+	}
+	return nil
+}
+
+// MaxBundleBytes bounds the canonical uncompressed tar of a bundle.
+const MaxBundleBytes = 4 << 30
+
+// ValidateProbes checks a list of probes.
+func ValidateProbes(probes []Probe) error {
+	if len(probes) > MaxProbes {
+		return invalid("%d probes, at most %d", len(probes), MaxProbes)
+	}
+	seen := map[string]bool{}
+	for _, p := range probes {
+		if !tokenPattern.MatchString(p.Name) {
+			return invalid("probe name %q: use letters, digits, dots and dashes", clip(p.Name))
+		}
+		if seen[p.Name] {
+			return invalid("two probes are called %q", p.Name)
+		}
+		seen[p.Name] = true
+		if err := p.Validate(); err != nil {
+			return fmt.Errorf("probe %q: %w", p.Name, err)
+		}
+	}
+	return nil
+}
+
+// Validate checks one probe, its name aside.
+func (p Probe) Validate() error {
+	switch p.Kind {
+	case ProbeExec:
+		if len(p.Argv) == 0 || len(p.Argv) > 64 || p.Argv[0] == "" {
+			return invalid("exec needs argv, of 1 to 64 words")
+		}
+	case ProbeHTTP:
+		u, err := url.Parse(p.URL)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			return invalid("http needs a url such as http://127.0.0.1:8080/health")
+		}
+		if p.Status != 0 && (p.Status < 100 || p.Status > 599) {
+			return invalid("status %d is no HTTP status", p.Status)
+		}
+	case ProbeTCP:
+		if _, port, err := net.SplitHostPort(p.Address); err != nil || port == "" {
+			return invalid("tcp needs an address such as 127.0.0.1:22")
+		}
+	case ProbeSystemd:
+		if p.Unit == "" || strings.ContainsAny(p.Unit, "/ \x00") || strings.HasPrefix(p.Unit, "-") {
+			return invalid("systemd needs a unit such as nginx.service")
+		}
+	default:
+		return invalid("kind %q: use exec, http, tcp or systemd", clip(string(p.Kind)))
+	}
+	return nil
+}
+
+// Validate checks a policy.
+func (p Policy) Validate() error {
+	switch p.Mode {
+	case "", ModeObserve, ModeManage:
+	default:
+		return invalid("policy mode %q: use observe or manage", clip(string(p.Mode)))
+	}
+	switch p.OnInconclusive {
+	case "", InconclusiveRollback, InconclusiveKeep:
+	default:
+		return invalid("policy on_inconclusive %q: use rollback or keep", clip(string(p.OnInconclusive)))
+	}
+	return nil
+}
+
+// Validate checks everything about a secrets manifest that needs no context.
+func (m *SecretsManifest) Validate() error {
+	if m.Type != TypeSecrets {
+		return invalid("type is %q, want %q", clip(m.Type), TypeSecrets)
+	}
+	if err := validateSubject(m.Fleet, m.Machine, m.Profile); err != nil {
+		return err
+	}
+	if !m.Issued.Before(m.Expires) {
+		return invalid("it expires before it is issued")
+	}
+	if len(m.Entries) > MaxSecrets {
+		return invalid("%d secrets, at most %d", len(m.Entries), MaxSecrets)
+	}
+	names, paths := map[SecretName]bool{}, map[string]bool{}
+	for _, e := range m.Entries {
+		if err := e.validate(); err != nil {
+			return fmt.Errorf("secret %q: %w", clip(string(e.Name)), err)
+		}
+		if names[e.Name] || paths[e.Path] {
+			return invalid("secret %q: its name or path is there twice", e.Name)
+		}
+		names[e.Name], paths[e.Path] = true, true
+	}
+	return nil
+}
+
+func (e SecretEntry) validate() error {
+	if _, err := ParseSecretName(string(e.Name)); err != nil {
+		return err
+	}
+	if _, err := ParseDigest(string(e.Digest)); err != nil {
+		return err
+	}
+	if e.Version == 0 {
+		return invalid("versions count from 1")
+	}
+	// The ciphertext of MaxSecretBytes and its stanzas.
+	if e.Size == 0 || e.Size > 2*MaxSecretBytes {
+		return invalid("ciphertext of %d bytes: want 1 to %d", e.Size, 2*MaxSecretBytes)
+	}
+	if !filepath.IsLocal(e.Path) || path.Clean(e.Path) != e.Path || e.Path == "." || strings.ContainsRune(e.Path, 0) {
+		return invalid("path %q: want a relative path without \"..\"", clip(e.Path))
+	}
+	if e.Mode == 0 || e.Mode > 0o777 {
+		return invalid("mode %#o: want permission bits", e.Mode)
+	}
+	return nil
+}
+
+// Validate checks everything about a loosening that needs no context.
+func (l *Loosening) Validate() error {
+	if l.Type != TypeLoosening {
+		return invalid("type is %q, want %q", clip(l.Type), TypeLoosening)
+	}
+	if err := validateSubject(l.Fleet, l.Machine, l.Profile); err != nil {
+		return err
+	}
+	if l.Action != LoosenRetry {
+		return invalid("action %q: this version knows %q", clip(l.Action), LoosenRetry)
+	}
+	if _, err := ParseDigest(string(l.Digest)); err != nil {
+		return err
+	}
+	if !l.Issued.Before(l.Expires) {
+		return invalid("it expires before it is issued")
+	}
+	return nil
+}

@@ -1,0 +1,209 @@
+package release
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"fmt"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// RoleName names a role of keys.
+type RoleName string
+
+// The roles of keys.
+const (
+	RoleRoot     RoleName = "root"
+	RoleRelease  RoleName = "release"
+	RoleApprover RoleName = "approver"
+	RoleSecrets  RoleName = "secrets"
+)
+
+// Roles lists the roles that every root must fill.
+func Roles() []RoleName { return []RoleName{RoleRoot, RoleRelease, RoleApprover, RoleSecrets} }
+
+// maxRootKeys bounds the keys of a root.
+const maxRootKeys = 64
+
+// Root is the payload of a trust root.
+type Root struct {
+	Type     string                `json:"type"` // fleet.TypeRoot
+	Fleet    fleet.FleetID         `json:"fleet"`
+	Version  uint64                `json:"version"` // from 1
+	Epoch    uint64                `json:"epoch"`   // from 1
+	Issued   time.Time             `json:"issued"`
+	Expires  time.Time             `json:"expires"`
+	Critical []string              `json:"critical,omitempty"`
+	Keys     map[string]Key        `json:"keys"` // by key id
+	Roles    map[RoleName]RoleKeys `json:"roles"`
+}
+
+// Key is a public key.
+type Key struct {
+	Scheme string `json:"scheme"` // "ed25519"
+	Public string `json:"public"` // standard base64 of 32 bytes
+}
+
+// RoleKeys says who fills a role.
+type RoleKeys struct {
+	Threshold int      `json:"threshold"`
+	KeyIDs    []string `json:"keyids"`
+}
+
+// NewKey describes a public key for a root.
+func NewKey(pub ed25519.PublicKey) (id string, k Key) {
+	return KeyID(pub), Key{Scheme: "ed25519", Public: base64.StdEncoding.EncodeToString(pub)}
+}
+
+// Trust is a verified trust root. It is immutable.
+type Trust struct {
+	root     Root
+	digest   fleet.Digest
+	envelope []byte
+	keys     map[RoleName]map[string]ed25519.PublicKey
+}
+
+// OpenRoot opens the first root that is trusted, because its digest is the
+// pinned one, and checks that its own threshold signed it.
+func OpenRoot(envelope []byte, pin fleet.Digest) (*Trust, error) {
+	o, err := openEnvelope(envelope, fleet.TypeRoot)
+	if err != nil {
+		return nil, fmt.Errorf("opening trust root: %w", err)
+	}
+	if got := fleet.DigestOf(o.payload); got != pin {
+		return nil, fmt.Errorf("opening trust root: %w: got %s, want %s", ErrRootPin, got.Short(), pin.Short())
+	}
+	t, err := newTrust(o, envelope)
+	if err != nil {
+		return nil, fmt.Errorf("opening trust root: %w", err)
+	}
+	return t, nil
+}
+
+// newTrust decodes a root and checks it against itself.
+func newTrust(o *opened, envelope []byte) (*Trust, error) {
+	root, err := decode[Root](o.payload)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := root.check()
+	if err != nil {
+		return nil, err
+	}
+	if err := o.verify(keys[RoleRoot], root.Roles[RoleRoot].Threshold); err != nil {
+		return nil, err
+	}
+	return &Trust{root: root, digest: fleet.DigestOf(o.payload), envelope: envelope, keys: keys}, nil
+}
+
+func (r *Root) check() (map[RoleName]map[string]ed25519.PublicKey, error) {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
+	}
+	if err := checkCritical[Root](r.Critical); err != nil {
+		return nil, err
+	}
+	if r.Type != fleet.TypeRoot || r.Version == 0 || r.Epoch == 0 || !r.Issued.Before(r.Expires) {
+		return nil, bad("it needs type, version, epoch and an expiry after its issue")
+	}
+	if _, err := fleet.ParseFleetID(string(r.Fleet)); err != nil {
+		return nil, bad("%v", err)
+	}
+	if len(r.Keys) > maxRootKeys {
+		return nil, fmt.Errorf("%w: %d keys, at most %d", ErrTooLarge, len(r.Keys), maxRootKeys)
+	}
+	all := map[string]ed25519.PublicKey{}
+	for id, k := range r.Keys {
+		pub, err := base64.StdEncoding.Strict().DecodeString(k.Public)
+		if err != nil || k.Scheme != "ed25519" || len(pub) != ed25519.PublicKeySize {
+			return nil, bad("key %.16s is no ed25519 key", id)
+		}
+		// One key under a second id could otherwise sign for two.
+		if KeyID(pub) != id {
+			return nil, fmt.Errorf("%w: the key under id %.16s has another id", ErrDuplicateKey, id)
+		}
+		all[id] = pub
+	}
+	keys := map[RoleName]map[string]ed25519.PublicKey{}
+	for _, name := range Roles() {
+		role, ok := r.Roles[name]
+		if !ok {
+			return nil, bad("role %s is not filled", name)
+		}
+		keys[name] = map[string]ed25519.PublicKey{}
+		for _, id := range role.KeyIDs {
+			if keys[name][id] != nil {
+				return nil, fmt.Errorf("%w: role %s lists key %.16s twice", ErrDuplicateKey, name, id)
+			}
+			if all[id] == nil {
+				return nil, bad("role %s lists key %.16s, which is not there", name, id)
+			}
+			keys[name][id] = all[id]
+		}
+		if role.Threshold < 1 || role.Threshold > len(role.KeyIDs) {
+			return nil, bad("role %s has threshold %d of %d keys", name, role.Threshold, len(role.KeyIDs))
+		}
+	}
+	return keys, nil
+}
+
+// Next opens the root that follows: version N+1 of the same fleet, signed by
+// the thresholds of N and of N+1. Expiry of N does not matter, so that a host
+// that slept through versions can walk to the newest.
+func (t *Trust) Next(envelope []byte) (*Trust, error) {
+	o, err := openEnvelope(envelope, fleet.TypeRoot)
+	if err != nil {
+		return nil, fmt.Errorf("opening next trust root: %w", err)
+	}
+	if err := o.verify(t.keys[RoleRoot], t.root.Roles[RoleRoot].Threshold); err != nil {
+		return nil, fmt.Errorf("opening next trust root: %w", err)
+	}
+	n, err := newTrust(o, envelope)
+	if err != nil {
+		return nil, fmt.Errorf("opening next trust root: %w", err)
+	}
+	switch {
+	case n.root.Fleet != t.root.Fleet:
+		err = ErrWrongFleet
+	case n.root.Version != t.root.Version+1:
+		err = fmt.Errorf("%w: got %d after %d", ErrRootVersion, n.root.Version, t.root.Version)
+	case n.root.Epoch < t.root.Epoch:
+		err = ErrWrongEpoch
+	default:
+		return n, nil
+	}
+	return nil, fmt.Errorf("opening next trust root: %w", err)
+}
+
+// OpenChain opens a pinned root and walks to the last one, oldest first.
+func OpenChain(envelopes [][]byte, pin fleet.Digest) (*Trust, error) {
+	if len(envelopes) == 0 {
+		return nil, fmt.Errorf("opening trust root: %w: there is none", ErrRootVersion)
+	}
+	t, err := OpenRoot(envelopes[0], pin)
+	for _, e := range envelopes[1:] {
+		if err != nil {
+			break
+		}
+		t, err = t.Next(e)
+	}
+	return t, err
+}
+
+// Root returns the document. Callers must not change its maps.
+func (t *Trust) Root() *Root { r := t.root; return &r }
+
+// Digest is the digest of the document.
+func (t *Trust) Digest() fleet.Digest { return t.digest }
+
+// Envelope is the document as it was signed.
+func (t *Trust) Envelope() []byte { return t.envelope }
+
+// CheckFresh returns ErrExpired when the root has expired at now.
+func (t *Trust) CheckFresh(now time.Time) error {
+	if now.After(t.root.Expires) {
+		return fmt.Errorf("trust root %d: %w on %s", t.root.Version, ErrExpired, t.root.Expires.Format(time.DateOnly))
+	}
+	return nil
+}
