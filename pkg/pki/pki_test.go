@@ -190,9 +190,13 @@ func TestIssueBounds(t *testing.T) {
 		t.Error("issued after the CA's end")
 	}
 	for _, id := range []pki.Identity{
-		{}, {Fleet: "First", Kind: pki.KindHost, Name: "a"}, {Fleet: "first", Kind: "root", Name: "a"},
-		{Fleet: "first", Kind: pki.KindHost, Name: "../operator/root"}, {Fleet: "first", Kind: pki.KindHost, Name: "a/b"},
-		{Fleet: "first", Kind: pki.KindHost, Name: ""}, {Fleet: "first", Kind: pki.KindHost, Name: "A"},
+		{},
+		{Fleet: "First", Kind: pki.KindHost, Name: "a"},
+		{Fleet: "first", Kind: "root", Name: "a"},
+		{Fleet: "first", Kind: pki.KindHost, Name: "../operator/root"},
+		{Fleet: "first", Kind: pki.KindHost, Name: "a/b"},
+		{Fleet: "first", Kind: pki.KindHost, Name: ""},
+		{Fleet: "first", Kind: pki.KindHost, Name: "A"},
 	} {
 		if _, err := ca.Issue(id, key.Public(), t0, time.Hour); !errors.Is(err, pki.ErrIdentity) {
 			t.Errorf("%+v: %v", id, err)

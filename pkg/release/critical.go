@@ -29,8 +29,7 @@ func fieldPaths(t reflect.Type, prefix string, into map[string]bool) map[string]
 	if t.Kind() != reflect.Struct || t == reflect.TypeFor[time.Time]() {
 		return into
 	}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if name == "" || name == "-" {
 			continue
