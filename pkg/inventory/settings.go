@@ -1,0 +1,253 @@
+package inventory
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// Deployment is what a fleet file says about the deployment of one machine.
+type Deployment struct {
+	Source Source `json:"source"`
+	// Probes by name, complete.
+	Probes []fleet.Probe `json:"probes,omitempty"`
+	Policy Policy        `json:"policy"`
+	// Secrets by name.
+	Secrets map[fleet.SecretName]Secret `json:"secrets,omitempty"`
+	// Age is the recipient that the machine's secrets are encrypted to, see
+	// [ParseRecipient]; empty where the fleet file leaves it to the machine's
+	// key.json, see [MachineKey].
+	Age string `json:"age,omitempty"`
+}
+
+// Source is where a machine's generations come from, not pinned yet.
+type Source struct {
+	// Bundle is the absolute path of a bundle's directory; empty where the
+	// machine has no source.
+	Bundle string `json:"bundle,omitempty"`
+}
+
+// IsZero says whether there is no source.
+func (s Source) IsZero() bool { return s == Source{} }
+
+// Policy is the policy of a machine's generations.
+type Policy struct {
+	// Policy is what gets signed; zero values mean its defaults.
+	fleet.Policy
+	// Expiry is how long a generation may be started; never zero.
+	Expiry fleet.Duration `json:"expiry"`
+}
+
+// Secret is one secret of a machine.
+type Secret struct {
+	// File is the absolute path of an age file that the operator can read.
+	File string `json:"file"`
+	// Path on the host, below the secrets directory: slash-separated, clean.
+	Path  string `json:"path"`
+	Owner string `json:"owner,omitempty"`
+	Group string `json:"group,omitempty"`
+	// Mode has permission bits only.
+	Mode uint32 `json:"mode"`
+}
+
+const (
+	maxDeadline = day
+	maxExpiry   = 10 * 365 * day
+	maxProbe    = time.Hour
+	// defaultSecretMode lets only the owner read.
+	defaultSecretMode = 0o400
+)
+
+// Settings merges the deployment settings of a machine: those for all, for its
+// class, for each tag that it carries, and its own. All have equal priority:
+// two different values for one setting are an [ErrConflict] that names both
+// places, unless _type: override says which one counts; lists are joined, maps
+// merge key by key. The error has all problems; unknown machines are
+// [ErrUnknown].
+func (f *Fleet) Settings(name fleet.MachineName) (Deployment, error) {
+	m, err := f.Machine(name)
+	if err != nil {
+		return Deployment{}, err
+	}
+	var c collector
+	dep := f.effective(&m, &c)
+	if err := c.err(); err != nil {
+		return Deployment{}, fmt.Errorf("settings of machine %s: %w", name, err)
+	}
+	return dep, nil
+}
+
+func (f *Fleet) effective(m *Machine, c *collector) Deployment {
+	var defs []definition
+	add := func(def definition) {
+		if def.value != nil {
+			defs = append(defs, def)
+		}
+	}
+	add(f.settings.all)
+	add(f.settings.class[string(m.Class)])
+	for _, tag := range slices.Sorted(slices.Values(m.Tags)) {
+		add(f.settings.tag[tag])
+	}
+	add(f.settings.machine[string(m.Name)])
+	d := &settingsDecoder{f: f, complete: true}
+	if len(defs) == 0 {
+		return d.deployment(&node{kind: kindMap, at: Place{File: f.file}})
+	}
+	merged := merge("", defs, &d.collector)
+	dep := d.deployment(merged)
+	c.problems = append(c.problems, d.problems...)
+	return dep
+}
+
+// settingsDecoder reads deployment settings.
+type settingsDecoder struct {
+	decoder
+	f *Fleet
+	// complete is set once all scopes are merged: from then on what belongs
+	// together has to be there.
+	complete bool
+}
+
+func (d *settingsDecoder) deployment(n *node) Deployment {
+	dep := Deployment{Policy: Policy{Expiry: fleet.Duration(fleet.DefaultExpiry)}}
+	d.fields(n, "settings", map[string]func(*node){
+		"source":  func(n *node) { dep.Source = d.source(n) },
+		"probes":  func(n *node) { dep.Probes = d.probes(n) },
+		"policy":  func(n *node) { d.policy(n, &dep.Policy) },
+		"secrets": func(n *node) { dep.Secrets = d.secrets(n) },
+		"age": func(n *node) {
+			dep.Age = d.text(n, "age")
+			if _, err := ParseRecipient(dep.Age); n.kind == kindString && err != nil {
+				d.invalid(n.at, `write the machine's public key: age1… or an ssh key`, "age is no recipient: %s", quote(n.text))
+			}
+		},
+	})
+	return dep
+}
+
+func (d *settingsDecoder) source(n *node) (s Source) {
+	d.fields(n, "source", map[string]func(*node){
+		"bundle": func(n *node) {
+			if p := d.path(n, "source.bundle"); p != "" {
+				s.Bundle = d.f.resolve(p)
+			}
+		},
+	})
+	return s
+}
+
+func (d *settingsDecoder) policy(n *node, p *Policy) {
+	deadline := func(to *fleet.Duration, what string, most time.Duration) func(*node) {
+		return func(n *node) { *to = fleet.Duration(d.duration(n, what, most)) }
+	}
+	d.fields(n, "policy", map[string]func(*node){
+		"mode": func(n *node) {
+			p.Mode = enum(&d.decoder, n, "policy.mode", fleet.ModeObserve, fleet.ModeManage)
+		},
+		"activationDeadline": deadline(&p.ActivationDeadline, "policy.activationDeadline", maxDeadline),
+		"verifyDeadline":     deadline(&p.VerifyDeadline, "policy.verifyDeadline", maxDeadline),
+		"onInconclusive": func(n *node) {
+			p.OnInconclusive = enum(&d.decoder, n, "policy.onInconclusive", fleet.InconclusiveRollback, fleet.InconclusiveKeep)
+		},
+		"expiry": deadline(&p.Expiry, "policy.expiry", maxExpiry),
+	})
+}
+
+func (d *settingsDecoder) secrets(n *node) map[fleet.SecretName]Secret {
+	if !d.mapping(n, "secrets") {
+		return nil
+	}
+	secrets := make(map[fleet.SecretName]Secret, len(n.entries))
+	for _, e := range n.entries {
+		name, ok := parsed(&d.decoder, e.at, e.key, fleet.ParseSecretName)
+		if !ok {
+			continue
+		}
+		what := "secret " + e.key
+		s := Secret{Path: e.key, Mode: defaultSecretMode}
+		d.fields(e.value, what, map[string]func(*node){
+			"file": func(n *node) {
+				if p := d.path(n, what+": file"); p != "" {
+					s.File = d.f.resolve(p)
+				}
+			},
+			"path":  func(n *node) { s.Path = d.hostPath(n, what+": path") },
+			"owner": func(n *node) { s.Owner = d.account(n, what+": owner") },
+			"group": func(n *node) { s.Group = d.account(n, what+": group") },
+			"mode":  func(n *node) { s.Mode = d.mode(n, what+": mode") },
+		})
+		if d.complete && e.value.get("file") == nil {
+			d.invalid(e.at, "add file: PATH, an age file that the operator can read", "%s has no file", what)
+		}
+		secrets[name] = s
+	}
+	if len(secrets) > fleet.MaxSecrets {
+		d.invalid(n.at, "put several values in one secret", "%d secrets, at most %d", len(secrets), fleet.MaxSecrets)
+	}
+	d.apart(n, secrets)
+	return secrets
+}
+
+// apart refuses secrets whose paths are the same, or one below the other.
+func (d *settingsDecoder) apart(n *node, secrets map[fleet.SecretName]Secret) {
+	at := map[fleet.SecretName]Place{}
+	for _, e := range n.entries {
+		at[fleet.SecretName(e.key)] = e.at
+	}
+	byPath := map[string]fleet.SecretName{}
+	for _, name := range slices.Sorted(maps.Keys(secrets)) {
+		p := secrets[name].Path
+		if other, taken := byPath[p]; taken && p != "" {
+			d.add(at[name], ErrConflict, fmt.Sprintf("secrets %s and %s have the same path %s", other, name, quote(p)), "give one of them another path")
+		}
+		byPath[p] = name
+	}
+	for _, name := range slices.Sorted(maps.Keys(secrets)) {
+		for dir := path.Dir(secrets[name].Path); dir != "." && dir != "/"; dir = path.Dir(dir) {
+			if other, taken := byPath[dir]; taken {
+				d.add(at[name], ErrConflict, fmt.Sprintf("secret %s has the path %s, in which secret %s needs a directory", other, quote(dir), name), "give one of them another path")
+			}
+		}
+	}
+}
+
+// hostPath reads a path below the host's secrets directory.
+func (d *settingsDecoder) hostPath(n *node, what string) string {
+	s := d.text(n, what)
+	if s != n.text {
+		return ""
+	}
+	if s == "" || len(s) > 255 || path.IsAbs(s) || path.Clean(s) != s || s == "." || s == ".." || strings.HasPrefix(s, "../") || strings.ContainsAny(s, "\\\n\r\t") {
+		d.invalid(n.at, "write a relative path without . and .., below the secrets directory", "%s is %s", what, quote(s))
+		return ""
+	}
+	return s
+}
+
+// account reads the name or number of a user or group on the host.
+func (d *settingsDecoder) account(n *node, what string) string {
+	s := n.text
+	if n.kind != kindString && n.kind != kindInt || s == "" || len(s) > 64 || s[0] == '-' || strings.ContainsAny(s, "/:\x00 \t\n\r") {
+		d.invalid(n.at, "write the name or number of an account on the host", "%s is %s", what, n.short())
+		return ""
+	}
+	return s
+}
+
+// mode reads permission bits, which are octal whether in quotes or not.
+func (d *settingsDecoder) mode(n *node, what string) uint32 {
+	v, err := strconv.ParseUint(strings.TrimPrefix(cmp.Or(n.text, "x"), "0o"), 8, 32)
+	if n.kind != kindString && n.kind != kindInt || err != nil || v > 0o777 {
+		d.invalid(n.at, `write octal permission bits, such as "0440"`, "%s is %s", what, n.short())
+		return defaultSecretMode
+	}
+	return uint32(v)
+}
