@@ -1,0 +1,119 @@
+package bundledriver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cameronraysmith/fleet/pkg/bundle"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// Activation implements driver.Driver.
+func (d *Driver) Activation(_ context.Context, profile fleet.ProfileName, from, to string) (driver.Activation, error) {
+	if from == "" && to == "" {
+		return driver.Activation{}, errors.New("describing activation: from nothing to nothing")
+	}
+	if from != "" {
+		// Without it there would be no way back.
+		if err := d.usable(from); err != nil {
+			return driver.Activation{}, fmt.Errorf("describing activation: what runs now is gone: %w; build it again, or remove link %s to give up going back",
+				err, d.link(profile))
+		}
+	}
+	if to != "" {
+		if err := d.usable(to); err != nil {
+			return driver.Activation{}, fmt.Errorf("describing activation: %w", err)
+		}
+	}
+	return driver.Activation{
+		Activate: d.move(profile, from, to),
+		Rollback: d.move(profile, to, from),
+	}, nil
+}
+
+// move goes from one bundle to another: the link first, so that what activate
+// starts through the link is the new one.
+func (d *Driver) move(profile fleet.ProfileName, from, to string) driver.Action {
+	a := driver.Action{Deadline: d.config.Deadline}
+	if to != "" {
+		a.Steps = []driver.Step{
+			{Link: &driver.Link{Path: d.link(profile), Target: to}},
+			d.run(profile, filepath.Join(to, bundle.Activate), to, from),
+		}
+		return a
+	}
+	if executable(filepath.Join(from, bundle.Deactivate)) {
+		a.Steps = append(a.Steps, d.run(profile, filepath.Join(from, bundle.Deactivate), from, ""))
+	}
+	a.Steps = append(a.Steps, driver.Step{Link: &driver.Link{Path: d.link(profile)}})
+	return a
+}
+
+func (d *Driver) run(profile fleet.ProfileName, program, path, previous string) driver.Step {
+	return driver.Step{Exec: &driver.Exec{
+		Argv: []string{program},
+		Env:  d.Environ(profile, path, previous),
+		User: profileUser(profile),
+		Dir:  path,
+	}}
+}
+
+// Environ is the environment of a bundle's programs, probes included.
+func (d *Driver) Environ(profile fleet.ProfileName, path, previous string) []string {
+	env := append([]string{"PATH=" + d.config.Path}, d.config.Env...)
+	return append(env,
+		"FLEET_PROFILE="+string(profile),
+		"FLEET_BUNDLE="+path,
+		"FLEET_PREVIOUS="+previous,
+		"FLEET_STATE="+d.StateDir(profile))
+}
+
+// usable is a quick look; Verify reads all.
+func (d *Driver) usable(path string) error {
+	if _, err := d.digestOf(path); err != nil {
+		return err
+	}
+	if !executable(filepath.Join(path, bundle.Activate)) {
+		return fmt.Errorf("%w: %s: %w", driver.ErrNotBuilt, path, bundle.ErrNoActivate)
+	}
+	return nil
+}
+
+func executable(path string) bool {
+	fi, err := os.Lstat(path)
+	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
+}
+
+// profileUser is the user of a home profile, or "" for the agent's own.
+func profileUser(p fleet.ProfileName) string {
+	name, _ := strings.CutPrefix(string(p), "home/")
+	if name == string(p) {
+		return ""
+	}
+	return name
+}
+
+// giveTo changes a directory's owner where there is one to give it to and the
+// agent may.
+func giveTo(dir, name string) error {
+	if name == "" || os.Geteuid() != 0 {
+		return nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return fmt.Errorf("making state directory: %w; make the user, or take the profile away", err)
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err := errors.Join(err1, err2); err != nil {
+		return fmt.Errorf("making state directory: user %s: %w", name, err)
+	}
+	return os.Chown(dir, uid, gid)
+}

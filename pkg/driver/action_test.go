@@ -1,0 +1,95 @@
+package driver_test
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cameronraysmith/fleet/pkg/driver"
+)
+
+func action(steps ...driver.Step) driver.Action {
+	return driver.Action{Steps: steps, Deadline: time.Minute}
+}
+
+func execStep(f func(*driver.Exec)) driver.Step {
+	e := &driver.Exec{Argv: []string{"/bin/true", "x"}, Env: []string{"A=b"}, User: "somebody", Dir: "/", OKCodes: []int{4}}
+	f(e)
+	return driver.Step{Exec: e}
+}
+
+func linkStep(path, target string) driver.Step {
+	return driver.Step{Link: &driver.Link{Path: path, Target: target}}
+}
+
+func TestValidate(t *testing.T) {
+	good := execStep(func(*driver.Exec) {})
+	for _, c := range []struct {
+		name   string
+		action driver.Action
+		ok     bool
+	}{
+		{"nothing", driver.Action{}, true},
+		{"program and links", action(good, linkStep("/a", "/b"), linkStep("/a", "")), true},
+		{"no deadline", driver.Action{Steps: []driver.Step{good}}, false},
+		{"negative deadline", driver.Action{Deadline: -1}, false},
+		{"endless", driver.Action{Steps: []driver.Step{good}, Deadline: math.MaxInt64}, false},
+		{"many steps", action(make([]driver.Step, driver.MaxSteps+1)...), false},
+		{"empty step", action(driver.Step{}), false},
+		{"both", action(driver.Step{Exec: good.Exec, Link: &driver.Link{Path: "/a"}}), false},
+		{"no program", action(execStep(func(e *driver.Exec) { e.Argv = nil })), false},
+		{"relative program", action(execStep(func(e *driver.Exec) { e.Argv[0] = "true" })), false},
+		{"dots in program", action(execStep(func(e *driver.Exec) { e.Argv[0] = "/bin/../true" })), false},
+		{"NUL in program", action(execStep(func(e *driver.Exec) { e.Argv[0] = "/a\x00b" })), false},
+		{"NUL in argument", action(execStep(func(e *driver.Exec) { e.Argv[1] = "a\x00b" })), false},
+		{"NUL in user", action(execStep(func(e *driver.Exec) { e.User = "a\x00b" })), false},
+		{"many arguments", action(execStep(func(e *driver.Exec) { e.Argv = append(e.Argv, make([]string, driver.MaxArgs)...) })), false},
+		{"huge argument", action(execStep(func(e *driver.Exec) { e.Argv[1] = strings.Repeat("x", driver.MaxStringBytes+1) })), false},
+		{"huge in all", action(execStep(func(e *driver.Exec) {
+			for range 20 {
+				e.Argv = append(e.Argv, strings.Repeat("x", driver.MaxStringBytes))
+			}
+		})), false},
+		{"no variable", action(execStep(func(e *driver.Exec) { e.Env = []string{"x"} })), false},
+		{"nameless variable", action(execStep(func(e *driver.Exec) { e.Env = []string{"=x"} })), false},
+		{"relative directory", action(execStep(func(e *driver.Exec) { e.Dir = "x" })), false},
+		{"exit code", action(execStep(func(e *driver.Exec) { e.OKCodes = []int{256} })), false},
+		{"relative link", action(linkStep("a", "/b")), false},
+		{"relative target", action(linkStep("/a", "b")), false},
+		{"long link", action(linkStep("/"+strings.Repeat("a", 5000), "/b")), false},
+		{"no link", action(linkStep("", "/b")), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := driver.Activation{Rollback: c.action}.Validate()
+			if (err == nil) != c.ok || err != nil && !errors.Is(err, driver.ErrAction) {
+				t.Errorf("got %v, want good: %t", err, c.ok)
+			}
+		})
+	}
+}
+
+func TestActionThroughJSON(t *testing.T) {
+	want := action(execStep(func(*driver.Exec) {}), linkStep("/a", ""))
+	data, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const text = `{"steps":[{"exec":{"argv":["/bin/true","x"],"env":["A=b"],"user":"somebody","dir":"/","ok_codes":[4]}},` +
+		`{"link":{"path":"/a","target":""}}],"deadline":60000000000}`
+	// Journals of older agents hold this form.
+	if diff := cmp.Diff(text, string(data)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	var got driver.Action
+	if err := json.Unmarshal(data, &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

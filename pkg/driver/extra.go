@@ -1,0 +1,49 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// ErrUnsupported says that a driver lacks an extra ability.
+var ErrUnsupported = errors.New("driver does not support this")
+
+// Pruner is the extra ability to give disk space back.
+type Pruner interface {
+	// Prune removes built paths that are not in keep, are not current in any
+	// profile and are not being built. It MUST be repeatable.
+	Prune(ctx context.Context, keep []string) (removed []string, err error)
+}
+
+// Verifier is the extra ability to check a built path against its source.
+type Verifier interface {
+	// Verify reads all of a built path and returns an error that wraps
+	// ErrNotBuilt where anything differs; building again repairs it.
+	Verify(ctx context.Context, path string) error
+}
+
+// Prune prunes where d, or the built-in driver behind d, can.
+func Prune(ctx context.Context, d Driver, keep []string) ([]string, error) {
+	p, ok := builtin(d).(Pruner)
+	if !ok {
+		return nil, fmt.Errorf("pruning: %w", ErrUnsupported)
+	}
+	return p.Prune(ctx, keep)
+}
+
+// Verify verifies where d, or the built-in driver behind d, can.
+func Verify(ctx context.Context, d Driver, path string) error {
+	v, ok := builtin(d).(Verifier)
+	if !ok {
+		return fmt.Errorf("verifying %s: %w", path, ErrUnsupported)
+	}
+	return v.Verify(ctx, path)
+}
+
+func builtin(d Driver) Driver {
+	if p, ok := d.(*inProcess); ok {
+		return p.builtin
+	}
+	return d
+}
