@@ -1,0 +1,235 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/cameronraysmith/fleet/coordinator/internal/store"
+)
+
+// Bounds of what is written in one bbolt transaction.
+const (
+	maxBatch      = 256
+	maxBatchBytes = 4 << 20
+)
+
+// request is a transaction that waits for its turn. Fields below done are
+// written by whoever holds writeMu.
+type request struct {
+	conds []store.Cond
+	ops   []store.Op
+	size  int
+
+	done     bool
+	revision uint64
+	events   []store.Event
+	err      error
+}
+
+// Get returns one key, or store.ErrNotFound.
+func (s *Store) Get(ctx context.Context, key string) (kv store.KV, err error) {
+	if err := ctx.Err(); err != nil {
+		return kv, err
+	}
+	if err := store.CheckKey(key); err != nil {
+		return kv, err
+	}
+	err = s.use(func(db *bbolt.DB) error {
+		return db.View(func(tx *bbolt.Tx) error {
+			raw := tx.Bucket(bucketData).Get([]byte(key))
+			if raw == nil {
+				return fmt.Errorf("getting %q: %w", key, store.ErrNotFound)
+			}
+			kv, err = decode(key, raw)
+			return err
+		})
+	})
+	return kv, err
+}
+
+// List returns keys with this prefix that are greater than after.
+func (s *Store) List(ctx context.Context, prefix, after string, limit int) (kvs []store.KV, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := store.CheckList(limit); err != nil {
+		return nil, err
+	}
+	err = s.use(func(db *bbolt.DB) error {
+		return db.View(func(tx *bbolt.Tx) error {
+			c := tx.Bucket(bucketData).Cursor()
+			k, raw := c.Seek([]byte(max(prefix, after)))
+			if k != nil && string(k) == after {
+				k, raw = c.Next()
+			}
+			for ; k != nil && bytes.HasPrefix(k, []byte(prefix)) && len(kvs) < limit; k, raw = c.Next() {
+				kv, err := decode(string(k), raw)
+				if err != nil {
+					return err
+				}
+				kvs = append(kvs, kv)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return kvs, nil
+}
+
+// Txn carries out one transaction, together with others that wait.
+func (s *Store) Txn(ctx context.Context, conds []store.Cond, ops []store.Op) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := store.CheckTxn(conds, ops); err != nil {
+		return 0, err
+	}
+	r := &request{conds: conds, ops: ops}
+	for _, op := range ops {
+		r.size += len(op.Key) + len(op.Value)
+	}
+	s.queueMu.Lock()
+	s.queue = append(s.queue, r)
+	s.queueMu.Unlock()
+
+	// Whoever gets the lock writes for all who queued up to then. Most find
+	// that theirs was written while they waited for the lock.
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	for !r.done {
+		s.writeBatch(s.takeBatch())
+	}
+	return r.revision, r.err
+}
+
+// takeBatch takes the oldest requests off the queue, at least one.
+func (s *Store) takeBatch() []*request {
+	s.queueMu.Lock()
+	defer s.queueMu.Unlock()
+	n, size := 0, 0
+	for n < len(s.queue) && n < maxBatch {
+		size += s.queue[n].size
+		if n > 0 && size > maxBatchBytes {
+			break
+		}
+		n++
+	}
+	batch := s.queue[:n:n]
+	s.queue = s.queue[n:]
+	if len(s.queue) == 0 {
+		s.queue = nil // lets go of the requests
+	}
+	return batch
+}
+
+// writeBatch writes and answers requests. The caller holds writeMu.
+func (s *Store) writeBatch(batch []*request) {
+	err := s.use(func(db *bbolt.DB) error {
+		tx, err := db.Begin(true)
+		if err != nil {
+			return fmt.Errorf("beginning a transaction: %w", err)
+		}
+		changed, err := apply(tx, batch)
+		if err != nil || !changed {
+			// Nothing was written to the file yet: the store is as it was.
+			if rerr := tx.Rollback(); err == nil {
+				err = rerr
+			}
+			return err
+		}
+		id := tx.ID()
+		if err := tx.Commit(); err != nil {
+			return afterFailure(db, id, err)
+		}
+		return nil
+	})
+	if errors.Is(err, store.ErrFailed) && s.end(err) {
+		s.watches.closeAll()
+	}
+	for _, r := range batch {
+		r.done = true
+		if err != nil {
+			r.revision, r.err = 0, err
+			continue
+		}
+		s.watches.publish(r.events)
+	}
+}
+
+// afterFailure judges a commit that failed. Where the new meta page was not
+// written (a full disk, say) the old state stands, in memory and on the disk,
+// and the store goes on. Where it was, but not its fsync, nobody can tell what
+// a restart would find: then nothing more is answered before one.
+func afterFailure(db *bbolt.DB, id int, cause error) error {
+	verr := db.View(func(tx *bbolt.Tx) error {
+		if tx.ID() >= id {
+			return store.ErrFailed
+		}
+		return nil
+	})
+	if verr != nil {
+		return fmt.Errorf("%w: writing: %w", store.ErrFailed, cause)
+	}
+	return fmt.Errorf("writing the store, nothing changed: %w", cause)
+}
+
+// apply evaluates each request against the state that those before it leave.
+// Conditions are judged before the first write, so that one that conflicts
+// leaves nothing behind.
+func apply(tx *bbolt.Tx, batch []*request) (changed bool, err error) {
+	meta, data := tx.Bucket(bucketMeta), tx.Bucket(bucketData)
+	var revision uint64
+	if raw := meta.Get(keyRevision); len(raw) == revisionLen {
+		revision = binary.BigEndian.Uint64(raw)
+	}
+	for _, r := range batch {
+		if r.err = judge(data, r.conds); r.err != nil {
+			continue
+		}
+		for _, op := range r.ops {
+			if op.Delete {
+				if data.Get([]byte(op.Key)) == nil {
+					continue
+				}
+				err = data.Delete([]byte(op.Key))
+				r.events = append(r.events, store.Event{KV: store.KV{Key: op.Key, Revision: revision + 1}, Deleted: true})
+			} else {
+				raw := encode(revision+1, op.Value)
+				err = data.Put([]byte(op.Key), raw)
+				r.events = append(r.events, store.Event{KV: store.KV{Key: op.Key, Value: raw[revisionLen:], Revision: revision + 1}})
+			}
+			if err != nil {
+				return false, fmt.Errorf("writing key %q: %w", op.Key, err)
+			}
+		}
+		if len(r.events) > 0 {
+			revision++
+			changed = true
+		}
+		r.revision = revision
+	}
+	if !changed {
+		return false, nil
+	}
+	return true, meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, revision))
+}
+
+func judge(data *bbolt.Bucket, conds []store.Cond) error {
+	for _, c := range conds {
+		var have uint64
+		if raw := data.Get([]byte(c.Key)); len(raw) >= revisionLen {
+			have = binary.BigEndian.Uint64(raw)
+		}
+		if have != c.Revision {
+			return fmt.Errorf("key %q has revision %d, expected %d: %w", c.Key, have, c.Revision, store.ErrConflict)
+		}
+	}
+	return nil
+}
