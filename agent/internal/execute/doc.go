@@ -1,0 +1,23 @@
+// Package execute carries out actions in a process of their own, the runner,
+// that outlives the agent: an activation may well end the agent's own service.
+//
+// Each run has a directory:
+//
+//   - action.json: what to do, on the disk before anything is done.
+//   - lock: held by the runner for its whole life. The executor takes it and
+//     hands it over open, so that there is no moment between in which the run
+//     looks dead.
+//   - started: on the disk before the first step.
+//   - log: output of the steps and of the runner, bounded. Steps write to the
+//     file itself: a pipe would kill or hang what outlives the runner.
+//   - result.json: how it ended, written atomically.
+//
+// So anyone can say, at any time and after any crash: locked means running, a
+// result means done, started without a result means lost (nobody knows how much
+// was done), and anything else that nothing was done.
+//
+// The runner is in a session of its own and each program in a process group of
+// its own. A program that starts a service has to put it into a session of its
+// own (setsid) and give it an output of its own; such a service is left alone
+// whatever happens to the run.
+package execute

@@ -1,0 +1,234 @@
+package execute
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+)
+
+// clock is the runner's time.
+type clock interface {
+	// Now is the wall time, for the result.
+	Now() time.Time
+	// After counts time in which the machine doesn't sleep, as deadlines do: a
+	// lid closed midway must not make an activation hang. It sends once the
+	// machine was awake for d; stop frees the timer.
+	After(d time.Duration) (c <-chan time.Time, stop func())
+}
+
+// runtimeClock uses the timers of Go's runtime. They run on CLOCK_MONOTONIC on
+// Linux and mach_absolute_time on macOS, and both stand still in suspend.
+type runtimeClock struct{}
+
+func (runtimeClock) Now() time.Time {
+	return time.Now() //nolint:forbidigo // The runner is a process of its own: this is where time comes in.
+}
+
+func (runtimeClock) After(d time.Duration) (<-chan time.Time, func()) {
+	t := time.NewTimer(d)
+	return t.C, func() { t.Stop() }
+}
+
+// RunAction is the runner: the whole of a process that an executor started for
+// the run in dir. It returns the exit code: 0 when a result was written, good
+// or bad.
+func RunAction(dir string) int {
+	// What ends the agent's session or terminal is nothing to the runner. Caught
+	// and dropped, because ignored signals would stay ignored in the programs.
+	sink := make(chan os.Signal, 1)
+	signal.Notify(sink, syscall.SIGHUP, syscall.SIGINT)
+	defer signal.Stop(sink)
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	defer signal.Stop(stop)
+	if err := runAction(dir, runtimeClock{}, stop); err != nil {
+		fmt.Fprintf(os.Stderr, "fleet runner: %v\n", err) // the log, when started by an executor
+		return 1
+	}
+	return 0
+}
+
+func runAction(dir string, c clock, stop <-chan os.Signal) error {
+	lock := inheritedLock(filepath.Join(dir, fileLock), lockFD)
+	if lock != nil {
+		unix.CloseOnExec(aliveFD)
+	} else {
+		var err error
+		if lock, err = takeLock(filepath.Join(dir, fileLock)); err != nil {
+			return err
+		}
+	}
+	defer func() { _ = lock.Close() }()
+	for _, name := range []string{fileStarted, fileResult} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("carrying out %s: %w", dir, errors.Join(ErrExists, err))
+		}
+	}
+	var req request
+	if err := readJSON(dir, fileAction, &req); err != nil {
+		return err
+	}
+	log, err := openLog(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	now := c.Now()
+	if err := writeJSON(dir, fileStarted, started{PID: os.Getpid(), BootID: bootID(), Time: now}); err != nil {
+		return err
+	}
+	syscall.Umask(0o022)
+	r := run{req: req, log: &boundedLog{file: log, most: MaxLogBytes}, stop: stop, clock: c}
+	res := r.all()
+	res.Started, res.Ended = now, c.Now()
+	r.log.finish()
+	return writeJSON(dir, fileResult, res)
+}
+
+// run carries out one request.
+type run struct {
+	req   request
+	log   *boundedLog
+	stop  <-chan os.Signal
+	clock clock
+}
+
+func (r *run) all() Result {
+	steps := r.req.Action.Steps
+	if err := r.req.Action.Validate(); err != nil {
+		return Result{Outcome: OutcomeError, Message: err.Error()}
+	}
+	late, free := r.clock.After(r.req.Action.Deadline)
+	defer free()
+	for i, s := range steps {
+		select {
+		case <-late:
+			return r.hung(i)
+		case <-r.stop:
+			return r.stopped(i)
+		default:
+		}
+		var res Result
+		switch {
+		case s.Link != nil:
+			if err := atomicfile.Symlink(s.Link.Target, s.Link.Path); err != nil {
+				res = Result{Outcome: OutcomeError, Message: err.Error()}
+			}
+		case s.Exec != nil:
+			res = r.exec(i, s.Exec, late)
+		}
+		if res.Outcome != "" {
+			res.Step = i
+			return res
+		}
+	}
+	return Result{Outcome: OutcomeOK, Step: len(steps)}
+}
+
+func (r *run) hung(step int) Result {
+	return Result{Outcome: OutcomeHung, Step: step, Message: fmt.Sprintf(
+		"step %d of %d wasn't done after %s and was ended", step+1, len(r.req.Action.Steps), r.req.Action.Deadline)}
+}
+
+func (r *run) stopped(step int) Result {
+	return Result{Outcome: OutcomeError, Step: step, Message: fmt.Sprintf(
+		"the runner was told to stop in step %d of %d", step+1, len(r.req.Action.Steps))}
+}
+
+// exec runs one program; the zero Result means that it ended well.
+func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
+	cmd, err := command(x, r.req.Env, r.log.file)
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return Result{Outcome: OutcomeError, Message: fmt.Sprintf("step %d: starting %s: %v", step+1, x.Argv[0], err)}
+	}
+	// Ends with the program, which ends or is killed below.
+	done := make(chan struct{})
+	var ended error
+	go func() {
+		ended = cmd.Wait()
+		close(done)
+	}()
+	tick := time.NewTicker(logInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return r.judge(step, x, ended)
+		case <-tick.C:
+			r.log.trim()
+		case <-late:
+			endGroup(cmd.Process.Pid, done, r.log)
+			return r.hung(step)
+		case <-r.stop:
+			endGroup(cmd.Process.Pid, done, r.log)
+			return r.stopped(step)
+		}
+	}
+}
+
+func (r *run) judge(step int, x *driver.Exec, err error) Result {
+	if err == nil {
+		return Result{}
+	}
+	var exit *exitError
+	if !errors.As(err, &exit) {
+		return Result{Outcome: OutcomeError, Message: fmt.Sprintf("step %d: waiting for %s: %v", step+1, x.Argv[0], err)}
+	}
+	code := exit.ExitCode()
+	if slices.Contains(x.OKCodes, code) {
+		return Result{}
+	}
+	how := "ended with exit code " + strconv.Itoa(code)
+	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		how = "was ended by signal " + unix.SignalName(ws.Signal())
+	}
+	return Result{Outcome: OutcomeExit, ExitCode: code, Message: fmt.Sprintf("step %d: %s %s", step+1, x.Argv[0], how)}
+}
+
+// endGroup ends a process group: SIGTERM, a grace, SIGKILL. It returns when its
+// leader was reaped and no member is left, or after SIGKILL, which a process
+// stuck in the kernel survives for a while: it isn't waited for without end.
+func endGroup(pgid int, done <-chan struct{}, log *boundedLog) {
+	_ = unix.Kill(-pgid, unix.SIGTERM)
+	grace := time.NewTimer(killGrace)
+	defer grace.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	reaped := false
+	for {
+		select {
+		case <-done:
+			reaped, done = true, nil
+		case <-tick.C:
+			log.trim()
+			// The number stays taken while the group has members, so that
+			// nobody else can be meant.
+			if reaped && errors.Is(unix.Kill(-pgid, 0), unix.ESRCH) {
+				return
+			}
+		case <-grace.C:
+			_ = unix.Kill(-pgid, unix.SIGKILL)
+			if !reaped {
+				select {
+				case <-done:
+				case <-time.After(killGrace):
+				}
+			}
+			return
+		}
+	}
+}

@@ -1,0 +1,180 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Wait waits for a run's end, whoever started it. A run whose runner died
+// without a result is OutcomeLost, after what is left of its session was
+// killed, so that a rollback doesn't run beside it. ErrAbsent where it never
+// began; the context's cause where that ends first (the run goes on).
+func (e *Executor) Wait(ctx context.Context, id string) (Result, error) {
+	if err := checkID(id); err != nil {
+		return Result{}, err
+	}
+	if err := e.waitChild(ctx, id); err != nil {
+		return Result{}, fmt.Errorf("waiting for run %s: %w", id, err)
+	}
+	for {
+		st, err := e.Status(id)
+		if err != nil {
+			return Result{}, fmt.Errorf("waiting for run %s: %w", id, err)
+		}
+		switch st.Phase {
+		case PhaseDone:
+			return st.Result, nil
+		case PhaseAbsent:
+			return Result{}, fmt.Errorf("waiting for run %s: %w", id, ErrAbsent)
+		case PhaseLost:
+			return e.lost(ctx, id)
+		case PhaseRunning:
+		}
+		select {
+		case <-ctx.Done():
+			return Result{}, fmt.Errorf("waiting for run %s: %w", id, context.Cause(ctx))
+		case <-time.After(e.poll):
+		}
+	}
+}
+
+// waitChild waits for a runner of this process without polling; for others it
+// returns at once. Also when several wait for the same one.
+func (e *Executor) waitChild(ctx context.Context, id string) error {
+	e.mu.Lock()
+	c := e.children[id]
+	if c == nil {
+		e.mu.Unlock()
+		return nil
+	}
+	// A descriptor of its own, with a deadline of its own.
+	alive, err := c.dup()
+	e.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = alive.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = alive.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var b [1]byte
+	_, err = alive.Read(b[:])
+	switch {
+	case errors.Is(err, io.EOF):
+		e.reap(id, true)
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// reap collects a runner that ended; it waits for the end where block is set.
+func (e *Executor) reap(id string, block bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.reapLocked(id, block)
+}
+
+func (e *Executor) reapLocked(id string, block bool) {
+	c := e.children[id]
+	if c == nil {
+		return
+	}
+	options := syscall.WNOHANG
+	if block {
+		options = 0
+	}
+	pid, err := syscall.Wait4(c.pid, nil, options, nil)
+	for errors.Is(err, syscall.EINTR) {
+		pid, err = syscall.Wait4(c.pid, nil, options, nil)
+	}
+	if err == nil && pid == 0 {
+		return // still there
+	}
+	_ = c.alive.Close()
+	delete(e.children, id)
+}
+
+// dup gives a second descriptor for the runner's liveness.
+func (c *child) dup() (*os.File, error) {
+	conn, err := c.alive.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd, derr := -1, error(nil)
+	if err := conn.Control(func(old uintptr) { fd, derr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return nil, err
+	}
+	if derr != nil {
+		return nil, derr
+	}
+	return os.NewFile(uintptr(fd), "runner"), nil
+}
+
+// lost ends what a dead runner left running.
+func (e *Executor) lost(ctx context.Context, id string) (Result, error) {
+	res := Result{
+		Outcome: OutcomeLost,
+		Message: "the runner died before the end; how much was done is unknown",
+	}
+	var s started
+	if err := readJSON(e.path(id), fileStarted, &s); err != nil {
+		// Without the process id there is nobody to look for.
+		e.log.Warn("reading what a lost run started failed", "run", id, "error", err)
+		return res, nil
+	}
+	res.Started = s.Time
+	if s.PID <= 1 || s.BootID != bootID() {
+		return res, nil // a reboot ended them all
+	}
+	n, err := endSession(ctx, s.PID)
+	if n > 0 {
+		e.log.Warn("ended what a lost run left running", "run", id, "processes", n)
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("ending what lost run %s left running: %w", id, err)
+	}
+	return res, nil
+}
+
+// Prune removes the directories of all runs but those in keep and those that
+// run, and cuts the logs of kept ones back to their bound, which a service that
+// kept its activation's output may have grown.
+func (e *Executor) Prune(keep []string) error {
+	e.mu.Lock() // no run begins meanwhile
+	defer e.mu.Unlock()
+	entries, err := os.ReadDir(e.dir)
+	if err != nil {
+		return fmt.Errorf("pruning runs: %w", err)
+	}
+	var errs []error
+	for _, entry := range entries {
+		id := entry.Name()
+		if checkID(id) != nil || !entry.IsDir() {
+			continue
+		}
+		e.reapLocked(id, false)
+		st, err := status(e.path(id))
+		switch {
+		case err == nil && st.Phase == PhaseRunning:
+		case slices.Contains(keep, id):
+			if fi, err := os.Stat(e.Log(id)); err == nil && fi.Size() > MaxLogBytes+int64(len(cutNote)) {
+				errs = append(errs, os.Truncate(e.Log(id), MaxLogBytes))
+			}
+		default:
+			errs = append(errs, os.RemoveAll(e.path(id)))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("pruning runs: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package journal
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// activating begins an activation. One that was activated and is still not
+// verified may be superseded: else a host whose verification stays
+// inconclusive could never take the fix.
+func (p *ProfileState) activating(r *Record) (fleet.Ref, error) {
+	a := r.Activation
+	switch {
+	case a == nil || a.ID == "":
+		return fleet.Ref{}, p.wrong(r, "no activation")
+	case !p.Adopted:
+		return fleet.Ref{}, p.wrong(r, "what runs was never adopted, so there is no way back")
+	case p.Activation != nil && p.Phase != PhaseActivated:
+		return fleet.Ref{}, fmt.Errorf("%w: %s of %s", ErrInFlight, p.Activation.ID, p.Activation.To.Ref.Number)
+	case !a.From.Is(p.Current.Ref) || a.From.Path != p.Current.Path:
+		return fleet.Ref{}, p.wrong(r, fmt.Sprintf("it starts from %q, but %q runs", a.From.Path, p.Current.Path))
+	case a.To.Ref.Number.Compare(p.Highest.Number) > 0:
+		return fleet.Ref{}, fmt.Errorf("%w: %s was never accepted", ErrNumber, a.To.Ref.Number)
+	}
+	if err := p.checkRefused(a.To.Ref); err != nil {
+		return fleet.Ref{}, err
+	}
+	p.Activation = a.clone()
+	if p.Staged.Is(a.To.Ref) {
+		p.Staged = Built{}
+	}
+	p.enter(r, PhaseActivating, a.To.Ref)
+	return a.To.Ref, nil
+}
+
+func (p *ProfileState) activated(r *Record) (fleet.Ref, error) {
+	if p.Phase != PhaseActivating || p.Activation == nil {
+		return fleet.Ref{}, p.wrong(r, "no activation runs")
+	}
+	p.Current = p.Activation.To
+	p.enter(r, PhaseActivated, p.Current.Ref)
+	return p.Current.Ref, nil
+}
+
+func (p *ProfileState) verified(r *Record) (fleet.Ref, error) {
+	if p.Phase != PhaseActivated || p.Activation == nil {
+		return fleet.Ref{}, p.wrong(r, "nothing was activated")
+	}
+	if err := p.checkRefused(p.Current.Ref); err != nil {
+		return fleet.Ref{}, err
+	}
+	p.remember(Good{Built: p.Current, Time: r.Time})
+	p.Interrupted = nil
+	p.enter(r, PhaseVerified, p.Current.Ref)
+	return p.Current.Ref, nil
+}
+
+func (p *ProfileState) rollingBack(r *Record) (fleet.Ref, error) {
+	if p.Activation == nil || p.Phase == PhaseRollingBack {
+		return fleet.Ref{}, p.wrong(r, "no activation to roll back")
+	}
+	ref := p.Activation.To.Ref
+	blame := !r.Blameless
+	if r.Blameless && ref.Digest != "" {
+		if p.Interrupted == nil || len(p.Interrupted) >= MaxRefused {
+			p.Interrupted = map[fleet.Digest]int{}
+		}
+		p.Interrupted[ref.Digest]++
+		blame = p.Interrupted[ref.Digest] >= MaxInterrupted
+	}
+	if blame {
+		p.refuse(r, ref)
+	}
+	p.enter(r, PhaseRollingBack, ref)
+	return ref, nil
+}
+
+// rolledBack ends a rollback, well or badly. The reason stays the one it began
+// with where there is no other.
+func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
+	if p.Phase != PhaseRollingBack || p.Activation == nil {
+		return fleet.Ref{}, p.wrong(r, "no rollback runs")
+	}
+	ref, why := p.Activation.To.Ref, p.Reason
+	phase := PhaseStuck
+	if r.Kind == KindRolledBack {
+		phase = PhaseRolledBack
+		p.Current = p.Activation.Back()
+	}
+	p.Activation = nil
+	p.enter(r, phase, ref)
+	if p.Reason == (fleet.Reason{}) {
+		p.Reason = why
+	}
+	return ref, nil
+}
+
+func (p *ProfileState) checkRefused(ref fleet.Ref) error {
+	if was, ok := p.Refused[ref.Digest]; ok {
+		return fmt.Errorf("%w: %s: %s", ErrRefused, ref.Number, was.Reason.Code)
+	}
+	return nil
+}
+
+// remember puts a verified generation at the end of the history.
+func (p *ProfileState) remember(g Good) {
+	p.History = slices.DeleteFunc(p.History, func(old Good) bool {
+		if !old.Is(g.Ref) {
+			return false
+		}
+		g.Confirmed = g.Confirmed || old.Confirmed
+		return true
+	})
+	p.History = append(p.History, g)
+	if n := len(p.History) - MaxHistory; n > 0 {
+		p.History = slices.Delete(p.History, 0, n)
+	}
+}
+
+// refuse remembers a generation as refused. One without a digest, which is
+// generation 0, can't be remembered: it is only no longer a place to return to.
+func (p *ProfileState) refuse(r *Record, ref fleet.Ref) {
+	p.History = slices.DeleteFunc(p.History, func(g Good) bool { return g.Is(ref) })
+	if ref.Digest == "" {
+		return
+	}
+	if p.Refused == nil {
+		p.Refused = map[fleet.Digest]Refusal{}
+	}
+	if p.Staged.Is(ref) {
+		p.Staged = Built{}
+	}
+	p.Refused[ref.Digest] = Refusal{Ref: ref, Reason: r.Reason, Time: r.Time}
+	for len(p.Refused) > MaxRefused && p.forget(ref) {
+		continue
+	}
+}
+
+// forget drops the refusal with the lowest number that can't be desired any
+// more, and says whether there was one.
+func (p *ProfileState) forget(except fleet.Ref) bool {
+	var lowest *Refusal
+	for _, c := range p.Refused {
+		inPlay := sameRef(c.Ref, p.Highest) || sameRef(c.Ref, except) || p.Current.Is(c.Ref) ||
+			slices.ContainsFunc(p.RevertTo, func(r fleet.Ref) bool { return sameRef(r, c.Ref) })
+		if inPlay {
+			continue
+		}
+		if lowest == nil || c.Ref.Number.Compare(lowest.Ref.Number) < 0 ||
+			c.Ref.Number == lowest.Ref.Number && c.Ref.Digest < lowest.Ref.Digest {
+			lowest = &c
+		}
+	}
+	if lowest == nil {
+		return false
+	}
+	delete(p.Refused, lowest.Ref.Digest)
+	return true
+}
+
+func (p *ProfileState) lastGood() Built {
+	for _, g := range slices.Backward(p.History) {
+		if _, refused := p.Refused[g.Ref.Digest]; !refused && !g.Is(p.Current.Ref) {
+			return g.Built
+		}
+	}
+	return Built{}
+}
