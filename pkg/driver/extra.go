@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
 // ErrUnsupported says that a driver lacks an extra ability.
@@ -21,6 +23,23 @@ type Verifier interface {
 	// Verify reads all of a built path and returns an error that wraps
 	// ErrNotBuilt where anything differs; building again repairs it.
 	Verify(ctx context.Context, path string) error
+}
+
+// Prober is the extra ability to name the probes that a built path brings
+// along, besides those of the signed generation.
+type Prober interface {
+	// Probes returns the probes of a built path. It MUST only look.
+	Probes(ctx context.Context, path string) ([]fleet.Probe, error)
+}
+
+// Probes asks d, or the built-in driver behind d; one that can't be asked has
+// none.
+func Probes(ctx context.Context, d Driver, path string) ([]fleet.Probe, error) {
+	p, ok := builtin(d).(Prober)
+	if !ok {
+		return nil, nil
+	}
+	return p.Probes(ctx, path)
 }
 
 // Prune prunes where d, or the built-in driver behind d, can.

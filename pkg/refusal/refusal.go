@@ -52,6 +52,8 @@ const (
 	// HostKeysChanged is a report that attaches another report key than the
 	// one registered.
 	HostKeysChanged fleet.ReasonCode = "host-keys-changed"
+	// Stalled is an upload that was too slow for too long.
+	Stalled fleet.ReasonCode = "transfer-stalled"
 	// NotFound names something that isn't there.
 	NotFound fleet.ReasonCode = "not-found"
 	// Stopping is a stream ended because the coordinator stops.

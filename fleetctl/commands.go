@@ -1,0 +1,21 @@
+package fleetctl
+
+import "github.com/spf13/cobra"
+
+// commands are all commands, each from its own file.
+func commands(o *options) []*cobra.Command {
+	return []*cobra.Command{
+		newInitCommand(o),
+		newInventoryCommand(o),
+		newPublishCommand(o),
+		newStatusCommand(o),
+		newTokenCommand(o),
+		newReleasesCommand(o),
+		newEventsCommand(o),
+		newRollbackCommand(o),
+		newRetryCommand(o),
+		newBanCommand(o),
+		newKitCommand(o),
+		newVersionCommand(o),
+	}
+}

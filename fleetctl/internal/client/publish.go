@@ -1,0 +1,154 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
+)
+
+// Envelopes are the DSSE envelopes of a generation and of its secrets
+// manifest; Secrets is empty where it has none.
+type Envelopes struct {
+	Generation, Secrets []byte
+}
+
+// Head is the coordinator's head release and the newest generation of every
+// profile. Nothing in it is verified.
+type Head struct {
+	Release     fleet.ReleaseID
+	Generations []Envelopes
+}
+
+// Head asks for the head.
+func (c *Client) Head(ctx context.Context) (Head, error) {
+	// Cancelled, the stream ends and frees its goroutine.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var h Head
+	stream, err := c.rpc.GetHead(ctx, &fleetv1.GetHeadRequest{})
+	if err != nil {
+		return h, fmt.Errorf("asking for the head release: %w", c.explain(ctx, err))
+	}
+	for first := true; ; first = false {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return h, nil
+		}
+		if err != nil {
+			return h, fmt.Errorf("asking for the head release: %w", c.explain(ctx, err))
+		}
+		if first && m.GetHead() != "" {
+			h.Release, err = fleet.ParseReleaseID(m.GetHead())
+			if err != nil {
+				return h, fmt.Errorf("asking for the head release: %w", err)
+			}
+		}
+		if g := m.GetGeneration(); g != nil {
+			h.Generations = append(h.Generations, Envelopes{g.GetGeneration(), g.GetSecrets()})
+		}
+	}
+}
+
+// Machine is what the coordinator is told of a machine.
+type Machine struct {
+	Name     fleet.MachineName
+	Class    fleet.Class
+	Tags     []string
+	Disabled bool
+}
+
+// Operator is what the coordinator is told of an operator.
+type Operator struct {
+	Name fleet.OperatorName
+	Role fleet.Role
+}
+
+// ApplyInventory tells the coordinator what the fleet consists of.
+func (c *Client) ApplyInventory(ctx context.Context, machines []Machine, operators []Operator) (changed bool, err error) {
+	ctx, cancel := c.call(ctx)
+	defer cancel()
+	req := &fleetv1.ApplyInventoryRequest{}
+	for _, m := range machines {
+		req.Machines = append(req.Machines, &fleetv1.Machine{
+			Name: string(m.Name), Class: string(m.Class), Tags: m.Tags, Disabled: m.Disabled,
+		})
+	}
+	for _, o := range operators {
+		req.Operators = append(req.Operators, &fleetv1.Operator{Name: string(o.Name), Role: string(o.Role)})
+	}
+	res, err := c.rpc.ApplyInventory(ctx, req)
+	if err != nil {
+		return false, fmt.Errorf("handing over the inventory: %w", c.explain(ctx, err))
+	}
+	return res.GetChanged(), nil
+}
+
+// HostKeys is what a host sent at enrolment, with its proof. Nothing in it is
+// verified.
+type HostKeys struct {
+	Machine              string
+	Keys, MAC, TokenHash []byte
+}
+
+// HostKeys asks for the keys of enrolled hosts.
+func (c *Client) HostKeys(ctx context.Context) ([]HostKeys, error) {
+	ctx, cancel := c.call(ctx)
+	defer cancel()
+	res, err := c.rpc.ListHostKeys(ctx, &fleetv1.ListHostKeysRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("asking for host keys: %w", c.explain(ctx, err))
+	}
+	out := make([]HostKeys, 0, len(res.GetHosts()))
+	for _, h := range res.GetHosts() {
+		out = append(out, HostKeys{h.GetMachine(), h.GetKeys(), h.GetMac(), h.GetTokenHash()})
+	}
+	return out, nil
+}
+
+// Stage hands over the generations of a release; hosts don't see them before
+// Commit. It may be called again after a failure.
+func (c *Client) Stage(ctx context.Context, id fleet.ReleaseID, gens []Envelopes) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.rpc.Stage(ctx)
+	if err != nil {
+		return fmt.Errorf("staging release %s: %w", id, c.explain(ctx, err))
+	}
+	for i, g := range gens {
+		m := &fleetv1.StageRequest{Generation: &fleetv1.SignedGeneration{Generation: g.Generation, Secrets: g.Secrets}}
+		if i == 0 {
+			m.Release = string(id)
+		}
+		// An error of Send is io.EOF: the real one comes with the answer.
+		if err := stream.Send(m); err != nil {
+			break
+		}
+	}
+	res, err := stream.CloseAndRecv()
+	if err != nil {
+		return fmt.Errorf("staging release %s: %w", id, c.explain(ctx, err))
+	}
+	if int(res.GetCount()) != len(gens) {
+		return fmt.Errorf("staging release %s: %w: %d generations are there instead of %d", id, ErrRefused, res.GetCount(), len(gens))
+	}
+	return nil
+}
+
+// Commit makes a staged release the head. ErrConflict when the head is no
+// longer the expected one. After ErrUnreachable it may have happened: ask Head.
+func (c *Client) Commit(ctx context.Context, id, expected fleet.ReleaseID, count int, revision string) error {
+	ctx, cancel := c.call(ctx)
+	defer cancel()
+	_, err := c.rpc.Commit(ctx, &fleetv1.CommitRequest{
+		Release: string(id), ExpectedHead: string(expected), Revision: revision,
+		Count: uint32(count), //nolint:gosec // Bounded by the number of machines.
+	})
+	if err != nil {
+		return fmt.Errorf("committing release %s: %w", id, c.explain(ctx, err))
+	}
+	return nil
+}

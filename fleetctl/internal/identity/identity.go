@@ -1,0 +1,123 @@
+// Package identity keeps an operator's identity: the certificate and, age
+// encrypted, its key, in the user's configuration directory, apart from the
+// fleet's repository.
+package identity
+
+import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+// ErrNone is wrapped when there is no operator identity for the fleet.
+var ErrNone = errors.New("no operator identity for this fleet")
+
+// ErrExpired is wrapped when the identity has ended.
+var ErrExpired = errors.New("the operator identity has expired")
+
+const (
+	certFile = "operator.crt"
+	keyFile  = "operator.key.age"
+	// maxFile bounds what is read, in bytes.
+	maxFile = 1 << 20
+)
+
+// Dir is where the identity for a fleet is kept.
+func Dir(configDir string, f fleet.FleetID) string {
+	return filepath.Join(configDir, "fleet", string(f))
+}
+
+// Issue makes a new identity in dir, replacing what is there.
+func Issue(dir string, ca *pki.CA, id pki.Identity, now time.Time, recipients ...age.Recipient) error {
+	key, err := pki.NewKey()
+	if err != nil {
+		return err
+	}
+	cert, err := ca.Issue(id, key.Public(), now, pki.OperatorTTL)
+	if err != nil {
+		return err
+	}
+	sealed, err := SealKey(key, recipients...)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("keeping the operator identity: %w", err)
+	}
+	if err := atomicfile.WriteFile(filepath.Join(dir, keyFile), sealed, 0o600); err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(filepath.Join(dir, certFile), repo.EncodeCert(cert), 0o600)
+}
+
+// SealKey encrypts a private key, as PEM, for keeping it at rest.
+func SealKey(key ed25519.PrivateKey, recipients ...age.Recipient) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding key: %w", err)
+	}
+	return pki.SealKey(repo.EncodeKey(der), recipients...)
+}
+
+// Load reads the identity in dir and says whose it is.
+func Load(dir string, f fleet.FleetID, o repo.Opener, now time.Time) (tls.Certificate, pki.Identity, error) {
+	none := func(err error) (tls.Certificate, pki.Identity, error) {
+		return tls.Certificate{}, pki.Identity{}, fmt.Errorf("reading the operator identity: %w", err)
+	}
+	// Files of the user's own configuration directory are small.
+	text, err := os.ReadFile(filepath.Join(dir, certFile)) //nolint:gosec // A path made here.
+	if errors.Is(err, os.ErrNotExist) {
+		return none(ui.WithHint(fmt.Errorf("%w: %w", ErrNone, err), "copy "+dir+" from where fleetctl init was run"))
+	}
+	if err != nil {
+		return none(err)
+	}
+	sealed, err := os.ReadFile(filepath.Join(dir, keyFile)) //nolint:gosec // A path made here.
+	if err != nil {
+		return none(err)
+	}
+	if len(text) > maxFile || len(sealed) > maxFile {
+		return none(fmt.Errorf("the files in %s are too large", dir))
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return none(fmt.Errorf("%s is no PEM certificate", filepath.Join(dir, certFile)))
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return none(err)
+	}
+	id, err := pki.IdentityOf(leaf)
+	if err != nil {
+		return none(err)
+	}
+	if id.Fleet != f || id.Kind != pki.KindOperator {
+		return none(fmt.Errorf("%w: the certificate in %s is of %s", ErrNone, dir, id))
+	}
+	if now.After(leaf.NotAfter) {
+		return none(ui.WithHint(fmt.Errorf("%w on %s", ErrExpired, leaf.NotAfter.Format(time.DateOnly)), `renew it with "fleetctl kit --renew-operator NAME"`))
+	}
+	der, err := repo.OpenPEM(o, sealed, filepath.Join(dir, keyFile))
+	if err != nil {
+		return tls.Certificate{}, pki.Identity{}, err
+	}
+	key, err := pki.ParseKey(der)
+	if err != nil {
+		return none(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}, id, nil
+}

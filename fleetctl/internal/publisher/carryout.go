@@ -1,0 +1,237 @@
+package publisher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+// uploads is how many blobs travel at a time.
+const uploads = 4
+
+// carryOut does what the plan says, in the order that the package's comment
+// explains.
+func (p *Publisher) carryOut(ctx context.Context, t *release.Trust, h *history, pl *plan, revision string) error {
+	if err := p.writeSecrets(ctx, pl); err != nil {
+		return err
+	}
+	p.Reporter.Step(StepSign)
+	if err := p.sign(ctx, t, pl); err != nil {
+		return err
+	}
+	rel := &repo.Release{
+		ID: pl.id, Fleet: p.Fleet, State: repo.ReleasePrepared, Created: pl.issued,
+		Operator: p.Operator, Revision: revision, ExpectedHead: h.head,
+	}
+	envs := make([]client.Envelopes, 0, len(pl.items))
+	for i := range pl.items {
+		it := &pl.items[i]
+		envs = append(envs, it.env)
+		rel.Generations = append(rel.Generations, repo.Published{
+			Machine: it.gen.Machine, Profile: it.gen.Profile, Number: it.gen.Number, Digest: it.digest,
+			Generation: it.env.Generation, Secrets: it.env.Secrets,
+		})
+	}
+	if err := p.step(ctx, StepRecord); err != nil {
+		return err
+	}
+	if err := p.Repo.WriteRelease(rel); err != nil {
+		return err
+	}
+	if err := p.step(ctx, StepUpload); err != nil {
+		return err
+	}
+	if err := p.upload(ctx, pl); err != nil {
+		return err
+	}
+	if err := p.step(ctx, StepStage); err != nil {
+		return err
+	}
+	if err := p.Coordinator.Stage(ctx, pl.id, envs); err != nil {
+		return err
+	}
+	if err := p.step(ctx, StepCommit); err != nil {
+		return err
+	}
+	return p.commit(ctx, rel)
+}
+
+// step tells the reporter and stops where the operator asked to.
+func (p *Publisher) step(ctx context.Context, s Step) error {
+	p.Reporter.Step(s)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+func (p *Publisher) writeSecrets(ctx context.Context, pl *plan) error {
+	if err := p.step(ctx, StepSecrets); err != nil {
+		return err
+	}
+	for i := range pl.items {
+		for _, s := range pl.items[i].fresh {
+			if err := p.Repo.WriteSecret(pl.items[i].gen.Machine, s.name, s.data, s.meta); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sign seals all documents, and opens and admits each as a host would: what a
+// host refuses must not be published.
+func (p *Publisher) sign(ctx context.Context, t *release.Trust, pl *plan) error {
+	releaseKeys, err := p.Repo.Signers(t, release.RoleRelease, p.Keys)
+	if err != nil {
+		return err
+	}
+	var secretsKeys []release.Signer
+	for i := range pl.items {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		it := &pl.items[i]
+		if it.manifest != nil && secretsKeys == nil {
+			if secretsKeys, err = p.Repo.Signers(t, release.RoleSecrets, p.Keys); err != nil {
+				return err
+			}
+		}
+		if err := it.sign(t, releaseKeys, secretsKeys); err != nil {
+			return fmt.Errorf("signing for %s: %w", it.gen.Machine, err)
+		}
+	}
+	return nil
+}
+
+func (it *item) sign(t *release.Trust, releaseKeys, secretsKeys []release.Signer) error {
+	var manifest *release.Signed[fleet.SecretsManifest]
+	if it.manifest != nil {
+		env, digest, err := release.Seal(fleet.TypeSecrets, it.manifest, secretsKeys...)
+		if err != nil {
+			return err
+		}
+		it.env.Secrets = env
+		it.gen.Secrets = &fleet.SecretsRef{Digest: digest}
+		if manifest, err = t.OpenSecrets(env); err != nil {
+			return err
+		}
+	}
+	env, digest, err := release.Seal(fleet.TypeGeneration, &it.gen, releaseKeys...)
+	if err != nil {
+		return err
+	}
+	it.env.Generation, it.digest = env, digest
+	gen, err := t.OpenGeneration(env)
+	if err != nil {
+		return err
+	}
+	host := release.Host{Fleet: it.gen.Fleet, Machine: it.gen.Machine, Profile: it.gen.Profile, Highest: it.highest}
+	return t.Admit(host, gen, manifest, it.gen.Issued)
+}
+
+// upload hands over the blobs that the coordinator lacks.
+func (p *Publisher) upload(ctx context.Context, pl *plan) error {
+	list := make([]blob, 0, len(pl.blobs))
+	for _, b := range pl.blobs {
+		list = append(list, b)
+	}
+	slices.SortFunc(list, func(a, b blob) int { return strings.Compare(string(a.ref.Digest), string(b.ref.Digest)) })
+	sum := &meter{report: p.Reporter.Uploaded}
+	for _, b := range list {
+		sum.total += b.ref.Size
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(uploads)
+	for _, b := range list {
+		g.Go(func() error { return p.uploadOne(ctx, b, sum) })
+	}
+	return g.Wait()
+}
+
+func (p *Publisher) uploadOne(ctx context.Context, b blob, sum *meter) error {
+	has, err := p.Coordinator.Has(ctx, b.ref)
+	if err != nil {
+		return fmt.Errorf("uploading %s: %w", b.name, err)
+	}
+	progress := sum.blob()
+	if has {
+		progress(b.ref.Size)
+		return nil
+	}
+	src, err := b.open()
+	if err != nil {
+		return err
+	}
+	err = p.Coordinator.Upload(ctx, b.ref, src, progress)
+	if cerr := src.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("uploading %s: %w", b.name, err)
+	}
+	return nil
+}
+
+// meter adds up the progress of several uploads.
+type meter struct {
+	total  uint64
+	report func(done, total uint64)
+	mu     sync.Mutex // guards done, and keeps reports in order
+	done   uint64
+}
+
+// blob returns what is to be told how far one blob is.
+func (m *meter) blob() func(done uint64) {
+	var mine uint64
+	return func(done uint64) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		// An upload that was taken up again may have lost something.
+		m.done = m.done - mine + done
+		mine = done
+		m.report(m.done, m.total)
+	}
+}
+
+// commit shows the release to hosts. Where the answer got lost, it asks.
+func (p *Publisher) commit(ctx context.Context, rel *repo.Release) error {
+	err := p.Coordinator.Commit(ctx, rel.ID, rel.ExpectedHead, len(rel.Generations), rel.Revision)
+	if errors.Is(err, client.ErrUnreachable) {
+		head, herr := p.Coordinator.Head(ctx)
+		switch {
+		case herr != nil:
+			return ui.WithHint(fmt.Errorf("whether release %s was committed is not known: %w", rel.ID, err),
+				"run publish again when the coordinator is back: it finds out")
+		case head.Release == rel.ID:
+			err = nil
+		}
+	}
+	switch {
+	case errors.Is(err, client.ErrConflict):
+		rel.State = repo.ReleaseAbandoned
+		cause := ui.WithHint(err, "run publish again")
+		if head, herr := p.Coordinator.Head(ctx); herr == nil && head.Release != rel.ID {
+			cause = ui.WithHint(fmt.Errorf("%w: the head is release %s now", err, head.Release), "run publish again")
+		} else if herr == nil {
+			rel.State, cause = repo.ReleaseCommitted, nil
+		}
+		return errors.Join(cause, p.Repo.WriteRelease(rel))
+	case err != nil:
+		return err
+	}
+	p.Reporter.Step(StepMark)
+	rel.State = repo.ReleaseCommitted
+	return p.Repo.WriteRelease(rel)
+}

@@ -1,0 +1,278 @@
+package publisher
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"time"
+
+	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/pkg/bundle"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+// plan is what a release consists of, before anything is signed or written.
+type plan struct {
+	id     fleet.ReleaseID
+	issued time.Time
+	items  []item
+	blobs  map[fleet.Digest]blob
+}
+
+// item is one generation.
+type item struct {
+	gen fleet.Generation
+	// highest is what it follows.
+	highest  fleet.Ref
+	manifest *fleet.SecretsManifest
+	// fresh are new ciphertexts to be written to the repository.
+	fresh []freshSecret
+	same  bool
+
+	// Set by signing.
+	digest fleet.Digest
+	env    client.Envelopes
+}
+
+// blob is something that the coordinator must have before Commit.
+type blob struct {
+	ref fleet.BlobRef
+	// name is for people.
+	name string
+	// open returns the content, which must be checked against ref.
+	open func() (source, error)
+}
+
+// source is a blob's content.
+type source interface {
+	io.ReaderAt
+	io.Closer
+}
+
+func (it *item) result() Generation {
+	g := Generation{
+		Machine: it.gen.Machine, Profile: it.gen.Profile, Number: it.gen.Number, Digest: it.digest,
+		Source: it.gen.Source, Expires: it.gen.Expires, SecretsChanged: len(it.fresh), Same: it.same,
+	}
+	if it.manifest != nil {
+		g.Secrets = len(it.manifest.Entries)
+	}
+	return g
+}
+
+// plan decides what the release consists of. It reads sources and secrets and
+// changes nothing.
+func (p *Publisher) plan(ctx context.Context, t *release.Trust, h *history, req Request) (*plan, error) {
+	now := p.Now().UTC().Truncate(time.Second)
+	id, err := newReleaseID(now)
+	if err != nil {
+		return nil, err
+	}
+	pl := &plan{id: id, issued: now, blobs: map[fleet.Digest]blob{}}
+	recipients, err := p.Repo.Recipients()
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{
+		p: p, t: t, h: h, pl: pl, recipients: recipients,
+		bundles: map[string]fleet.BundleSource{}, plain: map[string][]byte{},
+	}
+	for _, target := range req.Targets {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		prepare := b.fresh
+		if req.Refresh {
+			prepare = b.again
+		}
+		it, err := prepare(target)
+		if err != nil {
+			return nil, fmt.Errorf("preparing %s: %w", target.Machine, err)
+		}
+		pl.items = append(pl.items, *it)
+	}
+	return pl, nil
+}
+
+// newReleaseID names a release by its time, so that names sort, and 24 random
+// bits.
+func newReleaseID(now time.Time) (fleet.ReleaseID, error) {
+	var b [3]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", fmt.Errorf("naming the release: %w", err)
+	}
+	return fleet.ReleaseID("r" + now.Format("20060102-150405") + "-" + hex.EncodeToString(b[:])), nil
+}
+
+// builder makes the items of a plan; what several machines share it looks at
+// once.
+type builder struct {
+	p          *Publisher
+	t          *release.Trust
+	h          *history
+	pl         *plan
+	recipients []string
+	bundles    map[string]fleet.BundleSource
+	plain      map[string][]byte
+}
+
+// begin numbers a new generation.
+func (b *builder) begin(target Target, gen fleet.Generation) (*item, error) {
+	s := subject{target.Machine, target.Profile}
+	number, err := b.h.next(s, b.t.Root().Epoch)
+	if err != nil {
+		return nil, err
+	}
+	expiry := target.Expiry
+	if expiry == 0 {
+		expiry = fleet.DefaultExpiry
+	}
+	gen.Type, gen.Fleet = fleet.TypeGeneration, b.p.Fleet
+	gen.Machine, gen.Profile = target.Machine, target.Profile
+	gen.Number, gen.Release = number, b.pl.id
+	gen.Issued, gen.Expires = b.pl.issued, b.pl.issued.Add(expiry)
+	gen.RevertTo = b.h.revertTo(s)
+	return &item{gen: gen, highest: b.h.of(s).highest}, nil
+}
+
+// finish adds the manifest and compares with what was published before.
+func (b *builder) finish(it *item, entries []fleet.SecretEntry) error {
+	if len(entries) > 0 {
+		it.manifest = &fleet.SecretsManifest{
+			Type: fleet.TypeSecrets, Fleet: b.p.Fleet, Machine: it.gen.Machine, Profile: it.gen.Profile,
+			Issued: it.gen.Issued, Expires: it.gen.Expires, Entries: entries,
+		}
+		if err := it.manifest.Validate(); err != nil {
+			return err
+		}
+	}
+	if old := b.h.of(subject{it.gen.Machine, it.gen.Profile}); len(old.committed) > 0 {
+		gen, before, err := newest(old)
+		if err != nil {
+			return err
+		}
+		it.same = reflect.DeepEqual(gen.Source, it.gen.Source) && sameEntries(before, entries)
+	}
+	return nil
+}
+
+func sameEntries(a, b []fleet.SecretEntry) bool {
+	return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b)
+}
+
+// newest reads the newest generation that hosts could see.
+func newest(old *past) (fleet.Generation, []fleet.SecretEntry, error) {
+	gen, err := decode[fleet.Generation](old.newest.Generation)
+	if err != nil || len(old.newest.Secrets) == 0 {
+		return gen, nil, err
+	}
+	m, err := decode[fleet.SecretsManifest](old.newest.Secrets)
+	return gen, m.Entries, err
+}
+
+// fresh pins what the fleet file says now.
+func (b *builder) fresh(target Target) (*item, error) {
+	src, err := b.bundle(target.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	it, err := b.begin(target, fleet.Generation{
+		Source: fleet.Source{Driver: "bundle", Bundle: &src},
+		Probes: target.Probes, Policy: target.Policy,
+	})
+	if err != nil {
+		return nil, err
+	}
+	entries, err := b.secrets(target, it)
+	if err != nil {
+		return nil, err
+	}
+	return it, b.finish(it, entries)
+}
+
+// bundle packs a directory, once, to learn its digest.
+func (b *builder) bundle(dir string) (fleet.BundleSource, error) {
+	src, ok := b.bundles[dir]
+	if ok {
+		return src, nil
+	}
+	src, err := bundle.Digest(dir)
+	if err != nil {
+		return src, ui.WithHint(err, `a bundle is a directory with an executable "activate"`)
+	}
+	b.bundles[dir] = src
+	b.pl.blobs[src.Digest] = bundleBlob(dir, src)
+	return src, nil
+}
+
+// bundleBlob packs the directory again when it is needed: most times the
+// coordinator has it already.
+func bundleBlob(dir string, src fleet.BundleSource) blob {
+	return blob{
+		ref: fleet.BlobRef(src), name: dir,
+		open: func() (_ source, err error) {
+			f, err := os.CreateTemp("", "fleetctl-bundle-*")
+			if err != nil {
+				return nil, err
+			}
+			// The name goes at once, the content with the last descriptor.
+			if err := os.Remove(f.Name()); err != nil {
+				return nil, errors.Join(err, f.Close())
+			}
+			got, err := bundle.Pack(dir, f)
+			if err == nil && got != src {
+				err = bundle.ErrChanged
+			}
+			if err != nil {
+				return nil, errors.Join(ui.WithHint(fmt.Errorf("packing %s: %w", dir, err), "leave it alone and publish again"), f.Close())
+			}
+			return f, nil
+		},
+	}
+}
+
+// again signs anew what was published last.
+func (b *builder) again(target Target) (*item, error) {
+	old := b.h.of(subject{target.Machine, target.Profile})
+	if len(old.committed) == 0 {
+		return nil, ui.WithHint(ErrNeverPublished, "publish it without --refresh first")
+	}
+	gen, entries, err := newest(old)
+	if err != nil {
+		return nil, err
+	}
+	it, err := b.begin(target, fleet.Generation{Source: gen.Source, Probes: gen.Probes, Policy: gen.Policy, Critical: gen.Critical})
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range gen.Source.Blobs() {
+		b.pl.blobs[ref.Digest] = b.oldBundle(target.Bundle, ref)
+	}
+	for _, e := range entries {
+		b.pl.blobs[e.Digest] = b.oldSecret(target.Machine, e)
+	}
+	return it, b.finish(it, entries)
+}
+
+// oldBundle is a bundle published before: the directory is packed only if the
+// coordinator lost it, and must still be the same then.
+func (b *builder) oldBundle(dir string, ref fleet.BlobRef) blob {
+	return blob{ref: ref, name: dir, open: func() (source, error) {
+		gone := ui.WithHint(fmt.Errorf("bundle %s: %w: the coordinator does not have it, and %s is another one now", ref.Digest.Short(), ErrSourceGone, dir),
+			"publish without --refresh")
+		if dir == "" {
+			return nil, gone
+		}
+		if src, err := bundle.Digest(dir); err != nil || src.Digest != ref.Digest {
+			return nil, errors.Join(gone, err)
+		}
+		return bundleBlob(dir, fleet.BundleSource(ref)).open()
+	}}
+}

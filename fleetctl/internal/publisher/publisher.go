@@ -1,0 +1,236 @@
+// Package publisher makes releases: it pins sources and secrets, signs one
+// generation per machine and profile, and hands them to the coordinator so
+// that hosts see all of them or none.
+//
+// The order of effects makes a publish safe to interrupt anywhere and to run
+// again: ciphertexts and the signed release are written to the repository
+// before the coordinator hears of them, so that no version and no number is
+// ever used twice, and only the last call, Commit, shows anything to hosts.
+package publisher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+// Sentinels that errors of this package wrap.
+var (
+	// ErrAlarm is evidence of a lie or of a stolen key: nothing is published.
+	ErrAlarm = errors.New("alarm")
+	// ErrNoHostKey is a machine with secrets whose age recipient isn't known.
+	ErrNoHostKey = errors.New("no age recipient is known")
+	// ErrNeverPublished is a refresh of what was never published.
+	ErrNeverPublished = errors.New("nothing was published for it yet")
+	// ErrClock is a wall clock that is behind what was signed already.
+	ErrClock = errors.New("this machine's clock is behind")
+	// ErrSourceGone is a refresh of a blob that neither the coordinator nor the
+	// repository has any longer.
+	ErrSourceGone = errors.New("the source is no longer here")
+)
+
+// Coordinator is what the publisher needs of the coordinator; *client.Client
+// is one.
+type Coordinator interface {
+	ApplyInventory(ctx context.Context, machines []client.Machine, operators []client.Operator) (bool, error)
+	HostKeys(ctx context.Context) ([]client.HostKeys, error)
+	Head(ctx context.Context) (client.Head, error)
+	Has(ctx context.Context, ref fleet.BlobRef) (bool, error)
+	Upload(ctx context.Context, ref fleet.BlobRef, src io.ReaderAt, progress func(done uint64)) error
+	Stage(ctx context.Context, id fleet.ReleaseID, gens []client.Envelopes) error
+	Commit(ctx context.Context, id, expected fleet.ReleaseID, count int, revision string) error
+	Loosen(ctx context.Context, envelope []byte) error
+}
+
+// Step is a part of publishing.
+type Step string
+
+// The steps, in order.
+const (
+	StepHostKeys  Step = "host-keys"
+	StepInventory Step = "inventory"
+	StepHead      Step = "head"
+	StepPlan      Step = "plan"
+	StepSecrets   Step = "secrets"
+	StepSign      Step = "sign"
+	StepRecord    Step = "record"
+	StepUpload    Step = "upload"
+	StepStage     Step = "stage"
+	StepCommit    Step = "commit"
+	StepMark      Step = "mark"
+)
+
+// Steps lists all steps in order.
+func Steps() []Step {
+	return []Step{
+		StepHostKeys, StepInventory, StepHead, StepPlan, StepSecrets,
+		StepSign, StepRecord, StepUpload, StepStage, StepCommit, StepMark,
+	}
+}
+
+// Reporter is told how a publish goes. Its methods may be called from several
+// goroutines.
+type Reporter interface {
+	// Step is called when a step begins.
+	Step(s Step)
+	// Uploaded says how many of total bytes are at the coordinator.
+	Uploaded(done, total uint64)
+	// Warn is for people.
+	Warn(text string)
+	// Alarm is evidence of a lie: somebody has to look.
+	Alarm(text string)
+}
+
+// Publisher makes releases of one fleet.
+type Publisher struct {
+	Repo        *repo.Repository
+	Keys        *keyring.Keyring
+	Coordinator Coordinator
+	Fleet       fleet.FleetID
+	Operator    string
+	Now         func() time.Time
+	Reporter    Reporter
+}
+
+// Target is what one profile of one machine should get.
+type Target struct {
+	Machine fleet.MachineName
+	Profile fleet.ProfileName
+	// Bundle is the source's directory.
+	Bundle string
+	Probes []fleet.Probe
+	Policy fleet.Policy
+	// Expiry of the generation; 0 means fleet.DefaultExpiry.
+	Expiry  time.Duration
+	Secrets []Secret
+	// Age is the machine's recipient where the fleet file or sops names it;
+	// else that of hosts/<machine>.json is taken.
+	Age string
+}
+
+// Secret is one secret of a target.
+type Secret struct {
+	Name fleet.SecretName
+	// File is an age file that the operator can open.
+	File string
+	// Path is relative to the host's secrets directory.
+	Path         string
+	Owner, Group string
+	Mode         uint32
+}
+
+// Request says what to publish.
+type Request struct {
+	Targets   []Target
+	Machines  []client.Machine
+	Operators []client.Operator
+	// Refresh signs again what was published last, with a new expiry.
+	Refresh bool
+	// DryRun changes nothing, neither here nor at the coordinator.
+	DryRun bool
+	// Revision of the repository, for people.
+	Revision string
+}
+
+// Result is what was, or with DryRun would be, published.
+type Result struct {
+	Release fleet.ReleaseID
+	// Expected is the head that it follows.
+	Expected    fleet.ReleaseID
+	Generations []Generation
+	// Recorded are the machines whose keys were recorded on the way.
+	Recorded []fleet.MachineName
+}
+
+// Generation is one generation of a result.
+type Generation struct {
+	Machine fleet.MachineName
+	Profile fleet.ProfileName
+	Number  fleet.Number
+	// Digest of the signed document; empty in a dry run.
+	Digest  fleet.Digest
+	Source  fleet.Source
+	Expires time.Time
+	// SecretsChanged counts secrets with a new version.
+	Secrets, SecretsChanged int
+	// Same says that source and secrets are those of the generation before.
+	Same bool
+}
+
+// Publish makes a release. On client.ErrConflict it is enough to call it
+// again; so it is after any interruption.
+func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
+	if !req.DryRun {
+		unlock, err := p.Repo.Lock()
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
+	trust, _, err := p.Repo.Trust()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.checkClock(trust); err != nil {
+		return nil, err
+	}
+	res := &Result{}
+	p.Reporter.Step(StepHostKeys)
+	if res.Recorded, err = p.CollectHostKeys(ctx, !req.DryRun); err != nil {
+		return nil, err
+	}
+	p.Reporter.Step(StepInventory)
+	if !req.DryRun {
+		if _, err := p.Coordinator.ApplyInventory(ctx, req.Machines, req.Operators); err != nil {
+			return nil, err
+		}
+	}
+	p.Reporter.Step(StepHead)
+	hist, err := p.look(ctx, trust, !req.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	p.Reporter.Step(StepPlan)
+	pl, err := p.plan(ctx, trust, hist, req)
+	if err != nil {
+		return nil, err
+	}
+	res.Release, res.Expected = pl.id, hist.head
+	if !req.DryRun {
+		if err := p.carryOut(ctx, trust, hist, pl, req.Revision); err != nil {
+			return nil, err
+		}
+	}
+	for i := range pl.items {
+		res.Generations = append(res.Generations, pl.items[i].result())
+	}
+	return res, nil
+}
+
+// checkClock refuses to sign with a clock that is behind the trust root: what
+// it signs could be expired on the hosts.
+func (p *Publisher) checkClock(t *release.Trust) error {
+	now := p.Now()
+	if err := t.CheckFresh(now); err != nil {
+		return ui.WithHint(err, "make the next version of the trust root, or check this machine's clock")
+	}
+	if issued := t.Root().Issued; now.Before(issued.Add(-clockSlack)) {
+		return ui.WithHint(fmt.Errorf("%w: it says %s, the trust root was signed on %s", ErrClock, now.Format(time.RFC3339), issued.Format(time.RFC3339)), "set the clock")
+	}
+	if left := t.Root().Expires.Sub(now); left < 30*24*time.Hour {
+		p.Reporter.Warn(fmt.Sprintf("the trust root expires in %d days: make its next version", int(left.Hours()/24)))
+	}
+	return nil
+}
+
+// clockSlack is how far two good clocks may differ.
+const clockSlack = 5 * time.Minute

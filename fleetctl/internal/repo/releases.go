@@ -1,0 +1,131 @@
+package repo
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/strictjson"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+// ReleaseState says how far a release came.
+type ReleaseState string
+
+// The states of a release in the repository.
+const (
+	// ReleasePrepared is signed; hosts may or may not see it: the publisher was
+	// interrupted before it knew.
+	ReleasePrepared ReleaseState = "prepared"
+	// ReleaseCommitted is visible to hosts.
+	ReleaseCommitted ReleaseState = "committed"
+	// ReleaseAbandoned lost to another publisher and was never visible. Its
+	// numbers stay used.
+	ReleaseAbandoned ReleaseState = "abandoned"
+)
+
+// Release is everything that was published together.
+type Release struct {
+	ID           fleet.ReleaseID `json:"id"`
+	Fleet        fleet.FleetID   `json:"fleet"`
+	State        ReleaseState    `json:"state"`
+	Created      time.Time       `json:"created"`
+	Operator     string          `json:"operator"`
+	Revision     string          `json:"revision,omitempty"`
+	ExpectedHead fleet.ReleaseID `json:"expected_head,omitempty"`
+	Generations  []Published     `json:"generations"`
+}
+
+// Published is one signed generation of a release.
+type Published struct {
+	Machine fleet.MachineName `json:"machine"`
+	Profile fleet.ProfileName `json:"profile"`
+	Number  fleet.Number      `json:"number"`
+	Digest  fleet.Digest      `json:"digest"`
+	// Generation and Secrets are DSSE envelopes; Secrets is empty where the
+	// generation has no secrets.
+	Generation []byte `json:"generation"`
+	Secrets    []byte `json:"secrets,omitempty"`
+}
+
+// Ref names the generation.
+func (p *Published) Ref(release fleet.ReleaseID) fleet.Ref {
+	return fleet.Ref{Number: p.Number, Digest: p.Digest, Release: release}
+}
+
+// maxReleaseFile bounds a release's file: 50,000 machines fit.
+const maxReleaseFile = 1 << 30
+
+// WriteRelease records a release. The first time it must happen before the
+// coordinator hears of it, so that no number is ever used twice.
+func (r *Repository) WriteRelease(rel *Release) error {
+	return r.writeJSON(rel, "releases", string(rel.ID)+".json")
+}
+
+// Releases reads all releases, oldest first.
+func (r *Repository) Releases() ([]*Release, error) {
+	entries, err := os.ReadDir(r.Path("releases"))
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("reading releases: %w", err)
+	}
+	var out []*Release
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || strings.HasPrefix(name, ".") {
+			continue
+		}
+		data, err := r.Read(maxReleaseFile, "releases", e.Name())
+		if err != nil {
+			return nil, err
+		}
+		rel, err := parseRelease(data, name)
+		if err != nil {
+			return nil, ui.WithHint(fmt.Errorf("reading %s: %w: %w", r.Path("releases", e.Name()), ErrCorrupt, err), "restore it from version control")
+		}
+		out = append(out, rel)
+	}
+	sort.SliceStable(out, func(i, j int) bool {
+		if !out[i].Created.Equal(out[j].Created) {
+			return out[i].Created.Before(out[j].Created)
+		}
+		return out[i].ID < out[j].ID
+	})
+	return out, nil
+}
+
+// parseRelease reads a release that should be called name.
+func parseRelease(data []byte, name string) (*Release, error) {
+	rel := &Release{}
+	if err := strictjson.Unmarshal(data, maxReleaseFile, rel); err != nil {
+		return nil, err
+	}
+	return rel, rel.check(name)
+}
+
+func (rel *Release) check(name string) error {
+	if string(rel.ID) != name {
+		return fmt.Errorf("it is release %q under another name", rel.ID)
+	}
+	switch rel.State {
+	case ReleasePrepared, ReleaseCommitted, ReleaseAbandoned:
+	default:
+		return fmt.Errorf("state %q is not known", rel.State)
+	}
+	for i := range rel.Generations {
+		g := &rel.Generations[i]
+		if _, err := fleet.ParseMachineName(string(g.Machine)); err != nil {
+			return err
+		}
+		if _, err := fleet.ParseDigest(string(g.Digest)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package repo
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+// ErrNoKey is wrapped when a role's threshold can't be reached with the keys
+// that are here.
+var ErrNoKey = errors.New("not enough keys to sign")
+
+// Opener decrypts what is encrypted at rest.
+type Opener interface {
+	Open(data []byte) ([]byte, error)
+}
+
+// maxRootFile bounds one trust root's file, in bytes.
+const maxRootFile = 1 << 20
+
+// WriteRoot records a trust root.
+func (r *Repository) WriteRoot(version uint64, envelope []byte) error {
+	return r.Write(envelope, "trust", "root", strconv.FormatUint(version, 10)+".json")
+}
+
+// Roots reads all trust roots, oldest first.
+func (r *Repository) Roots() ([][]byte, error) {
+	var out [][]byte
+	for v := uint64(1); ; v++ {
+		data, err := r.Read(maxRootFile, "trust", "root", strconv.FormatUint(v, 10)+".json")
+		switch {
+		case errors.Is(err, os.ErrNotExist) && v > 1:
+			return out, nil
+		case err != nil:
+			return nil, ui.WithHint(fmt.Errorf("reading trust root: %w", err), "restore trust/root from version control")
+		}
+		out = append(out, data)
+	}
+}
+
+// Trust opens the repository's trust root: the repository is where trust
+// starts, so its first root is pinned by being there. pin is that root's
+// digest, which join strings and kits carry.
+func (r *Repository) Trust() (t *release.Trust, pin fleet.Digest, err error) {
+	roots, err := r.Roots()
+	if err != nil {
+		return nil, "", err
+	}
+	pin, err = PayloadDigest(roots[0])
+	if err == nil {
+		t, err = release.OpenChain(roots, pin)
+	}
+	if err != nil {
+		return nil, "", ui.WithHint(fmt.Errorf("reading %s: %w", r.Path("trust", "root"), err), "restore trust/root from version control")
+	}
+	return t, pin, nil
+}
+
+// PayloadDigest is the digest of the document in an envelope. Nothing is
+// verified.
+func PayloadDigest(envelope []byte) (fleet.Digest, error) {
+	payload, err := Payload(envelope)
+	if err != nil {
+		return "", err
+	}
+	return fleet.DigestOf(payload), nil
+}
+
+// Payload is the document in an envelope. Nothing is verified.
+func Payload(envelope []byte) ([]byte, error) {
+	var e struct {
+		Payload string `json:"payload"`
+	}
+	if err := json.Unmarshal(envelope, &e); err != nil {
+		return nil, fmt.Errorf("%w: %w", release.ErrMalformed, err)
+	}
+	payload, err := base64.StdEncoding.DecodeString(e.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", release.ErrMalformed, err)
+	}
+	return payload, nil
+}
+
+// CA reads the certificate of the fleet's CA.
+func (r *Repository) CA() (*x509.Certificate, error) {
+	data, err := r.Read(1<<20, "trust", "ca.crt")
+	if err != nil {
+		return nil, fmt.Errorf("reading the fleet's CA: %w", err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("reading %s: %w: it is no PEM certificate", r.Path("trust", "ca.crt"), ErrCorrupt)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w: %w", r.Path("trust", "ca.crt"), ErrCorrupt, err)
+	}
+	return cert, nil
+}
+
+// FullCA reads the CA with its key, which o must be able to open.
+func (r *Repository) FullCA(o Opener) (*pki.CA, error) {
+	cert, err := r.CA()
+	if err != nil {
+		return nil, err
+	}
+	key, err := r.openPEM(o, "trust", "ca.key.age")
+	if err != nil {
+		return nil, err
+	}
+	return pki.ParseCA(cert.Raw, key)
+}
+
+// openPEM decrypts a file with a private key and returns its PKCS #8 DER.
+func (r *Repository) openPEM(o Opener, elem ...string) ([]byte, error) {
+	data, err := r.Read(1<<20, elem...)
+	if err != nil {
+		return nil, err
+	}
+	return OpenPEM(o, data, r.Path(elem...))
+}
+
+// OpenPEM decrypts a private key and returns its PKCS #8 DER; name is for
+// errors.
+func OpenPEM(o Opener, sealed []byte, name string) ([]byte, error) {
+	text, err := o.Open(sealed)
+	if err != nil {
+		return nil, ui.WithHint(fmt.Errorf("opening %s: %w", name, err), ui.HintOf(err))
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, fmt.Errorf("opening %s: %w: no PEM private key in it", name, ErrCorrupt)
+	}
+	return block.Bytes, nil
+}
+
+// EncodeKey is a private key as PEM.
+func EncodeKey(pkcs8 []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+}
+
+// EncodeCert is a certificate as PEM.
+func EncodeCert(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// Signers opens as many keys of a role as its threshold in t asks for.
+func (r *Repository) Signers(t *release.Trust, role release.RoleName, o Opener) ([]release.Signer, error) {
+	entries, err := os.ReadDir(r.Path("trust", "keys"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("reading signing keys: %w", err)
+	}
+	want := t.Root().Roles[role]
+	var out []release.Signer
+	var cause error
+	for _, e := range entries {
+		name := e.Name()
+		if len(out) == want.Threshold {
+			break
+		}
+		if !strings.HasPrefix(name, string(role)+"-") || !strings.HasSuffix(name, ".age") {
+			continue
+		}
+		s, err := r.signer(o, name)
+		switch {
+		case err != nil:
+			// Another key may do.
+			cause = err
+		case slices.Contains(want.KeyIDs, s.KeyID()):
+			out = append(out, s)
+		}
+	}
+	if len(out) < want.Threshold {
+		err := fmt.Errorf("%w: role %s needs %d, %d of trust/keys/%s-*.age can be used", ErrNoKey, role, want.Threshold, len(out), role)
+		if cause != nil {
+			return nil, ui.WithHint(fmt.Errorf("%w: %w", err, cause), ui.HintOf(cause))
+		}
+		return nil, ui.WithHint(err, "bring the key back from where it is kept")
+	}
+	return out, nil
+}
+
+func (r *Repository) signer(o Opener, name string) (release.Signer, error) {
+	der, err := r.openPEM(o, "trust", "keys", name)
+	if err != nil {
+		return nil, err
+	}
+	key, err := pki.ParseKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("reading trust/keys/%s: %w", name, err)
+	}
+	ed, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("reading trust/keys/%s: %w: want an ed25519 key", name, ErrCorrupt)
+	}
+	return release.NewSigner(ed), nil
+}

@@ -1,0 +1,256 @@
+package fleetctl
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cameronraysmith/fleet/fleetctl/internal/publisher"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+const publishHelp = `Publish a release: one signed generation for each MACHINE (default: all that are
+not disabled and have a source). Hosts see all of it or nothing.
+
+Sources are packed and pinned by digest, secrets are encrypted anew only where
+plaintext or readers changed, and numbers go above everything ever signed that
+is known here or at the coordinator. The release is written to releases/ before
+the coordinator hears of it; commit that file. An interrupted publish shows
+nothing to hosts and can be run again.
+
+JSON: {release, expected_head, dry_run, generations: [{machine, profile, number,
+digest, source, expires, secrets, secrets_changed, same}], recorded_hosts,
+skipped, warnings, alarms}`
+
+type publishOptions struct {
+	DryRun, Refresh bool
+}
+
+func newPublishCommand(o *options) *cobra.Command {
+	opts := &publishOptions{}
+	cmd := &cobra.Command{
+		Use:               "publish [MACHINE…]",
+		Short:             "Sign and publish a release",
+		Long:              publishHelp,
+		ValidArgsFunction: o.completeMachines(0),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runPublish(cmd.Context(), o, opts, args)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&opts.DryRun, "dry-run", "n", false, "show what would be published; change nothing")
+	f.BoolVar(&opts.Refresh, "refresh", false, "sign again what was published last, with a new expiry")
+	return cmd
+}
+
+// publishResult is the JSON form of publish.
+type publishResult struct {
+	Release      fleet.ReleaseID   `json:"release"`
+	ExpectedHead fleet.ReleaseID   `json:"expected_head"`
+	DryRun       bool              `json:"dry_run"`
+	Generations  []publishedResult `json:"generations"`
+	// Recorded are machines whose keys were recorded in hosts/.
+	Recorded []fleet.MachineName `json:"recorded_hosts"`
+	Skipped  []string            `json:"skipped"`
+	Warnings []string            `json:"warnings"`
+	Alarms   []string            `json:"alarms"`
+}
+
+type publishedResult struct {
+	Machine fleet.MachineName `json:"machine"`
+	Profile fleet.ProfileName `json:"profile"`
+	// Number is "epoch.number".
+	Number string `json:"number"`
+	// Digest of the signed document; empty with dry_run.
+	Digest         fleet.Digest `json:"digest"`
+	Source         fleet.Source `json:"source"`
+	Expires        time.Time    `json:"expires"`
+	Secrets        int          `json:"secrets"`
+	SecretsChanged int          `json:"secrets_changed"`
+	// Same says that source and secrets are those of the generation before.
+	Same bool `json:"same"`
+}
+
+func runPublish(ctx context.Context, o *options, opts *publishOptions, names []string) error {
+	s, err := o.connect()
+	if err != nil {
+		return err
+	}
+	defer s.Close() //nolint:errcheck // Nothing is pending.
+	targets, skipped, err := selectTargets(s.workspace, names)
+	if err != nil {
+		return err
+	}
+	rep := &reporter{progress: o.progress()}
+	defer rep.progress.Done()
+	pub := s.publisher(o, rep)
+	machines, operators := inventoryOf(s.fleet)
+	res, err := pub.Publish(ctx, publisher.Request{
+		Targets: targets, Machines: machines, Operators: operators,
+		Refresh: opts.Refresh, DryRun: opts.DryRun, Revision: revision(ctx, s.Dir()),
+	})
+	if err != nil {
+		return err
+	}
+	rep.progress.Done()
+	return showPublished(o, res, opts.DryRun, skipped, rep)
+}
+
+func (s *session) publisher(o *options, rep publisher.Reporter) *publisher.Publisher {
+	return &publisher.Publisher{
+		Repo: s.Repository, Keys: s.keys, Coordinator: s.Client, Fleet: s.fleet.ID(),
+		Operator: s.operator, Now: o.Now, Reporter: rep,
+	}
+}
+
+// revision names the repository's commit, "+" behind it where the checkout
+// differs from it; empty where git doesn't know. It is for people only.
+func revision(ctx context.Context, dir string) string {
+	git := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output() //nolint:gosec // Fixed words.
+		return strings.TrimSpace(string(out)), err
+	}
+	rev, err := git("rev-parse", "--verify", "--quiet", "HEAD")
+	if err != nil {
+		return ""
+	}
+	if changes, err := git("status", "--porcelain", "--untracked-files=no"); err == nil && changes != "" {
+		rev += "+"
+	}
+	return rev
+}
+
+func showPublished(o *options, res *publisher.Result, dryRun bool, skipped []string, rep *reporter) error {
+	out := publishResult{
+		Release: res.Release, ExpectedHead: res.Expected, DryRun: dryRun,
+		Generations: []publishedResult{}, Recorded: append([]fleet.MachineName{}, res.Recorded...), Skipped: append([]string{}, skipped...),
+		Warnings: append([]string{}, rep.warnings...), Alarms: append([]string{}, rep.alarms...),
+	}
+	var rows [][]string
+	for _, g := range res.Generations {
+		out.Generations = append(out.Generations, publishedResult{
+			Machine: g.Machine, Profile: g.Profile, Number: g.Number.String(), Digest: g.Digest, Source: g.Source,
+			Expires: g.Expires, Secrets: g.Secrets, SecretsChanged: g.SecretsChanged, Same: g.Same,
+		})
+		rows = append(rows, []string{
+			string(g.Machine), string(g.Profile), g.Number.String(), dash(g.Digest.Short()), sourceText(g), secretsText(g),
+			g.Expires.UTC().Format(time.DateOnly),
+		})
+	}
+	p := o.printer()
+	if p.JSON() {
+		return p.Value(out)
+	}
+	p.Table([]string{"MACHINE", "PROFILE", "NUMBER", "DIGEST", "SOURCE", "SECRETS", "EXPIRES"}, rows)
+	if len(skipped) > 0 {
+		p.Printf("No source: %s\n", strings.Join(skipped, ", "))
+	}
+	if dryRun {
+		p.Printf("Nothing was published: this was a dry run. The head is %s.\n", dash(string(res.Expected)))
+		return nil
+	}
+	p.Printf("Published release %s for %s.\n", res.Release, plural(len(res.Generations), "machine"))
+	p.Printf("Commit releases/, secrets/ and hosts/; follow it with \"fleetctl status\".\n")
+	return nil
+}
+
+func sourceText(g publisher.Generation) string {
+	text := g.Source.Driver
+	if b := g.Source.Bundle; b != nil {
+		text += " " + b.Digest.Short() + " " + ui.Size(b.Size)
+	}
+	if g.Same {
+		text += " (as before)"
+	}
+	return text
+}
+
+func secretsText(g publisher.Generation) string {
+	if g.Secrets == 0 {
+		return "-"
+	}
+	if g.SecretsChanged > 0 {
+		return fmt.Sprintf("%d (%d new)", g.Secrets, g.SecretsChanged)
+	}
+	return strconv.Itoa(g.Secrets)
+}
+
+// reporter shows a publish to people and keeps what was noteworthy.
+type reporter struct {
+	progress *ui.Progress
+	mu       sync.Mutex // guards what follows
+	warnings []string
+	alarms   []string
+}
+
+// Step shows what is being done.
+func (r *reporter) Step(s publisher.Step) { r.progress.Status(stepText(s)) }
+
+func stepText(s publisher.Step) string {
+	switch s {
+	case publisher.StepHostKeys:
+		return "collecting host keys…"
+	case publisher.StepInventory:
+		return "handing over the inventory…"
+	case publisher.StepHead:
+		return "asking what was published…"
+	case publisher.StepPlan:
+		return "packing sources and secrets…"
+	case publisher.StepSecrets, publisher.StepRecord, publisher.StepMark:
+		return "writing to the repository…"
+	case publisher.StepSign:
+		return "signing…"
+	case publisher.StepUpload:
+		return "uploading…"
+	case publisher.StepStage:
+		return "staging…"
+	case publisher.StepCommit:
+		return "committing…"
+	}
+	return string(s)
+}
+
+// Uploaded shows how far the upload is.
+func (r *reporter) Uploaded(done, total uint64) { r.progress.Bytes("uploading", done, total) }
+
+// Warn shows and keeps a warning.
+func (r *reporter) Warn(text string) {
+	r.progress.Say("warning: " + text)
+	r.mu.Lock()
+	r.warnings = append(r.warnings, text)
+	r.mu.Unlock()
+}
+
+// Alarm shows and keeps an alarm.
+func (r *reporter) Alarm(text string) {
+	r.progress.Say("ALARM: " + text)
+	r.mu.Lock()
+	r.alarms = append(r.alarms, text)
+	r.mu.Unlock()
+}
+
+// progress shows progress on Stderr, where that is a terminal.
+func (o *options) progress() *ui.Progress {
+	return ui.NewProgress(o.Stderr, ui.IsTerminal(o.Stderr, o.Getenv), o.Now)
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return strconv.Itoa(n) + " " + what + "s"
+}

@@ -1,0 +1,98 @@
+package fleetctl
+
+import (
+	"errors"
+
+	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/identity"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/inventory"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+// workspace is a fleet's repository with its fleet file.
+type workspace struct {
+	*repo.Repository
+	fleet *inventory.Fleet
+}
+
+// open finds and reads the repository.
+func (o *options) open() (*workspace, error) {
+	r, err := repo.Open(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	f, err := inventory.Load(r.Path(repo.FleetFile))
+	if err != nil {
+		return nil, err
+	}
+	return &workspace{Repository: r, fleet: f}, nil
+}
+
+// machine checks that the inventory has a machine.
+func (w *workspace) machine(name string) (inventory.Machine, error) {
+	m, err := fleet.ParseMachineName(name)
+	if err != nil {
+		return inventory.Machine{}, usageError{err}
+	}
+	return w.fleet.Machine(m)
+}
+
+// keys loads the operator's age identities.
+func (o *options) keys() (*keyring.Keyring, error) {
+	return keyring.Load(keyring.Places{Explicit: o.Identity, Getenv: o.Getenv})
+}
+
+// session is a workspace with a connection to its coordinator.
+type session struct {
+	*workspace
+	*client.Client
+	keys     *keyring.Keyring
+	operator string
+}
+
+// connect opens the repository and the operator's identity and prepares the
+// connection. The caller closes the client.
+func (o *options) connect() (*session, error) {
+	w, err := o.open()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := o.keys()
+	if err != nil {
+		return nil, err
+	}
+	ca, err := w.CA()
+	if err != nil {
+		return nil, err
+	}
+	cert, id, err := identity.Load(o.identityDir(w.fleet.ID()), w.fleet.ID(), keys, o.Now())
+	if err != nil {
+		return nil, err
+	}
+	address := o.address(w)
+	if address == "" {
+		return nil, ui.WithHint(errors.New("the coordinator's address is not known"), "set coordinator.address in fleet.yaml, or use --coordinator")
+	}
+	c, err := client.New(client.Config{
+		Address: address, Fleet: w.fleet.ID(), CA: ca, Identity: cert, Now: o.Now, CallTimeout: o.CallTimeout,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &session{workspace: w, Client: c, keys: keys, operator: id.Name}, nil
+}
+
+func (o *options) address(w *workspace) string {
+	if o.Address != "" {
+		return o.Address
+	}
+	return w.fleet.Coordinator().Address
+}
+
+// identityDir is where this user's identity for a fleet is kept.
+func (o *options) identityDir(f fleet.FleetID) string {
+	return identity.Dir(keyring.ConfigDir(o.Getenv), f)
+}

@@ -1,0 +1,161 @@
+package fleetctl
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/inventory"
+)
+
+const statusHelp = `Show where each machine is and why; with MACHINE, all that is known of it and
+what to do next.
+
+JSON: {"machines": [{machine, class, tags, mode, disabled, enrolled, banned,
+connected, last_seen, agent_version, identity_expires, in_inventory, known,
+profiles: [{profile, state, reason: {code, message, hint}, desired, current,
+confirmed, last_good, highest: {number, digest, release}, refused: […]}]}]}`
+
+func newStatusCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:               "status [MACHINE]",
+		Short:             "Show where each machine is and why",
+		Long:              statusHelp,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: o.completeMachines(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := ""
+			if len(args) == 1 {
+				name = args[0]
+			}
+			return runStatus(cmd.Context(), o, name)
+		},
+	}
+}
+
+// statusResult is the JSON form of status.
+type statusResult struct {
+	Machines []machineStatus `json:"machines"`
+}
+
+type machineStatus struct {
+	Machine  string   `json:"machine"`
+	Class    string   `json:"class"`
+	Tags     []string `json:"tags"`
+	Mode     string   `json:"mode"`
+	Disabled bool     `json:"disabled"`
+	Enrolled bool     `json:"enrolled"`
+	// Banned is why, empty where it is not banned.
+	Banned          string          `json:"banned"`
+	Connected       bool            `json:"connected"`
+	LastSeen        *time.Time      `json:"last_seen"`
+	AgentVersion    string          `json:"agent_version"`
+	IdentityExpires *time.Time      `json:"identity_expires"`
+	InInventory     bool            `json:"in_inventory"`
+	Known           bool            `json:"known"` // to the coordinator
+	Profiles        []profileStatus `json:"profiles"`
+}
+
+type profileStatus struct {
+	Profile   string       `json:"profile"`
+	State     string       `json:"state"`
+	Reason    reasonStatus `json:"reason"`
+	Desired   client.Ref   `json:"desired"`
+	Current   client.Ref   `json:"current"`
+	Confirmed client.Ref   `json:"confirmed"`
+	LastGood  client.Ref   `json:"last_good"`
+	Highest   client.Ref   `json:"highest"`
+	Refused   []client.Ref `json:"refused"`
+}
+
+type reasonStatus struct {
+	Code    fleet.ReasonCode `json:"code"`
+	Message string           `json:"message"`
+	Hint    string           `json:"hint"`
+}
+
+func runStatus(ctx context.Context, o *options, name string) error {
+	s, err := o.connect()
+	if err != nil {
+		return err
+	}
+	defer s.Close() //nolint:errcheck // Nothing is pending.
+	machines := s.fleet.Machines()
+	if name != "" {
+		m, err := s.machine(name)
+		if err != nil {
+			return err
+		}
+		machines = []inventory.Machine{m}
+	}
+	hosts, err := s.Hosts(ctx, fleet.MachineName(name))
+	// One that the coordinator does not know yet is shown as such.
+	if err != nil && !errors.Is(err, client.ErrNotFound) {
+		return err
+	}
+	res := statusResult{Machines: combine(machines, hosts)}
+	p := o.printer()
+	switch {
+	case p.JSON():
+		return p.Value(res)
+	case name != "":
+		showMachine(p, &res.Machines[0], o.Now())
+	default:
+		showFleet(p, res.Machines, o.Now())
+	}
+	return nil
+}
+
+// combine joins the inventory with what the coordinator knows, by name.
+func combine(machines []inventory.Machine, hosts []client.Host) []machineStatus {
+	byName := map[string]*machineStatus{}
+	for _, m := range machines {
+		byName[string(m.Name)] = &machineStatus{
+			Machine: string(m.Name), Class: string(m.Class), Tags: append([]string{}, m.Tags...), Disabled: m.Disabled, InInventory: true,
+			Profiles: []profileStatus{},
+		}
+	}
+	for _, h := range hosts {
+		m := byName[h.Machine]
+		if m == nil {
+			m = &machineStatus{Machine: h.Machine, Class: h.Class, Tags: append([]string{}, h.Tags...), Disabled: h.Disabled}
+			byName[h.Machine] = m
+		}
+		m.Known, m.Mode, m.Enrolled, m.Banned, m.Connected = true, h.Mode, h.Enrolled, h.Banned, h.Connected
+		m.LastSeen, m.AgentVersion, m.IdentityExpires = timeOrNil(h.LastSeen), h.AgentVersion, timeOrNil(h.IdentityExpires)
+		m.Profiles = []profileStatus{}
+		for _, q := range h.Profiles {
+			m.Profiles = append(m.Profiles, profileStatus{
+				Profile: q.Name, State: q.State, Reason: reasonStatus(q.Reason), Desired: q.Desired, Current: q.Current,
+				Confirmed: q.Confirmed, LastGood: q.LastGood, Highest: q.Highest, Refused: append([]client.Ref{}, q.Refused...),
+			})
+		}
+	}
+	out := make([]machineStatus, 0, len(byName))
+	for _, m := range byName {
+		out = append(out, *m)
+	}
+	slices.SortFunc(out, func(a, b machineStatus) int { return strings.Compare(a.Machine, b.Machine) })
+	return out
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func (m *machineStatus) lastSeen() time.Time {
+	if m.LastSeen == nil {
+		return time.Time{}
+	}
+	return *m.LastSeen
+}
