@@ -480,7 +480,13 @@ type ReportRequest struct {
 	Report []byte `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
 	// Envelopes of generations that the host has accepted and the coordinator
 	// asked for, so that a coordinator without a store learns them again.
-	Accepted      []*SignedGeneration `protobuf:"bytes,2,rep,name=accepted,proto3" json:"accepted,omitempty"`
+	Accepted []*SignedGeneration `protobuf:"bytes,2,rep,name=accepted,proto3" json:"accepted,omitempty"`
+	// The host's own public keys as at enrolment: the coordinator takes them
+	// only where it has none, because it lost its store. Without them it then
+	// refuses the report with FAILED_PRECONDITION and reason host-keys-wanted.
+	HostKeys []byte `protobuf:"bytes,3,opt,name=host_keys,json=hostKeys,proto3" json:"host_keys,omitempty"`
+	// HMAC over host_keys as at enrolment; may be empty.
+	HostKeysMac   []byte `protobuf:"bytes,4,opt,name=host_keys_mac,json=hostKeysMac,proto3" json:"host_keys_mac,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -525,6 +531,20 @@ func (x *ReportRequest) GetReport() []byte {
 func (x *ReportRequest) GetAccepted() []*SignedGeneration {
 	if x != nil {
 		return x.Accepted
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetHostKeys() []byte {
+	if x != nil {
+		return x.HostKeys
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetHostKeysMac() []byte {
+	if x != nil {
+		return x.HostKeysMac
 	}
 	return nil
 }
@@ -716,10 +736,12 @@ const file_fleet_v1_host_proto_rawDesc = "" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"%\n" +
 	"\x0fGetBlobResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"_\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xa0\x01\n" +
 	"\rReportRequest\x12\x16\n" +
 	"\x06report\x18\x01 \x01(\fR\x06report\x126\n" +
-	"\baccepted\x18\x02 \x03(\v2\x1a.fleet.v1.SignedGenerationR\baccepted\"^\n" +
+	"\baccepted\x18\x02 \x03(\v2\x1a.fleet.v1.SignedGenerationR\baccepted\x12\x1b\n" +
+	"\thost_keys\x18\x03 \x01(\fR\bhostKeys\x12\"\n" +
+	"\rhost_keys_mac\x18\x04 \x01(\fR\vhostKeysMac\"^\n" +
 	"\x0eReportResponse\x12\x1b\n" +
 	"\tacked_seq\x18\x01 \x01(\x04R\backedSeq\x12/\n" +
 	"\x13unknown_generations\x18\x02 \x03(\tR\x12unknownGenerations\" \n" +

@@ -1,0 +1,144 @@
+package publish
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/cameronraysmith/fleet/coordinator/internal/store"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/release"
+)
+
+const (
+	stageOps   = 64
+	stageBytes = store.MaxTxnBytes - 4*maxEnvelope/2
+)
+
+// Stager takes the generations of one release.
+type Stager struct {
+	p    *Publisher
+	id   fleet.ReleaseID
+	ops  map[string]store.Op
+	gens map[string]*Gen
+	size int
+}
+
+// Stage begins or goes on with the staging of a release, which stays invisible
+// to hosts until it is committed.
+func (p *Publisher) Stage(id fleet.ReleaseID) *Stager {
+	return &Stager{p: p, id: id, ops: map[string]store.Op{}, gens: map[string]*Gen{}}
+}
+
+// Add verifies one generation and takes it in; it is durable after Close.
+// Staging the same machine and profile again replaces what was staged. Errors:
+// refusals of pkg/release, ErrCommitted.
+func (s *Stager) Add(ctx context.Context, generation, secrets []byte) error {
+	o, err := open(s.p.o.Trust, generation, secrets)
+	if err != nil {
+		return err
+	}
+	d := o.generation.Doc
+	if d.Release != s.id {
+		return fmt.Errorf("staging %s: %w: generation %s of %s is of release %s", s.id, release.ErrMalformed, d.Number, d.Machine, d.Release)
+	}
+	if err := s.p.admit(o); err != nil {
+		return err
+	}
+	key := stagedPrefix + string(s.id) + "/" + string(d.Machine) + "/" + string(d.Profile)
+	value := encodePair(generation, secrets)
+	if s.size+len(value) > stageBytes || len(s.ops) >= stageOps {
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+	}
+	s.ops[key] = store.Op{Key: key, Value: value}
+	s.gens[key] = o.gen(key)
+	s.size += len(value)
+	return nil
+}
+
+// admit makes the checks that a host which has all that is known here would.
+func (p *Publisher) admit(o opened) error {
+	d := o.generation.Doc
+	h := release.Host{Fleet: p.o.Trust.Root().Fleet, Machine: d.Machine, Profile: d.Profile}
+	if l := p.index.line(d.Machine, d.Profile); l != nil {
+		h.Highest = l.newest().Ref
+	}
+	return p.o.Trust.Admit(h, o.generation, o.secrets, p.o.Now())
+}
+
+func (s *Stager) flush(ctx context.Context) error {
+	if len(s.ops) == 0 {
+		return nil
+	}
+	if err := s.p.writeStaged(ctx, s.id, slices.Collect(maps.Values(s.ops)), s.gens); err != nil {
+		return fmt.Errorf("staging %s: %w", s.id, err)
+	}
+	clear(s.ops)
+	clear(s.gens)
+	s.size = 0
+	return nil
+}
+
+// staging is what is staged for one release, when this process staged all of
+// it: Commit then need not read and verify it again.
+type staging struct {
+	// revision of the staging record: another one means that somebody else, or
+	// an earlier run of the program, staged something too.
+	revision uint64
+	gens     map[string]*Gen
+}
+
+// writeStaged makes staged generations durable.
+func (p *Publisher) writeStaged(ctx context.Context, id fleet.ReleaseID, ops []store.Op, gens map[string]*Gen) error {
+	mark, err := json.Marshal(p.o.Now())
+	if err != nil {
+		return err
+	}
+	key := stagingPrefix + string(id)
+	p.stageMu.Lock()
+	defer p.stageMu.Unlock()
+	before, err := p.o.Store.Get(ctx, key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	// The condition keeps a committed release as it is, even in a race.
+	revision, err := p.o.Store.Txn(ctx, []store.Cond{{Key: releasePrefix + string(id)}}, append(ops, store.Op{Key: key, Value: mark}))
+	if errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("%w: publish under a new id", ErrCommitted)
+	}
+	if err != nil {
+		return err
+	}
+	st := p.staged[id]
+	switch {
+	case st == nil && before.Revision == 0:
+		st = &staging{gens: map[string]*Gen{}}
+		p.staged[id] = st
+	case st == nil || st.revision != before.Revision:
+		delete(p.staged, id)
+		return nil
+	}
+	st.revision = revision
+	maps.Copy(st.gens, gens)
+	return nil
+}
+
+// Close makes durable what was added, and returns how many generations are
+// staged for the release now.
+func (s *Stager) Close(ctx context.Context) (count int, err error) {
+	if err := s.flush(ctx); err != nil {
+		return 0, err
+	}
+	for _, err := range store.All(ctx, s.p.o.Store, stagedPrefix+string(s.id)+"/") {
+		if err != nil {
+			return 0, fmt.Errorf("staging %s: %w", s.id, err)
+		}
+		count++
+	}
+	return count, nil
+}

@@ -1,0 +1,274 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
+	"github.com/cameronraysmith/fleet/coordinator/internal/store"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+func isDuplicate(err error) bool { return errors.Is(err, ErrDuplicate) }
+
+func sameHello(a, b Hello) bool {
+	return a.Version == b.Version && a.Instance == b.Instance && a.Boot == b.Boot && slices.Equal(a.Capabilities, b.Capabilities)
+}
+
+// Ban keeps a machine out, at once and for good, and returns how many streams
+// were cut. Banning again replaces the reason.
+func (r *Registry) Ban(ctx context.Context, actor string, name fleet.MachineName, reason string) (int, error) {
+	e := r.lookup(name)
+	if e == nil {
+		return 0, fmt.Errorf("banning %s: %w", name, ErrUnknownMachine)
+	}
+	e.change.Lock()
+	defer e.change.Unlock()
+	entry := audit.Entry{Actor: actor, Kind: KindBanned, Machine: name, Message: reason}
+	if err := r.commitBan(ctx, name, ban{Reason: reason, Actor: actor, Time: r.o.Now()}, entry); err != nil {
+		return 0, fmt.Errorf("banning %s: %w", name, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.updateLocked(func(h *Host) { h.Banned = reason })
+	// attach checks the ban under mu: no stream slips in after this.
+	if s := e.session.Load(); s != nil {
+		s.cut(fmt.Errorf("%w: %s", ErrBanned, reason))
+		return 1, nil
+	}
+	return 0, nil
+}
+
+// Unban lifts a ban. Lifting none is no error.
+func (r *Registry) Unban(ctx context.Context, actor string, name fleet.MachineName, reason string) error {
+	e := r.lookup(name)
+	if e == nil {
+		return fmt.Errorf("lifting the ban of %s: %w", name, ErrUnknownMachine)
+	}
+	e.change.Lock()
+	defer e.change.Unlock()
+	if e.host.Load().Banned == "" {
+		return nil
+	}
+	entry := audit.Entry{Actor: actor, Kind: KindUnbanned, Machine: name, Message: reason}
+	if err := r.commitBan(ctx, name, ban{Reason: reason, Actor: actor, Time: r.o.Now(), Lifted: true}, entry); err != nil {
+		return fmt.Errorf("lifting the ban of %s: %w", name, err)
+	}
+	r.update(e, func(h *Host) { h.Banned = "" })
+	return nil
+}
+
+// SeedBan bans a machine by the kit, unless the store knows of a ban of it,
+// lifted or not.
+func (r *Registry) SeedBan(ctx context.Context, name fleet.MachineName, reason string) error {
+	switch _, err := r.o.Store.Get(ctx, banPrefix+string(name)); {
+	case err == nil:
+		return nil
+	case !errors.Is(err, store.ErrNotFound):
+		return fmt.Errorf("banning %s: %w", name, err)
+	}
+	r.entry(name)
+	_, err := r.Ban(ctx, r.o.Actor, name, reason)
+	return err
+}
+
+func (r *Registry) commitBan(ctx context.Context, name fleet.MachineName, b ban, entry audit.Entry) error {
+	op, err := put(banPrefix+string(name), b)
+	if err != nil {
+		return err
+	}
+	return r.o.Log.Commit(ctx, audit.Change{Ops: []store.Op{op}, Entries: []audit.Entry{entry}})
+}
+
+// Enrol registers a new identity together with what conds and ops say, and
+// cuts the stream of the one that it replaces. Errors: store.ErrConflict,
+// ErrBanned.
+func (r *Registry) Enrol(ctx context.Context, name fleet.MachineName, id Identity, instance string, c audit.Change) error {
+	e := r.entry(name)
+	e.change.Lock()
+	defer e.change.Unlock()
+	if b := e.host.Load().Banned; b != "" {
+		return fmt.Errorf("%w: %s", ErrBanned, b)
+	}
+	op, err := put(identityPrefix+string(name), id)
+	if err != nil {
+		return err
+	}
+	c.Ops = append(c.Ops, op)
+	if err := r.o.Log.Commit(ctx, c); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.pendingIdentity, name)
+	e.prevBoot = ""
+	e.updateLocked(func(h *Host) {
+		h.Identity = id
+		h.Hello = Hello{Instance: instance}
+	})
+	e.heard = r.o.Now()
+	e.seen.Store(e.heard.Unix())
+	if s := e.session.Load(); s != nil && s.hello.Instance != instance {
+		s.cut(ErrSuperseded)
+		e.session.CompareAndSwap(s, nil)
+	}
+	return nil
+}
+
+// Renewed registers the lifetime of a new certificate over the registered key.
+func (r *Registry) Renewed(ctx context.Context, name fleet.MachineName, id Identity, entry audit.Entry) error {
+	e := r.entry(name)
+	e.change.Lock()
+	defer e.change.Unlock()
+	next := e.host.Load().Identity
+	if next.Fingerprint != id.Fingerprint {
+		return ErrSuperseded
+	}
+	next.NotBefore, next.Expires = id.NotBefore, id.Expires
+	op, err := put(identityPrefix+string(name), next)
+	if err != nil {
+		return err
+	}
+	if err := r.o.Log.Commit(ctx, audit.Change{Ops: []store.Op{op}, Entries: []audit.Entry{entry}}); err != nil {
+		return err
+	}
+	r.update(e, func(h *Host) { h.Identity = next })
+	return nil
+}
+
+// SetKeys registers a host's own keys where none are, for a store that lost
+// them. Errors: ErrKeys, with an alarm, where others are registered.
+func (r *Registry) SetKeys(ctx context.Context, name fleet.MachineName, keys, mac []byte) error {
+	e := r.entry(name)
+	e.change.Lock()
+	defer e.change.Unlock()
+	next := e.host.Load().Identity
+	if len(next.Keys) > 0 {
+		if string(next.Keys) == string(keys) {
+			return nil
+		}
+		r.alarm(ctx, name, KindKeysChanged, "the host sent other keys of its own than at its enrolment")
+		return ErrKeys
+	}
+	next.Keys, next.MAC = keys, mac
+	op, err := put(identityPrefix+string(name), next)
+	if err != nil {
+		return err
+	}
+	err = r.o.Log.Commit(ctx, audit.Change{Ops: []store.Op{op}, Entries: []audit.Entry{{
+		Actor: "host/" + string(name), Kind: KindHostKeys, Machine: name, Message: "report key registered on sight: compare it with hosts/ of the fleet's repository",
+	}}})
+	if err != nil {
+		return err
+	}
+	r.update(e, func(h *Host) { h.Identity = next })
+	return nil
+}
+
+// ApplyInventory replaces the machines and, unless operators is nil, the
+// operators. It says whether anything was different. A failure midway leaves a
+// part applied: applying again completes it. Errors: ErrNoAdmin.
+func (r *Registry) ApplyInventory(ctx context.Context, actor string, machines []Machine, operators []Operator) (bool, error) {
+	r.inventoryMu.Lock()
+	defer r.inventoryMu.Unlock()
+	var ops []store.Op
+	wanted := make(map[fleet.MachineName]Machine, len(machines))
+	for _, m := range machines {
+		wanted[m.Name] = m
+	}
+	for _, h := range r.Hosts() {
+		if _, ok := wanted[h.Name]; !ok && h.Machine != nil {
+			ops = append(ops, store.Op{Key: machinePrefix + string(h.Name), Delete: true})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		m := wanted[name]
+		if h, ok := r.Host(name); ok && h.Machine != nil && h.Machine.equal(m) {
+			continue
+		}
+		op, err := put(machinePrefix+string(name), m)
+		if err != nil {
+			return false, err
+		}
+		ops = append(ops, op)
+	}
+	roles, operatorOps, err := r.operatorOps(operators)
+	if err != nil {
+		return false, err
+	}
+	ops = append(ops, operatorOps...)
+	if len(ops) == 0 {
+		return false, nil
+	}
+	for chunk := range slices.Chunk(ops, maxChangeOps) {
+		err := r.o.Log.Commit(ctx, audit.Change{Ops: chunk, Entries: []audit.Entry{{
+			Actor: actor, Kind: KindInventory, Message: fmt.Sprintf("%d machines or operators changed", len(chunk)),
+		}}})
+		if err != nil {
+			return false, fmt.Errorf("applying the inventory: %w", err)
+		}
+	}
+	r.setInventory(wanted, roles)
+	return true, nil
+}
+
+// operatorOps compares operators with those that are there; nil changes none.
+func (r *Registry) operatorOps(operators []Operator) (map[fleet.OperatorName]fleet.Role, []store.Op, error) {
+	old := *r.operators.Load()
+	if operators == nil {
+		return old, nil, nil
+	}
+	roles := make(map[fleet.OperatorName]fleet.Role, len(operators))
+	admin := false
+	var ops []store.Op
+	for _, o := range operators {
+		roles[o.Name] = o.Role
+		admin = admin || o.Role == fleet.RoleAdmin
+	}
+	if !admin {
+		return nil, nil, ErrNoAdmin
+	}
+	for _, name := range slices.Sorted(maps.Keys(roles)) {
+		if old[name] == roles[name] {
+			continue
+		}
+		op, err := put(operatorPrefix+string(name), Operator{Name: name, Role: roles[name]})
+		if err != nil {
+			return nil, nil, err
+		}
+		ops = append(ops, op)
+	}
+	for _, name := range slices.Sorted(maps.Keys(old)) {
+		if _, ok := roles[name]; !ok {
+			ops = append(ops, store.Op{Key: operatorPrefix + string(name), Delete: true})
+		}
+	}
+	return roles, ops, nil
+}
+
+// setInventory takes an inventory into memory.
+func (r *Registry) setInventory(machines map[fleet.MachineName]Machine, roles map[fleet.OperatorName]fleet.Role) {
+	for name, m := range machines {
+		r.update(r.entry(name), func(h *Host) { h.Machine = &m })
+	}
+	for _, e := range r.all() {
+		if h := e.host.Load(); h.Machine != nil {
+			if _, ok := machines[h.Name]; !ok {
+				r.update(e, func(h *Host) { h.Machine = nil })
+			}
+		}
+	}
+	r.operators.Store(&roles)
+}
+
+func put(key string, v any) (store.Op, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return store.Op{}, fmt.Errorf("encoding %s: %w", key, err)
+	}
+	return store.Op{Key: key, Value: b}, nil
+}

@@ -1,0 +1,89 @@
+package registry
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"slices"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// Machine is an entry of the inventory.
+type Machine struct {
+	Name     fleet.MachineName `json:"name"`
+	Class    fleet.Class       `json:"class"`
+	Tags     []string          `json:"tags,omitempty"`
+	Disabled bool              `json:"disabled,omitempty"`
+}
+
+// equal compares two entries.
+func (m Machine) equal(o Machine) bool {
+	return m.Name == o.Name && m.Class == o.Class && m.Disabled == o.Disabled && slices.Equal(m.Tags, o.Tags)
+}
+
+// Operator is a person or program that may call the coordinator.
+type Operator struct {
+	Name fleet.OperatorName `json:"name"`
+	Role fleet.Role         `json:"role"`
+}
+
+// Host is what is known of one machine. Snapshots share slices: never change
+// them.
+type Host struct {
+	Name fleet.MachineName
+	// Machine is from the inventory; nil where the inventory does not list it.
+	Machine  *Machine
+	Identity Identity
+	// Banned is why the machine is banned; empty where it is not.
+	Banned   string
+	Hello    Hello
+	Observed Observed
+	// Connected says whether a stream is open.
+	Connected bool
+	// LastSeen is the newest sign of life; zero for none.
+	LastSeen time.Time
+}
+
+// Hello is what an agent says when it opens a stream.
+type Hello struct {
+	Version      string   `json:"version,omitempty"`
+	Instance     string   `json:"instance,omitempty"`
+	Boot         string   `json:"boot,omitempty"`
+	Capabilities []string `json:"capabilities,omitempty"`
+}
+
+// Identity is the registered host identity of a machine; the zero Identity is
+// none.
+type Identity struct {
+	// Fingerprint of the key: lower-case hex SHA-256 of its
+	// SubjectPublicKeyInfo.
+	Fingerprint string    `json:"fingerprint"`
+	NotBefore   time.Time `json:"not_before"`
+	Expires     time.Time `json:"expires"`
+	Enrolled    time.Time `json:"enrolled,omitzero"`
+	// Keys and MAC are the host's own public keys as it sent them, and the
+	// proof that the fleet's repository checks; TokenHash names the join string.
+	Keys      []byte `json:"keys,omitempty"`
+	MAC       []byte `json:"mac,omitempty"`
+	TokenHash []byte `json:"token_hash,omitempty"`
+}
+
+// Known says whether a key is registered.
+func (i Identity) Known() bool { return i.Fingerprint != "" }
+
+// IdentityOf describes a certificate's key and lifetime.
+func IdentityOf(leaf *x509.Certificate) Identity {
+	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	return Identity{Fingerprint: hex.EncodeToString(sum[:]), NotBefore: leaf.NotBefore, Expires: leaf.NotAfter}
+}
+
+// ban is a ban at rest. A lifted one is kept, so that a ban in the kit does not
+// come back with a restart.
+type ban struct {
+	Reason string    `json:"reason,omitempty"`
+	Actor  string    `json:"actor"`
+	Time   time.Time `json:"time"`
+	Lifted bool      `json:"lifted,omitempty"`
+}

@@ -1,0 +1,142 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
+	"github.com/cameronraysmith/fleet/coordinator/internal/store"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+const (
+	// keptTransitions is how many transitions of a host are kept beside the
+	// event log: slots that are used in turn.
+	keptTransitions = 100
+	// reportChunk is how many transitions one transaction takes: an event, a
+	// slot each, the status and the report.
+	reportChunk = 40
+)
+
+// Report takes a report whose signature and shape were checked, and returns
+// the highest transition that is durable. Transitions that were taken before
+// are skipped, so that a host may send again what it got no answer to. A
+// report without news of transitions is written with the next Flush. Errors:
+// ErrDuplicate.
+func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *fleet.Report, envelope []byte) (acked uint64, err error) {
+	e := r.entry(name)
+	e.change.Lock()
+	defer e.change.Unlock()
+	if err := r.checkReporter(ctx, e, report); err != nil {
+		return 0, err
+	}
+	r.touch(e)
+	old := e.host.Load().Observed
+	next, fresh := old.Apply(report)
+	if len(fresh) == 0 {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if !sameStatus(old, next) {
+			r.pendingObserved[name] = true
+		}
+		e.updateLocked(func(h *Host) { h.Observed = next })
+		return next.Acked, nil
+	}
+	gap := fresh[0].Seq > old.Acked+1 && old.Instance == report.InstanceID
+	for i, chunk := range slices.Collect(slices.Chunk(fresh, reportChunk)) {
+		next.Acked = chunk[len(chunk)-1].Seq
+		c, err := reportChange(name, next, chunk)
+		if err != nil {
+			return 0, err
+		}
+		if i == 0 {
+			// Only once: it is the same for every chunk.
+			c.Ops = append(c.Ops, store.Op{Key: reportPrefix + string(name), Value: envelope})
+		}
+		if i == 0 && gap {
+			c.Entries = append(c.Entries, audit.Entry{
+				Actor: "host/" + string(name), Kind: KindGap, Machine: name,
+				Message: fmt.Sprintf("the host dropped transitions %d to %d: it was away for too long", old.Acked+1, fresh[0].Seq-1),
+			})
+		}
+		if err := r.o.Log.Commit(ctx, c); err != nil {
+			return 0, fmt.Errorf("writing a report of %s: %w", name, err)
+		}
+		r.update(e, func(h *Host) { h.Observed = next })
+	}
+	return next.Acked, nil
+}
+
+// checkReporter refuses a report of another instance than the running one.
+func (r *Registry) checkReporter(ctx context.Context, e *entry, report *fleet.Report) error {
+	r.mu.Lock()
+	err := r.checkInstanceLocked(e, report.InstanceID, r.o.Now())
+	if err == nil {
+		e.heard = r.o.Now()
+	}
+	if err == nil && e.host.Load().Hello.Instance != report.InstanceID {
+		e.updateLocked(func(h *Host) {
+			h.Hello = Hello{Instance: report.InstanceID, Boot: report.BootID, Version: report.AgentVersion}
+		})
+	}
+	r.mu.Unlock()
+	if err != nil {
+		r.alarm(ctx, report.Machine, KindDuplicate, err.Error())
+	}
+	return err
+}
+
+// reportChange is the change that makes transitions durable.
+func reportChange(name fleet.MachineName, o Observed, fresh []fleet.Transition) (audit.Change, error) {
+	var c audit.Change
+	op, err := put(observedPrefix+string(name), o)
+	if err != nil {
+		return c, err
+	}
+	c.Ops = append(c.Ops, op)
+	for _, t := range fresh {
+		// Within one chunk slots differ: it is shorter than there are slots.
+		op, err := put(fmt.Sprintf("%s%s/%02d", transitionPrefix, name, t.Seq%keptTransitions), t)
+		if err != nil {
+			return c, err
+		}
+		if !slices.ContainsFunc(c.Ops, func(o store.Op) bool { return o.Key == op.Key }) {
+			c.Ops = append(c.Ops, op)
+		}
+		c.Entries = append(c.Entries, audit.Entry{
+			Actor: "host/" + string(name), Kind: KindTransition, Machine: name,
+			Message: describe(t), Alarm: alarming(t),
+		})
+	}
+	return c, nil
+}
+
+// describe tells of a transition in one line.
+func describe(t fleet.Transition) string {
+	s := fmt.Sprintf("%s: %s", t.Profile, t.State)
+	if !t.Ref.IsZero() {
+		s += " generation " + t.Ref.Number.String()
+		if t.Ref.Release != "" {
+			s += " of " + string(t.Ref.Release)
+		}
+	}
+	if t.Reason.Code != "" {
+		s += " (" + string(t.Reason.Code) + ")"
+	}
+	if t.Reason.Message != "" {
+		s += ": " + t.Reason.Message
+	}
+	return s
+}
+
+// alarming says whether somebody should look at a transition.
+func alarming(t fleet.Transition) bool {
+	switch t.State {
+	case fleet.StateRolledBack, fleet.StateFailed:
+		return true
+	case fleet.StateIdle, fleet.StateFetching, fleet.StateBuilding, fleet.StateStaged, fleet.StateActivating,
+		fleet.StateVerifying, fleet.StateVerified, fleet.StateConfirmed, fleet.StateRollingBack, fleet.StateHeld:
+	}
+	return false
+}
