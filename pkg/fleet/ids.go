@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -13,12 +12,39 @@ import (
 // ErrName is wrapped by every error about a malformed identifier.
 var ErrName = errors.New("malformed name")
 
-var (
-	fleetIDPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	machinePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	userPattern    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-	tokenPattern   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,126}$`)
+// The patterns are spelled out because regexps with counted repetitions would
+// be a twentieth of an idle agent's heap.
+
+const (
+	lower  = "abcdefghijklmnopqrstuvwxyz"
+	digits = "0123456789"
+	upper  = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 )
+
+// isLabel matches [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?.
+func isLabel(s string) bool {
+	return consists(s, 63, lower+digits, lower+digits+"-") && s[len(s)-1] != '-'
+}
+
+// isUser matches [a-z_][a-z0-9_-]{0,31}.
+func isUser(s string) bool {
+	return consists(s, 32, lower+"_", lower+digits+"_-")
+}
+
+// isToken matches [a-zA-Z0-9][a-zA-Z0-9._-]{0,126}.
+func isToken(s string) bool {
+	return consists(s, 127, lower+upper+digits, lower+upper+digits+"._-")
+}
+
+// IsFileName says whether s is safe as one path element: 1 to 127 letters,
+// digits, dots, dashes and underscores, the first a letter or digit.
+func IsFileName(s string) bool { return isToken(s) }
+
+// consists says whether s has 1 to most bytes, the first of one set and all
+// others of another.
+func consists(s string, most int, first, others string) bool {
+	return s != "" && len(s) <= most && strings.IndexByte(first, s[0]) >= 0 && strings.Trim(s[1:], others) == ""
+}
 
 // FleetID names a fleet: lower-case letters, digits and inner dashes, at most
 // 63 bytes. It is the SPIFFE trust domain.
@@ -26,7 +52,7 @@ type FleetID string //nolint:revive // "fleet.ID" would say less at every use.
 
 // ParseFleetID checks a fleet id.
 func ParseFleetID(s string) (FleetID, error) {
-	if !fleetIDPattern.MatchString(s) {
+	if !isLabel(s) {
 		return "", fmt.Errorf("%w: fleet id %q: use lower-case letters, digits and inner dashes, at most 63", ErrName, clip(s))
 	}
 	return FleetID(s), nil
@@ -38,7 +64,7 @@ type MachineName string
 
 // ParseMachineName checks a machine name.
 func ParseMachineName(s string) (MachineName, error) {
-	if !machinePattern.MatchString(s) {
+	if !isLabel(s) {
 		return "", fmt.Errorf("%w: machine %q: use lower-case letters, digits and inner dashes, at most 63", ErrName, clip(s))
 	}
 	return MachineName(s), nil
@@ -55,7 +81,7 @@ func ParseProfileName(s string) (ProfileName, error) {
 	if s == string(System) {
 		return System, nil
 	}
-	if user, ok := strings.CutPrefix(s, "home/"); ok && userPattern.MatchString(user) {
+	if user, ok := strings.CutPrefix(s, "home/"); ok && isUser(user) {
 		return ProfileName(s), nil
 	}
 	return "", fmt.Errorf("%w: profile %q: use \"system\" or \"home/<user>\"", ErrName, clip(s))
@@ -69,7 +95,7 @@ type ReleaseID string
 
 // ParseReleaseID checks a release id.
 func ParseReleaseID(s string) (ReleaseID, error) {
-	if !tokenPattern.MatchString(s) {
+	if !isToken(s) {
 		return "", fmt.Errorf("%w: release %q: use letters, digits, dots and dashes", ErrName, clip(s))
 	}
 	return ReleaseID(s), nil
@@ -80,7 +106,7 @@ type OperatorName string
 
 // ParseOperatorName checks an operator's name.
 func ParseOperatorName(s string) (OperatorName, error) {
-	if !userPattern.MatchString(s) {
+	if !isUser(s) {
 		return "", fmt.Errorf("%w: operator %q: use lower-case letters, digits, dashes and underscores, at most 32", ErrName, clip(s))
 	}
 	return OperatorName(s), nil
@@ -91,7 +117,7 @@ type SecretName string
 
 // ParseSecretName checks a secret's name.
 func ParseSecretName(s string) (SecretName, error) {
-	if !tokenPattern.MatchString(s) {
+	if !isToken(s) {
 		return "", fmt.Errorf("%w: secret %q: use letters, digits, dots, dashes and underscores", ErrName, clip(s))
 	}
 	return SecretName(s), nil

@@ -78,7 +78,7 @@ func validateSubject(f FleetID, m MachineName, p ProfileName) error {
 
 // Validate checks a source.
 func (s Source) Validate() error {
-	if !tokenPattern.MatchString(s.Driver) {
+	if !isToken(s.Driver) {
 		return invalid("source has no driver")
 	}
 	if s.Driver == "bundle" && s.Bundle == nil {
@@ -105,7 +105,7 @@ func ValidateProbes(probes []Probe) error {
 	}
 	seen := map[string]bool{}
 	for _, p := range probes {
-		if !tokenPattern.MatchString(p.Name) {
+		if !isToken(p.Name) {
 			return invalid("probe name %q: use letters, digits, dots and dashes", clip(p.Name))
 		}
 		if seen[p.Name] {

@@ -7,11 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
 // Names in a run's directory.
@@ -114,10 +114,8 @@ type started struct {
 	Time   time.Time `json:"time"`
 }
 
-var idPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,126}$`)
-
 func checkID(id string) error {
-	if !idPattern.MatchString(id) {
+	if !fleet.IsFileName(id) {
 		return fmt.Errorf("%w: %q: use letters, digits, dots, dashes and underscores, at most 127", ErrID, id)
 	}
 	return nil
