@@ -12,7 +12,8 @@
 // FLEET_PREVIOUS (path of the bundle that ran before, or empty), FLEET_STATE
 // and PATH. A rollback is the same the other way round, so that "activate" has
 // to cope with whatever its predecessor left. Where nothing ran before, the
-// bundle's "deactivate" is run if it has one.
+// bundle's "deactivate" is run if it has one. Its "check", if it has one, is a
+// probe of that name, run in the same environment.
 package bundledriver
 
 import (
@@ -61,6 +62,7 @@ var (
 	_ driver.Driver   = (*Driver)(nil)
 	_ driver.Pruner   = (*Driver)(nil)
 	_ driver.Verifier = (*Driver)(nil)
+	_ driver.Prober   = (*Driver)(nil)
 )
 
 // New makes the directories and removes what a crash left half unpacked.

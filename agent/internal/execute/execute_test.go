@@ -154,7 +154,7 @@ func TestOutcomes(t *testing.T) {
 		{"success", action(time.Minute, sh("echo hello; echo oops >&2")), OutcomeOK, 1, 0, "", "hello\noops\n"},
 		{
 			"exit code", action(time.Minute, sh("true"), sh("exit 3"), sh("touch $1", marker)), OutcomeExit, 1, 3,
-			"step 2: /bin/sh ended with exit code 3", "",
+			"step 2: sh ended with exit code 3", "",
 		},
 		{"accepted code", action(time.Minute, okay), OutcomeOK, 1, 0, "", ""},
 		{"signal", action(time.Minute, sh("kill -USR1 $$")), OutcomeExit, 0, -1, "SIGUSR1", ""},

@@ -196,7 +196,7 @@ func (r *run) judge(step int, x *driver.Exec, err error) Result {
 	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		how = "was ended by signal " + unix.SignalName(ws.Signal())
 	}
-	return Result{Outcome: OutcomeExit, ExitCode: code, Message: fmt.Sprintf("step %d: %s %s", step+1, x.Argv[0], how)}
+	return Result{Outcome: OutcomeExit, ExitCode: code, Message: fmt.Sprintf("step %d: %s %s", step+1, filepath.Base(x.Argv[0]), how)}
 }
 
 // endGroup ends a process group: SIGTERM, a grace, SIGKILL. It returns when its

@@ -28,6 +28,7 @@ func (p *ProfileState) activating(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, err
 	}
 	p.Activation = a.clone()
+	p.drop(a.To.Ref)
 	if p.Staged.Is(a.To.Ref) {
 		p.Staged = Built{}
 	}
@@ -83,18 +84,39 @@ func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
 	if p.Phase != PhaseRollingBack || p.Activation == nil {
 		return fleet.Ref{}, p.wrong(r, "no rollback runs")
 	}
-	ref, why := p.Activation.To.Ref, p.Reason
+	to, why := p.Activation.To, p.Reason
 	phase := PhaseStuck
 	if r.Kind == KindRolledBack {
 		phase = PhaseRolledBack
 		p.Current = p.Activation.Back()
 	}
 	p.Activation = nil
-	p.enter(r, phase, ref)
+	p.undo(to)
+	p.enter(r, phase, to.Ref)
 	if p.Reason == (fleet.Reason{}) {
 		p.Reason = why
 	}
-	return ref, nil
+	return to.Ref, nil
+}
+
+// undo keeps what another attempt at the highest generation needs: at once
+// where it was only interrupted, after a retry where it is refused.
+func (p *ProfileState) undo(to Built) {
+	if !to.Is(p.Highest) || to.Ref.Digest == "" {
+		return
+	}
+	if _, refused := p.Refused[to.Ref.Digest]; refused {
+		p.Undone = to
+	} else if p.Staged == (Built{}) {
+		p.Staged = to
+	}
+}
+
+// drop forgets that a generation was undone: it is on its way again.
+func (p *ProfileState) drop(ref fleet.Ref) {
+	if p.Undone.Is(ref) {
+		p.Undone = Built{}
+	}
 }
 
 func (p *ProfileState) checkRefused(ref fleet.Ref) error {

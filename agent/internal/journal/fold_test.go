@@ -204,7 +204,7 @@ func TestFold(t *testing.T) {
 		{
 			name:  "an interrupted one may be tried again",
 			recs:  join(adopt(0), accept(1), staged(1), activating(0, 1), interrupted(), plain(KindRolledBack)),
-			phase: PhaseRolledBack, accepted: 1,
+			phase: PhaseRolledBack, accepted: 1, staged: 1,
 		},
 		{
 			name: "but not for ever",

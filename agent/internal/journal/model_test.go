@@ -94,6 +94,9 @@ func invariants(t *rapid.T, before, after *State, kind Kind) {
 	if _, ok := is.IsRefused(is.Staged.Ref.Digest); ok {
 		t.Fatalf("staged %v is refused", is.Staged)
 	}
+	if !is.Undone.Ref.IsZero() && !is.Undone.Is(is.Highest) {
+		t.Fatalf("undone %v is kept, but %v is the highest", is.Undone, is.Highest)
+	}
 	switch is.Phase {
 	case PhaseActivating, PhaseActivated, PhaseRollingBack:
 		if is.Activation == nil {

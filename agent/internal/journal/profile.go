@@ -132,6 +132,9 @@ func (p *ProfileState) accept(r *Record) (fleet.Ref, error) {
 			ErrNumber, r.Ref.Number, r.Ref.Digest.Short(), p.Highest.Digest.Short())
 	}
 	p.Highest, p.RevertTo = r.Ref, slices.Clone(r.RevertTo)
+	if !p.Undone.Is(r.Ref) {
+		p.Undone = Built{}
+	}
 	if p.Activation == nil {
 		if !p.Staged.Is(r.Ref) {
 			p.Staged = Built{}
@@ -153,6 +156,7 @@ func (p *ProfileState) stage(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, err
 	}
 	p.Staged = *r.Built
+	p.drop(ref)
 	if p.Activation == nil {
 		p.enter(r, PhaseStaged, ref)
 	}
@@ -203,6 +207,9 @@ func (p *ProfileState) forgive(r *Record) (fleet.Ref, error) {
 	}
 	delete(p.Refused, r.Digest)
 	delete(p.Interrupted, r.Digest)
+	if p.Undone.Ref.Digest == r.Digest && p.Staged == (Built{}) {
+		p.Staged, p.Undone = p.Undone, Built{}
+	}
 	if p.Phase == PhaseFailed && p.Ref.Digest == r.Digest {
 		p.enter(r, PhaseAccepted, p.Ref)
 	}

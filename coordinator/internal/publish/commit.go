@@ -68,7 +68,7 @@ func (p *Publisher) Commit(ctx context.Context, c Commit) ([]fleet.MachineName, 
 		},
 		Entries: []audit.Entry{{
 			Actor: c.Actor, Kind: KindCommitted,
-			Message: fmt.Sprintf("%s: %d generations for %d machines, revision %s", c.Release, len(gens), len(machines), c.Revision),
+			Message: describe(c, len(gens), len(machines)),
 		}},
 	})
 	if errors.Is(err, store.ErrConflict) {
@@ -200,4 +200,13 @@ func machinesOf(gens []*Gen) []fleet.MachineName {
 	}
 	// Sorted, so that who reads along sees the same each time.
 	return slices.Sorted(maps.Keys(seen))
+}
+
+// describe tells of a commit in one line.
+func describe(c Commit, generations, machines int) string {
+	s := fmt.Sprintf("%s: generations %d, machines %d", c.Release, generations, machines)
+	if c.Revision != "" {
+		s += ", revision " + c.Revision
+	}
+	return s
 }

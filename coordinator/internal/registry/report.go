@@ -121,6 +121,9 @@ func describe(t fleet.Transition) string {
 			s += " of " + string(t.Ref.Release)
 		}
 	}
+	if t.Reason.Code == fleet.ReasonNewGeneration {
+		return s // The release was announced when it was committed.
+	}
 	if t.Reason.Code != "" {
 		s += " (" + string(t.Reason.Code) + ")"
 	}

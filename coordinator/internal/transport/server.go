@@ -49,8 +49,11 @@ const (
 	// buffers are shared: of the size of a TLS record.
 	readBuffer  = 1 << 10
 	writeBuffer = 16 << 10
-	// maxStreams bounds the calls of one connection at a time.
-	maxStreams = 128
+	// maxStreams bounds the calls of one connection at a time, each of which may
+	// have a request of maxRequest under way.
+	maxStreams = 32
+	// maxHeaders bounds the headers of a call as they are after decompression.
+	maxHeaders = 16 << 10
 )
 
 // Options of a Server.
@@ -87,9 +90,9 @@ func New(o Options) *Server {
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	auth := &authorizer{registry: o.Registry, now: o.Now}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(pki.ServerTLS(pki.ServerConfig{
+		grpc.Creds(newGuard(credentials.NewTLS(pki.ServerTLS(pki.ServerConfig{
 			Certificate: o.Authority.Server, CAs: o.Authority.CAs, Fleet: o.Fleet, Now: o.Now, Grace: pki.RenewGrace,
-		}))),
+		})))),
 		grpc.UnaryInterceptor(auth.unary),
 		grpc.StreamInterceptor(auth.stream),
 		grpc.ConnectionTimeout(handshakeTimeout),
@@ -99,6 +102,7 @@ func New(o Options) *Server {
 		grpc.ReadBufferSize(readBuffer),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.WaitForHandlers(true),
 	)
 	fleetv1.RegisterEnrolmentServiceServer(s.grpc, &enrolmentService{s: s})

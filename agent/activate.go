@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
+	"github.com/cameronraysmith/fleet/agent/internal/secrets"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// activate admits the target once more, composes the way there and back, and
+// records the intent. Starting it is the next step: after a crash between the
+// two, the journal says that it never ran.
+func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
+	b := w.a.bound.Load()
+	st := w.a.journal.State()
+	ps := st.Profile(w.profile)
+	again, _ := b.desired.Desired(b.host(w.profile, ps.Highest), w.a.now())
+	if again.Target == nil || again.Target.Digest != p.Target.Digest {
+		return nil // The next decision says why.
+	}
+	o, d, err := w.target(p)
+	if err != nil {
+		return err
+	}
+	if !w.whole(ctx, d, ps.Staged) {
+		return nil
+	}
+	to, back := ps.Staged, ps.Current
+	if ps.Activation != nil { // kept unverified: the way back leads past it
+		back = ps.Activation.Back()
+	}
+	policy := o.Generation.Doc.Policy
+	act, err := w.compose(ctx, d, ps.Current, to, back, policy.ActivationDeadline.Or(fleet.DefaultActivation))
+	if errors.Is(err, driver.ErrNotBuilt) && ps.Current.Path != "" {
+		return fmt.Errorf("composing activation: what runs now is damaged: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("composing activation: %w", err)
+	}
+	now := w.a.now().UTC()
+	act.ID = w.runID(now, to.Ref)
+	act.OnlineBefore, act.BootID = w.a.link.isOnline(), w.a.bootID
+	act.Deadline = now.Add(policy.ActivationDeadline.Or(fleet.DefaultActivation) + policy.VerifyDeadline.Or(fleet.DefaultVerify))
+	w.note(func(f *facts) { f.runID, f.run = "", nil })
+	return w.append(journal.Record{Kind: journal.KindActivating, Activation: act, Reason: p.Reason})
+}
+
+// runID names an activation: unique, and the newest of a profile sorts last.
+func (w *worker) runID(now time.Time, to fleet.Ref) string {
+	return fmt.Sprintf("%s-%s-%s", w.profile.FileName(), now.Format("20060102T150405.000000000"), to.Number)
+}
+
+// whole says whether what was staged is still what was built. What this
+// process built itself it need not read again.
+func (w *worker) whole(ctx context.Context, d driver.Driver, staged journal.Built) bool {
+	w.mu.Lock()
+	built := w.facts.built
+	w.mu.Unlock()
+	if built == staged.Ref.Digest {
+		return true
+	}
+	err := driver.Verify(ctx, d, staged.Path)
+	if err == nil || errors.Is(err, driver.ErrUnsupported) {
+		w.note(func(f *facts) { f.built = staged.Ref.Digest })
+		return true
+	}
+	w.log.Warn("what was staged is not whole any more; it is built again", "error", err)
+	w.note(func(f *facts) {
+		f.damaged = staged.Ref.Digest
+		if f.fetched == f.damaged {
+			f.fetched = ""
+		}
+	})
+	return false
+}
+
+// compose makes the actions: the driver's own, with the secrets' link flipped
+// in front of them. Where only the secrets differ, only they change.
+func (w *worker) compose(ctx context.Context, d driver.Driver, from, to, back journal.Built, deadline time.Duration) (*journal.Activation, error) {
+	act := &journal.Activation{From: from, To: to}
+	if !back.Is(from.Ref) || back.Path != from.Path {
+		act.RollbackTo = &back
+	}
+	var do driver.Activation
+	var err error
+	if from.Path != to.Path {
+		if do, err = d.Activation(ctx, w.profile, from.Path, to.Path); err != nil {
+			return nil, err //nolint:wrapcheck // It says what failed.
+		}
+	}
+	if back.Path != from.Path {
+		undo := driver.Activation{}
+		if back.Path != to.Path {
+			if undo, err = d.Activation(ctx, w.profile, back.Path, to.Path); err != nil {
+				return nil, err //nolint:wrapcheck // It says what failed.
+			}
+		}
+		do.Rollback = undo.Rollback
+	}
+	root := w.a.config.secretsRoot(w.profile)
+	if to.Secrets != from.Secrets || to.Secrets != back.Secrets {
+		do.Activate.Steps = append([]driver.Step{secrets.LinkStep(root, to.Secrets)}, do.Activate.Steps...)
+		do.Rollback.Steps = append([]driver.Step{secrets.LinkStep(root, back.Secrets)}, do.Rollback.Steps...)
+	}
+	for _, a := range []*driver.Action{&do.Activate, &do.Commit, &do.Rollback} {
+		a.Deadline = deadline
+	}
+	act.Activate, act.Commit, act.Rollback = do.Activate, do.Commit, do.Rollback
+	return act, do.Validate()
+}
+
+// rollBack records the intent to go back, where that isn't on record yet, and
+// starts it.
+func (w *worker) rollBack(ctx context.Context, p reconcile.Plan) error {
+	st := w.a.journal.State()
+	ps := st.Profile(w.profile)
+	w.note(func(f *facts) { f.runID, f.run, f.rollBack = "", nil, fleet.Reason{} })
+	record := journal.Record{Kind: journal.KindRollingBack, Reason: p.Reason, Blameless: reconcile.Blameless(p.Reason)}
+	switch {
+	case ps.Phase == journal.PhaseRollingBack:
+		return w.startRun(ctx)
+	case ps.Activation != nil:
+		w.log.Warn("rolling back", "number", ps.Activation.To.Ref.Number.String(), "reason", string(p.Reason.Code))
+		return w.append(record)
+	}
+	// A person's: there is no activation to undo, so the way back is composed
+	// now, as if what runs had just been activated from last-good.
+	act, err := w.wayBack(ctx, ps)
+	if err != nil {
+		return err
+	}
+	return w.append(journal.Record{Kind: journal.KindActivating, Activation: act, Reason: p.Reason}, record)
+}
+
+func (w *worker) wayBack(ctx context.Context, ps journal.ProfileState) (*journal.Activation, error) {
+	g, err := w.a.bound.Load().desired.LoadAccepted(ps.Current.Ref.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("composing the way back: %w", err)
+	}
+	d, err := w.a.driverOf(g.Source.Driver)
+	if err != nil {
+		return nil, err
+	}
+	act, err := w.compose(ctx, d, ps.LastGood, ps.Current, ps.LastGood, g.Policy.ActivationDeadline.Or(fleet.DefaultActivation))
+	if err != nil {
+		return nil, fmt.Errorf("composing the way back: %w", err)
+	}
+	back := ps.LastGood
+	act.ID = w.runID(w.a.now().UTC(), ps.Current.Ref)
+	act.From, act.RollbackTo = ps.Current, &back
+	act.OnlineBefore, act.BootID = w.a.link.isOnline(), w.a.bootID
+	return act, nil
+}
+
+// commit runs what a driver does once the new state is verified.
+func (w *worker) commit(ctx context.Context) error {
+	st := w.a.journal.State()
+	act := st.Profile(w.profile).Activation
+	if act == nil {
+		return nil
+	}
+	done := journal.Record{Kind: journal.KindCommitted}
+	if act.Commit.IsZero() {
+		return w.settle(ctx, done)
+	}
+	id := commitRun(act)
+	if err := w.a.executor.Start(ctx, id, act.Commit, w.a.runEnv(w.profile)); err != nil && !errors.Is(err, execute.ErrExists) {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	res, err := w.a.executor.Wait(ctx, id)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	if run, detail := outcome(res); run != reconcile.RunSucceeded {
+		// What runs is verified; that the step after it failed is no reason to
+		// take it away.
+		w.log.Error("committing failed", "run", id, "detail", detail)
+		done.Reason = fleet.Reason{Code: fleet.ReasonInternal, Message: "committing failed: " + detail}
+	}
+	return w.settle(ctx, done)
+}
+
+// settle ends an activation and clears away what is of no use any more. What
+// was rolled back stays: a person may want it tried again, without a network.
+func (w *worker) settle(ctx context.Context, r journal.Record) error {
+	st := w.a.journal.State()
+	var ended journal.Built
+	if act := st.Profile(w.profile).Activation; act != nil {
+		ended = act.To
+	}
+	if err := w.append(r); err != nil {
+		return err
+	}
+	w.note(func(f *facts) {
+		*f = facts{rollBack: f.rollBack}
+	})
+	w.a.prune(ctx, w.profile, ended)
+	poke(w.a.link.settled)
+	return nil
+}
+
+// runEnv is put in front of the environment of every program.
+func (a *Agent) runEnv(p fleet.ProfileName) []string {
+	return append([]string{"FLEET_SECRETS=" + a.config.secretsRoot(p)}, a.config.ExtraEnv...)
+}
+
+// sourceDigest tells equal sources from others.
+func sourceDigest(s fleet.Source) fleet.Digest {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return "" // A source has no field that can fail.
+	}
+	return fleet.DigestOf(b)
+}

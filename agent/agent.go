@@ -1,0 +1,268 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	stdsync "sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/desired"
+	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/identity"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// Names below the state directory.
+const (
+	identityDir = "identity"
+	desiredDir  = "desired"
+	blobsDir    = "blobs"
+	runsDir     = "runs"
+)
+
+// Agent is the agent of one host.
+type Agent struct {
+	config   Config
+	journal  *journal.Journal
+	identity *identity.Store
+	executor *execute.Executor
+	blobs    sync.Blobs
+	drivers  map[string]driver.Driver
+	stop     func() error // ends the drivers; nil before they are open
+	bootID   string
+	floor    atomic.Int64 // unix nanoseconds of the newest signed time seen
+
+	link *link
+
+	// building is held, shared, while blobs and secrets of a generation are
+	// made ready; who clears away takes it alone.
+	building stdsync.RWMutex
+
+	mu      stdsync.Mutex
+	workers map[fleet.ProfileName]*worker
+	// startWorker begins a profile's worker; nil until the host is enrolled and
+	// Run runs.
+	startWorker func(*worker)
+
+	// Set once, when the host is enrolled.
+	bound atomic.Pointer[bound]
+}
+
+// bound is what an agent has once it knows who it is.
+type bound struct {
+	fleet   fleet.FleetID
+	machine fleet.MachineName
+	desired *desired.Store
+	client  *sync.Client
+}
+
+// New opens the state directory, for itself alone. Close gives it back; Run
+// does too. Errors: journal.ErrLocked where another agent has it,
+// journal.ErrNewerState, or of the file system.
+func New(c Config) (*Agent, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		config: c, workers: map[fleet.ProfileName]*worker{},
+		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
+		bootID: readBootID(), link: newLink(),
+	}
+	if a.journal, err = journal.Open(c.StateDir, journal.Options{Now: a.now, Log: c.Log}); err != nil {
+		return nil, fmt.Errorf("starting agent: %w", err)
+	}
+	if err := a.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting agent: %w", err), a.Close())
+	}
+	return a, nil
+}
+
+func (a *Agent) open() (err error) {
+	c := a.config
+	st := a.journal.State()
+	a.raiseFloor(st.Floor)
+	if a.drivers, a.stop, err = c.OpenDrivers(); err != nil {
+		return fmt.Errorf("opening drivers: %w", err)
+	}
+	if len(a.drivers) == 0 {
+		return errors.New("opening drivers: there is none")
+	}
+	a.identity, err = identity.Open(identity.Options{Dir: filepath.Join(c.StateDir, identityDir), AgeIdentity: c.AgeIdentity})
+	if err != nil {
+		return err
+	}
+	a.executor, err = execute.New(filepath.Join(c.StateDir, runsDir), c.Runner, execute.Options{Log: c.Log})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(a.blobs.Dir, 0o700); err != nil {
+		return fmt.Errorf("opening blobs: %w", err)
+	}
+	for name := range st.Profiles {
+		a.workers[name] = newWorker(a, name)
+	}
+	if a.workers[fleet.System] == nil {
+		a.workers[fleet.System] = newWorker(a, fleet.System)
+	}
+	if !a.identity.Enrolled() {
+		return nil
+	}
+	return a.bind()
+}
+
+// bind opens what depends on who the host is.
+func (a *Agent) bind() error {
+	id, err := a.identity.Binding()
+	if err != nil {
+		return err
+	}
+	a.raiseFloor(id.Issued)
+	store, err := desired.Open(filepath.Join(a.config.StateDir, desiredDir), id.Root)
+	if err != nil {
+		return err
+	}
+	a.raiseFloor(store.Floor())
+	for _, p := range store.Profiles() {
+		a.worker(p)
+	}
+	a.bound.Store(&bound{
+		fleet: id.Fleet, machine: id.Machine, desired: store, client: a.newClient(id),
+	})
+	return nil
+}
+
+// Close gives the state directory back, for an agent that was not Run.
+func (a *Agent) Close() error {
+	if b := a.bound.Load(); b != nil {
+		b.client.Close()
+	}
+	var err error
+	if a.stop != nil {
+		err = a.stop()
+		a.stop = nil
+	}
+	return errors.Join(err, a.journal.Close())
+}
+
+// Run works until ctx ends, and then stops within seconds: an activation in
+// flight goes on in its own process, and the next agent takes it up. It
+// returns nil where ctx ended, and an error only where nothing more can be
+// done, such as a disk that takes no more journal.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, a.Close()) }()
+	server, err := control.Listen(ctx, a.config.RunDir, a)
+	if err != nil {
+		return fmt.Errorf("starting agent: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return server.Serve(ctx) })
+	g.Go(func() error {
+		if err := a.enrol(ctx); err != nil {
+			return err
+		}
+		b := a.bound.Load()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		// Only called by goroutines of g, so g.Go is never called after g.Wait.
+		a.startWorker = func(w *worker) { g.Go(func() error { return w.run(ctx) }) }
+		for _, w := range a.workers {
+			a.startWorker(w)
+		}
+		g.Go(func() error { return a.watch(ctx, b) })
+		g.Go(func() error { return a.refreshLoop(ctx, b) })
+		g.Go(func() error { return a.reportLoop(ctx, b) })
+		g.Go(func() error { return a.tick(ctx, b) })
+		return nil
+	})
+	err = g.Wait()
+	if errors.Is(err, context.Canceled) || errors.Is(err, errStopped) {
+		return nil
+	}
+	return err
+}
+
+// errStopped is the cause of work that ends because the agent stops.
+var errStopped = errors.New("agent stops")
+
+// worker returns the worker of a profile, making it where there is none yet.
+func (a *Agent) worker(p fleet.ProfileName) *worker {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w := a.workers[p]
+	if w == nil {
+		w = newWorker(a, p)
+		a.workers[p] = w
+		if a.startWorker != nil {
+			a.startWorker(w)
+		}
+	}
+	return w
+}
+
+// sorted returns all workers by profile.
+func (a *Agent) sorted() []*worker {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var ws []*worker
+	for _, w := range a.workers {
+		ws = append(ws, w)
+	}
+	slices.SortFunc(ws, func(x, y *worker) int {
+		if x.profile < y.profile {
+			return -1
+		}
+		return 1
+	})
+	return ws
+}
+
+// wakeAll has all profiles decide again.
+func (a *Agent) wakeAll() {
+	for _, w := range a.sorted() {
+		w.wake()
+	}
+}
+
+// now is wall time, but never before the newest signed time seen: a clock that
+// steps back must not make an expired document good again.
+func (a *Agent) now() time.Time {
+	now := a.config.Now()
+	if floor := time.Unix(0, a.floor.Load()); now.Before(floor) {
+		return floor
+	}
+	return now
+}
+
+// raiseFloor lifts the floor of now; it never sinks.
+func (a *Agent) raiseFloor(t time.Time) bool {
+	for n := t.UnixNano(); !t.IsZero(); {
+		old := a.floor.Load()
+		if n <= old {
+			return false
+		}
+		if a.floor.CompareAndSwap(old, n) {
+			return true
+		}
+	}
+	return false
+}
+
+// recordFloor lifts the floor for good where t is above it.
+func (a *Agent) recordFloor(t time.Time) error {
+	if !a.raiseFloor(t) {
+		return nil
+	}
+	return a.journal.Append(journal.Record{Kind: journal.KindFloor, Floor: t}) //nolint:wrapcheck // It says what failed.
+}

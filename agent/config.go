@@ -1,0 +1,117 @@
+// Package agent is the program on every host: it pulls signed generations,
+// builds, activates, checks, reports, and rolls back by itself. What to do
+// next is decided by a pure function (internal/reconcile) and written to the
+// journal before it is done, so that the agent may die at any point.
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pace"
+)
+
+// DefaultPollInterval is how long the agent relies on hints before it asks.
+const DefaultPollInterval = 5 * time.Minute
+
+// Config of an agent. Zero fields take the defaults that are named.
+type Config struct {
+	// StateDir holds all that must survive; one agent per directory. Absolute.
+	StateDir string
+	// RunDir holds the control socket. Absolute.
+	RunDir string
+	// SecretsDir is the link to the decrypted secrets of the system profile;
+	// other profiles have their name appended. Absolute.
+	SecretsDir string
+	// Join is a join string, JoinFile a file with one, read at each attempt.
+	// Neither matters once the host is enrolled.
+	Join, JoinFile string
+	// Coordinator overrides the addresses of the join string, host:port.
+	Coordinator []string
+	// Observe keeps the host in mode observe, whatever its policy says.
+	Observe bool
+	// AgeIdentity is a file with the machine's age identity; empty: one is
+	// made and sent at enrolment.
+	AgeIdentity string
+	// OpenDrivers is called once the state directory is this agent's alone, so
+	// that a driver may tidy its own. The agent calls stop when it ends.
+	OpenDrivers func() (drivers map[string]driver.Driver, stop func() error, err error)
+	// Runner is the command that runs an action: its directory is appended.
+	Runner []string
+	// ExtraEnv, NAME=VALUE, for activations and probes.
+	ExtraEnv []string
+	// PollInterval between looks without a hint; default DefaultPollInterval.
+	PollInterval time.Duration
+	// Version of the program.
+	Version string
+	// Now is wall time; default time.Now.
+	Now func() time.Time
+	// Log; default none.
+	Log *slog.Logger
+	// Retry bounds waiting between attempts; zero fields take defaults.
+	Retry Retry
+	// BlobPace is the slowest transfer that is put up with; default
+	// pace.Default.
+	BlobPace pace.Limit
+}
+
+// Retry bounds waiting between attempts. Waits grow and are jittered.
+type Retry struct {
+	// First and Max wait for a coordinator that can't be reached, or for a
+	// failed fetch or build; default 500 ms and 5 minutes.
+	First, Max time.Duration
+	// Slow is the wait after a refusal by the coordinator; default 5 minutes.
+	Slow time.Duration
+}
+
+func (c Config) withDefaults() (Config, error) {
+	for name, dir := range map[string]string{
+		"state directory": c.StateDir, "run directory": c.RunDir, "secrets directory": c.SecretsDir,
+	} {
+		if !filepath.IsAbs(dir) {
+			return c, fmt.Errorf("configuring agent: %s %q: want an absolute path", name, dir)
+		}
+	}
+	if c.OpenDrivers == nil {
+		return c, errors.New("configuring agent: there is no driver")
+	}
+	if c.Now == nil {
+		c.Now = time.Now //nolint:forbidigo // Injected from here on.
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.SecretsDir = filepath.Clean(c.SecretsDir)
+	setDefault(&c.PollInterval, DefaultPollInterval)
+	setDefault(&c.Retry.First, 500*time.Millisecond)
+	setDefault(&c.Retry.Max, 5*time.Minute)
+	setDefault(&c.Retry.Slow, 5*time.Minute)
+	if c.BlobPace == (pace.Limit{}) {
+		c.BlobPace = pace.Default
+	}
+	return c, nil
+}
+
+func setDefault(d *time.Duration, def time.Duration) {
+	if *d == 0 {
+		*d = def
+	}
+}
+
+// secretsRoot is the secrets link of a profile.
+func (c Config) secretsRoot(p fleet.ProfileName) string {
+	if p == fleet.System {
+		return c.SecretsDir
+	}
+	return c.SecretsDir + "-" + p.FileName()
+}
+
+func (c Config) watchBackoff() sync.Backoff {
+	return sync.Backoff{First: c.Retry.First, Max: c.Retry.Max, Slow: c.Retry.Slow}
+}

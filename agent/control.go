@@ -1,0 +1,163 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+var _ control.Host = (*Agent)(nil)
+
+func (a *Agent) runsDir() string { return filepath.Join(a.config.StateDir, runsDir) }
+
+// Status says where the host is and why.
+func (a *Agent) Status(context.Context) (control.Status, error) { return a.snapshot(), nil }
+
+// Pause keeps activations from starting, across restarts, until Resume.
+func (a *Agent) Pause(_ context.Context, reason, actor string) error {
+	return a.record(journal.Record{Kind: journal.KindPaused, Reason: fleet.Reason{Code: fleet.ReasonPaused, Message: reason}, Actor: actor})
+}
+
+// Resume lifts a pause.
+func (a *Agent) Resume(_ context.Context, actor string) error {
+	return a.record(journal.Record{Kind: journal.KindResumed, Actor: actor})
+}
+
+func (a *Agent) record(r journal.Record) error {
+	if err := a.journal.Append(r); err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	a.wakeAll()
+	a.link.wantReport()
+	return nil
+}
+
+func (a *Agent) enrolled() (*bound, error) {
+	b := a.bound.Load()
+	if b == nil {
+		return nil, fmt.Errorf("%w: this host is not enrolled", control.ErrNotPossible)
+	}
+	return b, nil
+}
+
+func (a *Agent) known(p fleet.ProfileName) (*worker, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w := a.workers[p]
+	if w == nil {
+		return nil, fmt.Errorf("%w: this host has no profile %s", control.ErrNotPossible, p)
+	}
+	return w, nil
+}
+
+// RollBack returns a profile to its last-good and refuses what runs.
+func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, actor string) (fleet.Ref, error) {
+	if _, err := a.enrolled(); err != nil {
+		return fleet.Ref{}, err
+	}
+	w, err := a.known(p)
+	if err != nil {
+		return fleet.Ref{}, err
+	}
+	st := a.journal.State()
+	ps := st.Profile(p)
+	target, ok := lastGood(ps)
+	switch {
+	case ps.Activation != nil && ps.Phase == journal.PhaseActivated:
+		target = ps.Activation.Back().Ref
+	case ps.Activation != nil:
+		return fleet.Ref{}, fmt.Errorf("%w: the profile is %s: wait until that has ended", control.ErrNotPossible, ps.Phase)
+	case ps.Current.Ref.Digest == "":
+		return fleet.Ref{}, fmt.Errorf("%w: what runs is no generation of this fleet", control.ErrNotPossible)
+	case !ok:
+		return fleet.Ref{}, fmt.Errorf("%w: there is no last-good generation to go to; publish one instead", control.ErrNotPossible)
+	}
+	w.note(func(f *facts) {
+		f.rollBack = fleet.Reason{
+			Code: fleet.ReasonOperatorRefused, Message: "rolled back by " + actor,
+			Hint: "publish a new generation, or try this one again with fleet-agent retry",
+		}
+	})
+	return target, nil
+}
+
+// Retry forgets that what is desired failed or was refused, and ends waits.
+func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (fleet.Ref, error) {
+	b, err := a.enrolled()
+	if err != nil {
+		return fleet.Ref{}, err
+	}
+	w, err := a.known(p)
+	if err != nil {
+		return fleet.Ref{}, err
+	}
+	st := a.journal.State()
+	ps := st.Profile(p)
+	d, _ := b.desired.Desired(b.host(p, ps.Highest), a.now())
+	if d.Target == nil {
+		return fleet.Ref{}, fmt.Errorf("%w: nothing that this host may run is desired: %s", control.ErrNotPossible, d.Refusal.Message)
+	}
+	if _, refused := ps.IsRefused(d.Target.Digest); refused {
+		if err := w.append(journal.Record{
+			Kind: journal.KindForgiven, Digest: d.Target.Digest, Actor: actor,
+			Reason: fleet.Reason{Code: fleet.ReasonNewGeneration, Message: "retried by " + actor},
+		}); err != nil {
+			return fleet.Ref{}, err
+		}
+	}
+	w.forgive()
+	return *d.Target, nil
+}
+
+// Logs returns the output of the newest activation of a profile, the
+// rollback's included.
+func (a *Agent) Logs(_ context.Context, p fleet.ProfileName) (io.ReadCloser, error) {
+	return openLogs(a.runsDir(), a.runsOf(p), a.executor.Log)
+}
+
+// openLogs joins the logs of all runs of the newest activation.
+func openLogs(dir string, runs []string, path func(string) string) (io.ReadCloser, error) {
+	if len(runs) == 0 {
+		return nil, fmt.Errorf("%w: there is no log below %s: nothing was activated yet", control.ErrNotPossible, dir)
+	}
+	newest := activationOf(runs[len(runs)-1])
+	var l logs
+	for _, id := range runs {
+		if activationOf(id) != newest {
+			continue
+		}
+		f, err := os.Open(path(id))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("reading log: %w", err), l.Close())
+		}
+		l.files = append(l.files, f)
+		l.readers = append(l.readers, f)
+	}
+	l.Reader = io.MultiReader(l.readers...)
+	return &l, nil
+}
+
+type logs struct {
+	io.Reader
+	files   []*os.File
+	readers []io.Reader
+}
+
+// Close closes all files.
+func (l *logs) Close() error {
+	var errs []error
+	for _, f := range l.files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}

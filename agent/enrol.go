@@ -1,0 +1,194 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/desired"
+	"github.com/cameronraysmith/fleet/agent/internal/identity"
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+)
+
+// maxJoinFileBytes bounds a file with a join string.
+const maxJoinFileBytes = 16 << 10
+
+// enrol returns when the host has an identity. It tries again as long as it
+// takes: a coordinator may be absent for days, and a person may put another
+// join string into the file.
+func (a *Agent) enrol(ctx context.Context) error {
+	if a.bound.Load() != nil {
+		return nil
+	}
+	for attempt := 0; ; attempt++ {
+		err := a.enrolOnce(ctx)
+		if err == nil {
+			a.link.up(a.config.Now())
+			a.config.Log.Info("enrolled")
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		a.link.down(enrolReason(err))
+		a.config.Log.Warn("enrolling failed", "error", err)
+		wait := grow(a.config.Retry, attempt)
+		if r := (*sync.RefusedError)(nil); errors.As(err, &r) {
+			wait = a.config.Retry.Slow
+		}
+		if err := sleep(ctx, spread(wait)); err != nil {
+			return err
+		}
+	}
+}
+
+func enrolReason(err error) fleet.Reason {
+	r := sync.ReasonOf(err)
+	if errors.Is(err, identity.ErrNotEnrolled) {
+		r.Code, r.Hint = "not-enrolled", "make a join string with fleetctl token, then run fleet-agent enrol with it"
+	}
+	return r
+}
+
+// Enrol enrols once, for an agent that is not Run. A host that is enrolled is
+// enrolled again only by another join string than last time.
+func (a *Agent) Enrol(ctx context.Context) error {
+	if a.bound.Load() != nil {
+		j, err := a.joinString()
+		if err != nil {
+			return err
+		}
+		if same, err := a.identity.EnrolledWith(j); same || err != nil {
+			return err //nolint:wrapcheck // It says what failed.
+		}
+	}
+	return a.enrolOnce(ctx)
+}
+
+// enrolOnce makes every step durable before the next, so that it can be
+// repeated from the start after a crash between any two.
+func (a *Agent) enrolOnce(ctx context.Context) error {
+	j, err := a.joinString()
+	if err != nil {
+		return err
+	}
+	if err := a.identity.SetJoin(j); err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	a.raiseFloor(j.Issued)
+	csr, err := a.identity.CSR()
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	keys, err := a.identity.HostKeys(j.Machine)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	got, err := sync.Enrol(ctx, sync.Enrolment{
+		Join: j, CSR: csr, HostKeys: keys, InstanceID: a.identity.InstanceID(),
+	}, a.config.Coordinator, a.now)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	id, err := a.identity.Binding()
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	store, err := desired.Open(filepath.Join(a.config.StateDir, desiredDir), id.Root)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	if err := store.AddRoots(got.Roots); err != nil {
+		return fmt.Errorf("enrolling: %w", err)
+	}
+	if err := a.identity.Install(got.Certificate, got.CAs); err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	return a.bind()
+}
+
+// joinString finds what to enrol with: what is configured, else what an
+// earlier attempt left.
+func (a *Agent) joinString() (pki.Join, error) {
+	text := a.config.Join
+	if text == "" && a.config.JoinFile != "" {
+		fi, err := os.Stat(a.config.JoinFile)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return pki.Join{}, fmt.Errorf("reading join string: %w", err)
+		case fi.Size() > maxJoinFileBytes:
+			return pki.Join{}, fmt.Errorf("reading join string: %s has %d bytes, at most %d", a.config.JoinFile, fi.Size(), maxJoinFileBytes)
+		default:
+			b, err := os.ReadFile(a.config.JoinFile)
+			if err != nil {
+				return pki.Join{}, fmt.Errorf("reading join string: %w", err)
+			}
+			text = strings.TrimSpace(string(b))
+		}
+	}
+	if text != "" {
+		return pki.ParseJoin(text) //nolint:wrapcheck // It says what failed.
+	}
+	j, ok, err := a.identity.PendingJoin()
+	if err != nil {
+		return pki.Join{}, err //nolint:wrapcheck // It says what failed.
+	}
+	if !ok {
+		return pki.Join{}, identity.ErrNotEnrolled
+	}
+	return j, nil
+}
+
+// renewLoop state: see tick.
+type renewal struct {
+	jitter  float64
+	failed  int
+	retryAt time.Time // monotonic
+}
+
+// renewIfDue renews the host identity when half its life is over. A key that
+// the coordinator knows may renew for a while after the end, too.
+func (a *Agent) renewIfDue(ctx context.Context, b *bound, r *renewal) {
+	now := a.now()
+	if now.Before(a.identity.RenewAt(r.jitter)) || awake().Before(r.retryAt) {
+		return
+	}
+	err := a.renew(ctx, b)
+	if err == nil {
+		r.failed, r.retryAt = 0, time.Time{}
+		a.config.Log.Info("renewed host identity")
+		return
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	wait := grow(a.config.Retry, r.failed)
+	r.failed++
+	r.retryAt = awake().Add(spread(wait))
+	a.config.Log.Warn("renewing host identity failed", "error", err)
+}
+
+func (a *Agent) renew(ctx context.Context, b *bound) error {
+	csr, err := a.identity.CSR()
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	got, err := b.client.Renew(ctx, csr)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	if err := a.identity.Install(got.Certificate, got.CAs); err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	// Streams opened with the old certificate end with it.
+	b.client.Reset()
+	a.link.nudge()
+	return nil
+}

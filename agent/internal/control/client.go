@@ -1,0 +1,120 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/refusal"
+	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
+)
+
+// Client talks to the agent of this machine.
+type Client struct {
+	conn *grpc.ClientConn
+	rpc  fleetv1.ControlServiceClient
+	path string
+}
+
+// Dial prepares a client for the agent with that run directory; whether one
+// runs shows at the first call, as ErrNoAgent.
+func Dial(runDir string) (*Client, error) {
+	path := SocketPath(runDir)
+	conn, err := grpc.NewClient("passthrough:///agent",
+		grpc.WithTransportCredentials(peerCredentials{}),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}),
+		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry())
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the agent: %w", err)
+	}
+	return &Client{conn: conn, rpc: fleetv1.NewControlServiceClient(conn), path: path}, nil
+}
+
+// Close closes the connection.
+func (c *Client) Close() error {
+	if err := c.conn.Close(); err != nil {
+		return fmt.Errorf("closing connection to the agent: %w", err)
+	}
+	return nil
+}
+
+// Status asks for the host's status.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	m, err := c.rpc.Status(ctx, &fleetv1.StatusRequest{})
+	if err != nil {
+		return Status{}, c.explain(err)
+	}
+	return statusOf(m), nil
+}
+
+// Pause keeps activations from starting.
+func (c *Client) Pause(ctx context.Context, reason string) error {
+	_, err := c.rpc.Pause(ctx, &fleetv1.PauseRequest{Reason: reason})
+	return c.explain(err)
+}
+
+// Resume lifts a pause.
+func (c *Client) Resume(ctx context.Context) error {
+	_, err := c.rpc.Resume(ctx, &fleetv1.ResumeRequest{})
+	return c.explain(err)
+}
+
+// RollBack begins a return to last-good and says where that is.
+func (c *Client) RollBack(ctx context.Context, profile fleet.ProfileName) (fleet.Ref, error) {
+	m, err := c.rpc.LocalRollBack(ctx, &fleetv1.LocalRollBackRequest{Profile: string(profile)})
+	return refOf(m.GetTarget()), c.explain(err)
+}
+
+// Retry has the desired generation tried again and says which that is.
+func (c *Client) Retry(ctx context.Context, profile fleet.ProfileName) (fleet.Ref, error) {
+	m, err := c.rpc.LocalRetry(ctx, &fleetv1.LocalRetryRequest{Profile: string(profile)})
+	return refOf(m.GetTarget()), c.explain(err)
+}
+
+// Logs copies the output of the newest activation to w.
+func (c *Client) Logs(ctx context.Context, profile fleet.ProfileName, w io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := c.rpc.Logs(ctx, &fleetv1.LogsRequest{Profile: string(profile)})
+	if err != nil {
+		return c.explain(err)
+	}
+	for {
+		m, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return c.explain(err)
+		}
+		if _, err := w.Write(m.GetData()); err != nil {
+			return fmt.Errorf("writing log: %w", err)
+		}
+	}
+}
+
+func (c *Client) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if r, ok := refusal.Of(err); ok {
+		if status.Code(err) == codes.FailedPrecondition {
+			return fmt.Errorf("%w: %s", ErrNotPossible, r.Message)
+		}
+		return errors.New(r.Message)
+	}
+	if status.Code(err) == codes.Unavailable {
+		return fmt.Errorf("%w: %s does not answer: %s", ErrNoAgent, c.path, status.Convert(err).Message())
+	}
+	return fmt.Errorf("asking the agent: %w", err)
+}

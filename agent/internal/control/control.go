@@ -1,0 +1,72 @@
+// Package control is the agent's local socket and its client: what a person at
+// the machine can see and do with the coordinator gone. Only root and the
+// agent's own user get through.
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// socketName of the socket in the run directory.
+const socketName = "agent.sock"
+
+// SocketPath is where the socket of an agent with that run directory is.
+func SocketPath(runDir string) string { return filepath.Join(runDir, socketName) }
+
+// Errors of the control socket.
+var (
+	// ErrNoAgent says that no agent answers.
+	ErrNoAgent = errors.New("no agent runs here")
+	// ErrInUse says that another agent serves the socket.
+	ErrInUse = errors.New("another agent serves this run directory")
+	// ErrNotPossible is wrapped by answers to what can't be done now. They say
+	// why, and what to do instead.
+	ErrNotPossible = errors.New("not possible now")
+)
+
+// Status is where a host is and why.
+type Status struct {
+	Machine fleet.MachineName
+	Mode    fleet.Mode
+	// Paused is why activations are paused; empty when they are not.
+	Paused string
+	// Coordinator says why it can't be reached; its code is empty when it can.
+	Coordinator fleet.Reason
+	// CoordinatorSeen is when it last answered; zero for never.
+	CoordinatorSeen time.Time
+	Profiles        []Profile
+	// Outbox counts transitions that the coordinator hasn't acknowledged.
+	Outbox uint64
+	// IdentityExpires is when the host identity ends; zero when not enrolled.
+	IdentityExpires time.Time
+	AgentVersion    string
+}
+
+// Profile is where a profile is and why.
+type Profile struct {
+	fleet.ProfileStatus
+	// Desired is what the coordinator desires; zero for nothing.
+	Desired fleet.Ref
+}
+
+// Host is the agent as the socket serves it. Methods MUST be safe for
+// concurrent use. actor is who asked, for the record.
+type Host interface {
+	Status(ctx context.Context) (Status, error)
+	// Pause keeps activations from starting until Resume, across restarts.
+	Pause(ctx context.Context, reason, actor string) error
+	Resume(ctx context.Context, actor string) error
+	// RollBack returns a profile to its last-good, refuses what runs, and
+	// returns where to, when that has begun.
+	RollBack(ctx context.Context, profile fleet.ProfileName, actor string) (fleet.Ref, error)
+	// Retry forgets that the desired generation failed or was refused.
+	Retry(ctx context.Context, profile fleet.ProfileName, actor string) (fleet.Ref, error)
+	// Logs returns the output of a profile's newest activation.
+	Logs(ctx context.Context, profile fleet.ProfileName) (io.ReadCloser, error)
+}

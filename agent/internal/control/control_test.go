@@ -1,0 +1,167 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeHost answers what a test says, and remembers what it was asked.
+type fakeHost struct {
+	status Status
+	err    error
+	asked  []string
+	log    string
+}
+
+func (h *fakeHost) ask(format string, args ...any) error {
+	h.asked = append(h.asked, fmt.Sprintf(format, args...))
+	return h.err
+}
+
+func (h *fakeHost) Status(context.Context) (Status, error) { return h.status, h.err }
+func (h *fakeHost) Pause(_ context.Context, reason, actor string) error {
+	return h.ask("pause %s by %s", reason, actor)
+}
+
+func (h *fakeHost) Resume(_ context.Context, actor string) error { return h.ask("resume by %s", actor) }
+
+func (h *fakeHost) RollBack(_ context.Context, p fleet.ProfileName, actor string) (fleet.Ref, error) {
+	return fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 1}}, h.ask("roll back %s by %s", p, actor)
+}
+
+func (h *fakeHost) Retry(_ context.Context, p fleet.ProfileName, actor string) (fleet.Ref, error) {
+	return fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 2}}, h.ask("retry %s by %s", p, actor)
+}
+
+func (h *fakeHost) Logs(context.Context, fleet.ProfileName) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader(h.log)), h.err
+}
+
+func serve(t *testing.T, h Host) (*Client, string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir = filepath.Join(dir, "run")
+	ctx, cancel := context.WithCancel(context.Background())
+	s, err := Listen(ctx, dir, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx) }()
+	c, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return c, dir
+}
+
+func TestRoundTrip(t *testing.T) {
+	ref := func(n uint64) fleet.Ref {
+		return fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: n}, Digest: fleet.DigestOf([]byte{byte(n)}), Release: "r"}
+	}
+	h := &fakeHost{log: strings.Repeat("line\n", 50_000), status: Status{
+		Machine: "pyrite", Mode: fleet.ModeManage, Paused: "lunch",
+		Coordinator: fleet.Reason{Code: fleet.ReasonUnreachable, Message: "gone", Hint: "look"}, CoordinatorSeen: time.Unix(1e9, 0).UTC(),
+		Outbox: 7, IdentityExpires: time.Unix(2e9, 0).UTC(), AgentVersion: "v1",
+		Profiles: []Profile{{Desired: ref(3), ProfileStatus: fleet.ProfileStatus{
+			Profile: fleet.System, State: fleet.StateHeld, Reason: fleet.Reason{Code: fleet.ReasonPaused},
+			Current: ref(2), Confirmed: ref(2), LastGood: ref(1), Highest: ref(3), Refused: []fleet.Ref{ref(4)},
+		}}},
+	}}
+	c, dir := serve(t, h)
+	ctx := t.Context()
+	got, err := c.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(h.status, got); d != "" {
+		t.Errorf("status (-want +got):\n%s", d)
+	}
+	var log bytes.Buffer
+	if err := c.Logs(ctx, "", &log); err != nil || log.String() != h.log {
+		t.Errorf("logs: %d bytes, %v", log.Len(), err)
+	}
+	if r, err := c.RollBack(ctx, "home/eve"); err != nil || r.Number.Seq != 1 {
+		t.Errorf("RollBack: %v, %v", r, err)
+	}
+	if r, err := c.Retry(ctx, ""); err != nil || r.Number.Seq != 2 {
+		t.Errorf("Retry: %v, %v", r, err)
+	}
+	if err := errors.Join(c.Pause(ctx, " lunch "), c.Resume(ctx)); err != nil {
+		t.Error(err)
+	}
+	me := fmt.Sprintf("local/uid-%d", os.Geteuid())
+	want := []string{
+		"roll back home/eve by " + me, "retry system by " + me, "pause lunch by " + me, "resume by " + me,
+	}
+	if d := cmp.Diff(want, h.asked); d != "" {
+		t.Errorf("asked (-want +got):\n%s", d)
+	}
+	if err := c.Pause(ctx, "  "); err == nil {
+		t.Error("paused without a reason")
+	}
+	if _, err := c.RollBack(ctx, "../etc"); err == nil {
+		t.Error("rolled back a profile that can't be")
+	}
+	h.err = fmt.Errorf("%w: there is nothing", ErrNotPossible)
+	if _, err := c.Retry(ctx, ""); !errors.Is(err, ErrNotPossible) || !strings.Contains(err.Error(), "there is nothing") {
+		t.Errorf("not possible: %v", err)
+	}
+	for path, perm := range map[string]os.FileMode{dir: 0o700, SocketPath(dir): 0o600} {
+		if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != perm {
+			t.Errorf("%s: %v, %v", path, fi.Mode().Perm(), err)
+		}
+	}
+	if _, err := Listen(ctx, dir, h); !errors.Is(err, ErrInUse) {
+		t.Errorf("a second agent: %v", err)
+	}
+}
+
+func TestNoAgent(t *testing.T) {
+	c, err := Dial(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.Status(t.Context()); !errors.Is(err, ErrNoAgent) {
+		t.Errorf("Status: %v", err)
+	}
+}
+
+// TestPeer: only a unix socket tells who is at the other end.
+func TestPeer(t *testing.T) {
+	a, b := net.Pipe()
+	defer func() { _, _ = a.Close(), b.Close() }()
+	if _, _, err := (peerCredentials{}).ServerHandshake(a); err == nil {
+		t.Error("a pipe was let in")
+	}
+}

@@ -1,0 +1,313 @@
+// Package desired keeps the signed documents that a host acts on: the trust
+// roots it walked through, what is desired of each profile, and every accepted
+// generation that is still of use. All of it is on disk before it counts, so
+// that the agent works for days, and across restarts, without a coordinator.
+package desired
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/strictjson"
+)
+
+// Limits on what is kept.
+const (
+	// maxRoots bounds the chain of trust roots: ten thousand changes of keys.
+	maxRoots = 10_000
+	// maxFileBytes bounds a stored document: two envelopes in base64.
+	maxFileBytes = 4 * fleet.MaxDocumentBytes
+)
+
+// ErrNotHere says that a document is not, or no longer, on this host.
+var ErrNotHere = errors.New("document is not on this host")
+
+// Document is a generation with its secrets manifest, as they were signed.
+type Document struct {
+	Generation []byte `json:"generation"`
+	Secrets    []byte `json:"secrets,omitempty"`
+}
+
+// Pointer says what the coordinator last desired of a profile and the host
+// found admissible.
+type Pointer struct {
+	Newest fleet.Digest `json:"newest"`
+	// Revert is empty unless the coordinator sends the host back.
+	Revert fleet.Digest `json:"revert,omitempty"`
+}
+
+// Opened is a generation whose signatures were verified, now or when it was
+// accepted.
+type Opened struct {
+	Generation *release.Signed[fleet.Generation]
+	Secrets    *release.Signed[fleet.SecretsManifest] // nil where it names none
+}
+
+// Ref names the generation.
+func (o *Opened) Ref() fleet.Ref {
+	g := o.Generation
+	return fleet.Ref{Number: g.Doc.Number, Digest: g.Digest, Release: g.Doc.Release}
+}
+
+// Blobs lists all that has to be fetched for the generation.
+func (o *Opened) Blobs() []fleet.BlobRef {
+	return append(o.Generation.Doc.Source.Blobs(), o.SecretBlobs()...)
+}
+
+// SecretBlobs lists the ciphertexts among them.
+func (o *Opened) SecretBlobs() []fleet.BlobRef {
+	var refs []fleet.BlobRef
+	if o.Secrets != nil {
+		for _, e := range o.Secrets.Doc.Entries {
+			refs = append(refs, fleet.BlobRef{Digest: e.Digest, Size: e.Size})
+		}
+	}
+	return refs
+}
+
+// Store keeps documents below one directory. It is safe for concurrent use.
+type Store struct {
+	dir string
+	pin fleet.Digest
+
+	mu       sync.Mutex
+	trust    *release.Trust             // nil until the first root is here
+	walked   map[[sha256.Size]byte]bool // roots that are here, by envelope
+	pointers map[fleet.ProfileName]Pointer
+	opened   map[fleet.Digest]*Opened
+	refused  map[fleet.ProfileName]fleet.Reason
+}
+
+// Open reads what is there. The trust root must walk from pin.
+func Open(dir string, pin fleet.Digest) (*Store, error) {
+	s := &Store{
+		dir: dir, pin: pin, walked: map[[sha256.Size]byte]bool{},
+		pointers: map[fleet.ProfileName]Pointer{},
+		opened:   map[fleet.Digest]*Opened{},
+		refused:  map[fleet.ProfileName]fleet.Reason{},
+	}
+	for _, d := range []string{s.rootsDir(), s.documentsDir(), s.profilesDir()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("opening desired documents: %w", err)
+		}
+	}
+	if err := s.loadRoots(); err != nil {
+		return nil, fmt.Errorf("opening desired documents: %w", err)
+	}
+	if err := s.loadPointers(); err != nil {
+		return nil, fmt.Errorf("opening desired documents: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Store) rootsDir() string     { return filepath.Join(s.dir, "roots") }
+func (s *Store) documentsDir() string { return filepath.Join(s.dir, "documents") }
+func (s *Store) profilesDir() string  { return filepath.Join(s.dir, "profiles") }
+
+func (s *Store) loadRoots() error {
+	entries, err := os.ReadDir(s.rootsDir())
+	if err != nil {
+		return fmt.Errorf("reading trust roots: %w", err)
+	}
+	var versions []uint64
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		v, err := strconv.ParseUint(name, 10, 64)
+		if ok && err == nil {
+			versions = append(versions, v)
+		}
+	}
+	if len(versions) == 0 {
+		return nil
+	}
+	if len(versions) > maxRoots {
+		return fmt.Errorf("%d trust roots in %s, at most %d", len(versions), s.rootsDir(), maxRoots)
+	}
+	slices.Sort(versions)
+	var chain [][]byte
+	for _, v := range versions {
+		b, err := readBounded(s.rootPath(v))
+		if err != nil {
+			return err
+		}
+		chain = append(chain, b)
+		s.walked[sha256.Sum256(b)] = true
+	}
+	s.trust, err = release.OpenChain(chain, s.pin)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.rootsDir(), err)
+	}
+	return nil
+}
+
+func (s *Store) rootPath(version uint64) string {
+	return filepath.Join(s.rootsDir(), strconv.FormatUint(version, 10)+".json")
+}
+
+// Trust is the newest trust root, nil before the first.
+func (s *Store) Trust() *release.Trust {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trust
+}
+
+// RootVersion is the version of the newest trust root, 0 before the first.
+func (s *Store) RootVersion() uint64 {
+	if t := s.Trust(); t != nil {
+		return t.Root().Version
+	}
+	return 0
+}
+
+// AddRoots walks on from the newest trust root, oldest first, and keeps each.
+// Versions already here are passed over. It stops at the first refusal; what
+// was walked before stays.
+func (s *Store) AddRoots(envelopes [][]byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, env := range envelopes {
+		if s.walked[sha256.Sum256(env)] {
+			continue
+		}
+		next, err := s.nextRoot(env)
+		if err != nil {
+			return err
+		}
+		v := next.Root().Version
+		if v > maxRoots {
+			return fmt.Errorf("adding trust root: version %d, at most %d", v, maxRoots)
+		}
+		if err := atomicfile.WriteFile(s.rootPath(v), env, 0o600); err != nil {
+			return fmt.Errorf("adding trust root: %w", err)
+		}
+		s.trust = next
+		s.walked[sha256.Sum256(env)] = true
+		// Whatever an older root admitted is judged anew.
+		clear(s.opened)
+	}
+	return nil
+}
+
+func (s *Store) nextRoot(env []byte) (*release.Trust, error) {
+	if s.trust == nil {
+		return release.OpenRoot(env, s.pin) //nolint:wrapcheck // It says what was opened.
+	}
+	return s.trust.Next(env) //nolint:wrapcheck // It says what was opened.
+}
+
+// Profiles lists the profiles that something is or was desired of, sorted.
+func (s *Store) Profiles() []fleet.ProfileName {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := map[fleet.ProfileName]bool{}
+	var names []fleet.ProfileName
+	for n := range s.pointers {
+		seen[n] = true
+		names = append(names, n)
+	}
+	for n := range s.refused {
+		if !seen[n] {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (s *Store) loadPointers() error {
+	entries, err := os.ReadDir(s.profilesDir())
+	if err != nil {
+		return fmt.Errorf("reading pointers: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		b, err := readBounded(filepath.Join(s.profilesDir(), e.Name()))
+		if err != nil {
+			return err
+		}
+		var f pointerFile
+		if err := strictjson.Unmarshal(b, maxFileBytes, &f); err != nil {
+			return fmt.Errorf("%s: %w", e.Name(), err)
+		}
+		name, err := fleet.ParseProfileName(string(f.Profile))
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Name(), err)
+		}
+		s.pointers[name] = f.Pointer
+	}
+	return nil
+}
+
+type pointerFile struct {
+	Profile fleet.ProfileName `json:"profile"`
+	Pointer
+}
+
+// setPointer persists p where it differs from what is there; s.mu is held.
+func (s *Store) setPointer(profile fleet.ProfileName, p Pointer) error {
+	if s.pointers[profile] == p {
+		return nil
+	}
+	b, err := json.Marshal(pointerFile{Profile: profile, Pointer: p})
+	if err != nil {
+		return fmt.Errorf("encoding pointer: %w", err)
+	}
+	path := filepath.Join(s.profilesDir(), profile.FileName()+".json")
+	if err := atomicfile.WriteFile(path, b, 0o600); err != nil {
+		return fmt.Errorf("recording what is desired: %w", err)
+	}
+	s.pointers[profile] = p
+	return nil
+}
+
+// Floor is the newest signed time among the trust root and the documents in
+// use: no honest clock is before it.
+func (s *Store) Floor() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var floor time.Time
+	later := func(t time.Time) {
+		if t.After(floor) {
+			floor = t
+		}
+	}
+	if s.trust != nil {
+		later(s.trust.Root().Issued)
+	}
+	for _, o := range s.opened {
+		later(o.Generation.Doc.Issued)
+		if o.Secrets != nil {
+			later(o.Secrets.Doc.Issued)
+		}
+	}
+	return floor
+}
+
+func readBounded(path string) ([]byte, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading document: %w", err)
+	}
+	if fi.Size() > maxFileBytes {
+		return nil, fmt.Errorf("reading document %s: %d bytes, at most %d", path, fi.Size(), maxFileBytes)
+	}
+	b, err := os.ReadFile(path) //nolint:gosec // A file of the agent's own directory.
+	if err != nil {
+		return nil, fmt.Errorf("reading document: %w", err)
+	}
+	return b, nil
+}

@@ -1,0 +1,267 @@
+package desired
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/strictjson"
+)
+
+// Offer is what a coordinator desires of a profile.
+type Offer struct {
+	Profile fleet.ProfileName
+	Newest  Document
+	// Revert is nil unless the coordinator sends the host back.
+	Revert *Document
+}
+
+// Take judges an offer, and keeps it where it is admissible for h at now. A
+// refused one changes nothing but what Desired tells as refusal, and is
+// returned as one of pkg/release's errors.
+func (s *Store) Take(h release.Host, o Offer, now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.take(h, o, now)
+	if err != nil {
+		s.refused[o.Profile] = release.ReasonOf(err)
+		return err
+	}
+	delete(s.refused, o.Profile)
+	return nil
+}
+
+func (s *Store) take(h release.Host, o Offer, now time.Time) error {
+	newest, err := s.open(o.Newest)
+	if err != nil {
+		return err
+	}
+	if err := s.trust.Admit(h, newest.Generation, newest.Secrets, now); err != nil {
+		return err //nolint:wrapcheck // It says what was admitted.
+	}
+	if err := s.keep(o.Newest, newest); err != nil {
+		return err
+	}
+	p := Pointer{Newest: newest.Generation.Digest}
+	if o.Revert == nil {
+		return s.setPointer(o.Profile, p)
+	}
+	target, err := s.open(*o.Revert)
+	if err == nil {
+		err = s.trust.AdmitRevert(h, newest.Generation, target.Generation, target.Secrets, now)
+	}
+	if err == nil {
+		err = s.keep(*o.Revert, target)
+	}
+	if err == nil {
+		p.Revert = target.Generation.Digest
+	}
+	// The newest counts even where the way back is refused: then the profile
+	// stays on the way that it is on.
+	if perr := s.setPointer(o.Profile, p); perr != nil {
+		return perr
+	}
+	return err
+}
+
+// open verifies both parts of a document; s.mu is held.
+func (s *Store) open(d Document) (*Opened, error) {
+	if s.trust == nil {
+		return nil, fmt.Errorf("opening generation: %w: this host has no trust root yet", release.ErrRootVersion)
+	}
+	g, err := s.trust.OpenGeneration(d.Generation)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // It says what was opened.
+	}
+	o := &Opened{Generation: g}
+	if len(d.Secrets) > 0 {
+		if o.Secrets, err = s.trust.OpenSecrets(d.Secrets); err != nil {
+			return nil, err //nolint:wrapcheck // It says what was opened.
+		}
+	}
+	return o, nil
+}
+
+// keep makes a document durable under its digest; s.mu is held.
+func (s *Store) keep(d Document, o *Opened) error {
+	digest := o.Generation.Digest
+	if _, ok := s.opened[digest]; ok {
+		return nil
+	}
+	b, err := json.Marshal(d)
+	if err != nil {
+		return fmt.Errorf("encoding document: %w", err)
+	}
+	if err := atomicfile.WriteFile(s.documentPath(digest), b, 0o600); err != nil {
+		return fmt.Errorf("keeping document: %w", err)
+	}
+	s.opened[digest] = o
+	return nil
+}
+
+func (s *Store) documentPath(d fleet.Digest) string {
+	return filepath.Join(s.documentsDir(), d.Hex()+".json")
+}
+
+// Document returns a kept document as it was signed.
+func (s *Store) Document(d fleet.Digest) (Document, error) {
+	var doc Document
+	if _, err := fleet.ParseDigest(string(d)); err != nil {
+		return doc, fmt.Errorf("reading document: %w", err)
+	}
+	b, err := readBounded(s.documentPath(d))
+	if errors.Is(err, os.ErrNotExist) {
+		return doc, fmt.Errorf("generation %s: %w", d.Short(), ErrNotHere)
+	}
+	if err != nil {
+		return doc, err
+	}
+	if err := strictjson.Unmarshal(b, maxFileBytes, &doc); err != nil {
+		return doc, fmt.Errorf("reading document %s: %w", d.Short(), err)
+	}
+	return doc, nil
+}
+
+// Load opens a document that is kept, verifying it by today's trust root.
+func (s *Store) Load(d fleet.Digest) (*Opened, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.load(d)
+}
+
+func (s *Store) load(d fleet.Digest) (*Opened, error) {
+	if o, ok := s.opened[d]; ok {
+		return o, nil
+	}
+	doc, err := s.Document(d)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.open(doc)
+	if err != nil {
+		return nil, err
+	}
+	if o.Generation.Digest != d {
+		return nil, fmt.Errorf("reading document %s: %w: another one is stored under its name", d.Short(), release.ErrSignature)
+	}
+	s.opened[d] = o
+	return o, nil
+}
+
+// LoadAccepted opens a document that was accepted before, by its digest alone:
+// its keys may have left the trust root since, while its activation is under
+// way or it is what the host runs.
+func (s *Store) LoadAccepted(d fleet.Digest) (fleet.Generation, error) {
+	var g fleet.Generation
+	doc, err := s.Document(d)
+	if err != nil {
+		return g, err
+	}
+	var env struct {
+		Payload []byte `json:"payload"`
+	}
+	if err := json.Unmarshal(doc.Generation, &env); err != nil {
+		return g, fmt.Errorf("reading document %s: %w", d.Short(), err)
+	}
+	if fleet.DigestOf(env.Payload) != d {
+		return g, fmt.Errorf("reading document %s: %w", d.Short(), release.ErrSignature)
+	}
+	if err := strictjson.Unmarshal(env.Payload, fleet.MaxDocumentBytes, &g); err != nil {
+		return g, fmt.Errorf("reading document %s: %w", d.Short(), err)
+	}
+	return g, nil
+}
+
+// Desired admits what is on record for a profile once more, at now.
+func (s *Store) Desired(h release.Host, now time.Time) (reconcile.Desired, *Opened) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := reconcile.Desired{Refusal: s.refused[h.Profile]}
+	target, revert, err := s.admit(h, now)
+	switch {
+	case err != nil && d.Refusal.Code == "":
+		d.Refusal = release.ReasonOf(err)
+	case err == nil && target != nil:
+		ref := target.Ref()
+		d.Target, d.Revert = &ref, revert
+	}
+	return d, target
+}
+
+func (s *Store) admit(h release.Host, now time.Time) (target *Opened, revert bool, err error) {
+	p, ok := s.pointers[h.Profile]
+	if !ok {
+		return nil, false, nil
+	}
+	newest, err := s.load(p.Newest)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := s.trust.Admit(h, newest.Generation, newest.Secrets, now); err != nil {
+		return nil, false, err //nolint:wrapcheck // It says what was admitted.
+	}
+	if p.Revert == "" {
+		return newest, false, nil
+	}
+	back, err := s.load(p.Revert)
+	if err == nil {
+		err = s.trust.AdmitRevert(h, newest.Generation, back.Generation, back.Secrets, now)
+	}
+	if err != nil {
+		return nil, false, err //nolint:wrapcheck // It says what was admitted.
+	}
+	return back, true, nil
+}
+
+// Newest returns the newest generation on record for a profile, admissible
+// now or not: its signed policy still rules. It is nil where there is none.
+func (s *Store) Newest(profile fleet.ProfileName) *Opened {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.pointers[profile]
+	if !ok {
+		return nil
+	}
+	o, err := s.load(p.Newest)
+	if err != nil {
+		return nil
+	}
+	return o
+}
+
+// Prune removes documents that are neither pointed at nor in keep.
+func (s *Store) Prune(keep map[fleet.Digest]bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	used := map[string]bool{}
+	for d := range keep {
+		used[d.Hex()+".json"] = true
+	}
+	for _, p := range s.pointers {
+		used[p.Newest.Hex()+".json"] = true
+		used[p.Revert.Hex()+".json"] = true
+	}
+	entries, err := os.ReadDir(s.documentsDir())
+	if err != nil {
+		return fmt.Errorf("pruning documents: %w", err)
+	}
+	for _, e := range entries {
+		if used[e.Name()] {
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.documentsDir(), e.Name())); err != nil {
+			return fmt.Errorf("pruning documents: %w", err)
+		}
+		hex, _ := strings.CutSuffix(e.Name(), ".json")
+		delete(s.opened, fleet.Digest("sha256:"+hex))
+	}
+	return nil
+}

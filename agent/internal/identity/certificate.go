@@ -1,0 +1,157 @@
+package identity
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+)
+
+// maxCAs bounds the certificates that a coordinator may have the host trust.
+const maxCAs = 8
+
+// use switches to a certificate; s.mu is held, or s not shared yet.
+func (s *Store) use(leaf *x509.Certificate, cas []*x509.Certificate) {
+	s.leaf, s.cas = leaf, cas
+	s.cert = &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: s.host, Leaf: leaf}
+}
+
+// Enrolled says whether there is a certificate, ended or not.
+func (s *Store) Enrolled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaf != nil
+}
+
+// Certificate is the host identity for TLS, the newest one.
+func (s *Store) Certificate() (*tls.Certificate, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cert == nil {
+		return nil, ErrNotEnrolled
+	}
+	return s.cert, nil
+}
+
+// CAs that the coordinator's certificate may chain to.
+func (s *Store) CAs() []*x509.Certificate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cas
+}
+
+// Validity is from when to when the host identity is good.
+func (s *Store) Validity() (from, until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leaf == nil {
+		return time.Time{}, time.Time{}
+	}
+	return s.leaf.NotBefore, s.leaf.NotAfter
+}
+
+// RenewAt is when the identity should be renewed: at half its life, moved by
+// up to a tenth of it by jitter in [0,1), so that a fleet doesn't come at once.
+func (s *Store) RenewAt(jitter float64) time.Time {
+	from, until := s.Validity()
+	life := until.Sub(from)
+	return from.Add(life/2 + time.Duration(jitter*float64(life)/10))
+}
+
+// CSR asks for a certificate over the host's key.
+func (s *Store) CSR() ([]byte, error) { return pki.NewCSR(s.host) }
+
+// Install checks a new certificate and the CAs that came with it, and makes
+// them durable before they are used. Where it fails, the old ones stay.
+func (s *Store) Install(leafDER []byte, caDER [][]byte) error {
+	leaf, cas, err := s.check(leafDER, caDER)
+	if err != nil {
+		return fmt.Errorf("installing certificate: %w", err)
+	}
+	var buf bytes.Buffer
+	for _, der := range append([][]byte{leafDER}, caDER...) {
+		if err := pem.Encode(&buf, &pem.Block{Type: "CERTIFICATE", Bytes: der}); err != nil {
+			return fmt.Errorf("installing certificate: %w", err)
+		}
+	}
+	if err := atomicfile.WriteFile(s.path(certFile), buf.Bytes(), 0o600); err != nil {
+		return fmt.Errorf("installing certificate: %w", err)
+	}
+	// The token was used; what is left of the join string is of no use.
+	if err := os.Remove(s.path(joinFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("installing certificate: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.use(leaf, cas)
+	return nil
+}
+
+func (s *Store) check(leafDER []byte, caDER [][]byte) (*x509.Certificate, []*x509.Certificate, error) {
+	if len(caDER) == 0 || len(caDER) > maxCAs {
+		return nil, nil, fmt.Errorf("%d CA certificates came with it, want 1 to %d", len(caDER), maxCAs)
+	}
+	leaf, err := x509.ParseCertificate(leafDER)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading it: %w", err)
+	}
+	b, err := s.Binding()
+	if err != nil {
+		return nil, nil, err
+	}
+	id, err := pki.IdentityOf(leaf)
+	if err != nil {
+		return nil, nil, err
+	}
+	if want := pki.HostIdentity(b.Fleet, b.Machine); id != want {
+		return nil, nil, fmt.Errorf("it is for %s, want %s", id, want)
+	}
+	if pub, ok := leaf.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(s.host.Public()) {
+		return nil, nil, errors.New("it is not over this host's key")
+	}
+	pool := x509.NewCertPool()
+	var cas []*x509.Certificate
+	for _, der := range caDER {
+		ca, err := x509.ParseCertificate(der)
+		if err != nil || !ca.IsCA {
+			return nil, nil, errors.New("one of the CA certificates is none")
+		}
+		cas = append(cas, ca)
+		pool.AddCert(ca)
+	}
+	// Whether it is good now is TLS's to judge: this host's clock may be off.
+	if _, err := leaf.Verify(x509.VerifyOptions{
+		Roots: pool, CurrentTime: leaf.NotBefore.Add(time.Second),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
+		return nil, nil, fmt.Errorf("checking its chain: %w", err)
+	}
+	return leaf, cas, nil
+}
+
+func decodeCertificates(b []byte) (*x509.Certificate, []*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, b = pem.Decode(b); block == nil {
+			break
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading certificate: %w", err)
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) < 2 {
+		return nil, nil, errors.New("reading certificates: want the host's own and a CA's; restore the file or enrol again")
+	}
+	return certs[0], certs[1:], nil
+}

@@ -1,0 +1,286 @@
+// Package identity keeps who a host is: its keys, made on the host before
+// enrolment and never sent anywhere, its certificate, and what it was enrolled
+// with. Everything is below one directory that only the agent's user may read.
+package identity
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/strictjson"
+)
+
+// Errors of identities.
+var (
+	// ErrNotEnrolled says that this host has no identity yet.
+	ErrNotEnrolled = errors.New("not enrolled")
+	// ErrOtherHost says that a join string is for another fleet or machine
+	// than the one that the state directory belongs to.
+	ErrOtherHost = errors.New("the join string is for another host")
+)
+
+// Files below the directory.
+const (
+	hostKeyFile   = "host.key"
+	reportKeyFile = "report.key"
+	ageKeyFile    = "age.key"
+	certFile      = "host.crt" // leaf first, then the CAs to trust
+	bindingFile   = "binding.json"
+	joinFile      = "join"
+	instanceFile  = "instance"
+	maxFileBytes  = 256 << 10
+)
+
+// Binding is what a host was enrolled with: all of it public.
+type Binding struct {
+	Fleet   fleet.FleetID     `json:"fleet"`
+	Machine fleet.MachineName `json:"machine"`
+	// Addresses of the coordinator, host:port, tried in order.
+	Addresses []string `json:"addresses"`
+	// CA is the digest of the CA certificate that enrolment pins.
+	CA fleet.Digest `json:"ca"`
+	// Root is the digest of the trust root that the host starts from.
+	Root fleet.Digest `json:"root"`
+	// Issued bounds the host's clock from below.
+	Issued time.Time `json:"issued"`
+	// HostKeysMAC authenticates the host's keys to the fleet's repository.
+	HostKeysMAC []byte `json:"host_keys_mac,omitempty"`
+}
+
+// Store is an identity on disk. It is safe for concurrent use.
+type Store struct {
+	dir      string
+	host     ed25519.PrivateKey
+	report   ed25519.PrivateKey
+	age      []age.Identity
+	ageOwn   string // recipient of the key made here; empty where one was given
+	instance string
+
+	mu      sync.Mutex
+	binding Binding
+	leaf    *x509.Certificate
+	cert    *tls.Certificate
+	cas     []*x509.Certificate
+}
+
+// Options open an identity.
+type Options struct {
+	// Dir is the identity's own directory; made if missing.
+	Dir string
+	// AgeIdentity is a file with the age identities that the inventory knows
+	// the machine by; empty: one is made here and sent at enrolment.
+	AgeIdentity string
+}
+
+// Open reads the identity, and makes the keys that are missing: they exist,
+// durable, before anything that depends on them is sent.
+func Open(o Options) (*Store, error) {
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("opening identity: %w", err)
+	}
+	s := &Store{dir: o.Dir}
+	for _, f := range []func() error{
+		func() (err error) { s.host, err = s.key(hostKeyFile); return err },
+		func() (err error) { s.report, err = s.key(reportKeyFile); return err },
+		func() error { return s.openAge(o.AgeIdentity) },
+		s.openInstance,
+		s.load,
+	} {
+		if err := f(); err != nil {
+			return nil, fmt.Errorf("opening identity: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// key reads a private key in PKCS #8 DER, or makes one.
+func (s *Store) key(name string) (ed25519.PrivateKey, error) {
+	der, err := readBounded(s.path(name))
+	if errors.Is(err, os.ErrNotExist) {
+		key, err := pki.NewKey()
+		if err != nil {
+			return nil, err
+		}
+		if der, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
+			return nil, fmt.Errorf("encoding key: %w", err)
+		}
+		return key, atomicfile.WriteFile(s.path(name), der, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	signer, err := pki.ParseKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path(name), err)
+	}
+	key, ok := signer.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("%s: want an ed25519 key", s.path(name))
+	}
+	return key, nil
+}
+
+func (s *Store) openAge(given string) error {
+	if given != "" {
+		f, err := os.Open(given) //nolint:gosec // The operator names the file.
+		if err != nil {
+			return fmt.Errorf("reading age identity: %w", err)
+		}
+		defer func() { _ = f.Close() }()
+		if s.age, err = age.ParseIdentities(f); err != nil {
+			return fmt.Errorf("reading age identity %s: %w", given, err)
+		}
+		return nil
+	}
+	b, err := readBounded(s.path(ageKeyFile))
+	if errors.Is(err, os.ErrNotExist) {
+		id, err := age.GenerateX25519Identity()
+		if err != nil {
+			return fmt.Errorf("making age identity: %w", err)
+		}
+		s.age, s.ageOwn = []age.Identity{id}, id.Recipient().String()
+		return atomicfile.WriteFile(s.path(ageKeyFile), []byte(id.String()+"\n"), 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	id, err := age.ParseX25519Identity(string(trimNewline(b)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.path(ageKeyFile), err)
+	}
+	s.age, s.ageOwn = []age.Identity{id}, id.Recipient().String()
+	return nil
+}
+
+func (s *Store) openInstance() error {
+	b, err := readBounded(s.path(instanceFile))
+	if err == nil && len(b) > 0 && len(b) <= 64 {
+		s.instance = string(trimNewline(b))
+		return nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return fmt.Errorf("making instance id: %w", err)
+	}
+	s.instance = hex.EncodeToString(id)
+	return atomicfile.WriteFile(s.path(instanceFile), []byte(s.instance+"\n"), 0o600)
+}
+
+// load reads binding and certificate, where there are any.
+func (s *Store) load() error {
+	var err error
+	s.binding, err = ReadBinding(s.dir)
+	switch {
+	case errors.Is(err, ErrNotEnrolled):
+		return nil
+	case err != nil:
+		return err
+	}
+	b, err := readBounded(s.path(certFile))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	leaf, cas, err := decodeCertificates(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.path(certFile), err)
+	}
+	s.use(leaf, cas)
+	return nil
+}
+
+// ReadBinding reads the binding of an identity without opening, or making, it.
+func ReadBinding(dir string) (Binding, error) {
+	var b Binding
+	path := filepath.Join(dir, bindingFile)
+	data, err := readBounded(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return b, ErrNotEnrolled
+	}
+	if err != nil {
+		return b, err
+	}
+	if err := strictjson.Unmarshal(data, maxFileBytes, &b); err != nil {
+		return b, fmt.Errorf("%s: %w", path, err)
+	}
+	return b, nil
+}
+
+// encodeBinding is the form on disk.
+func encodeBinding(b Binding) ([]byte, error) {
+	data, err := json.MarshalIndent(b, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encoding binding: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
+
+// InstanceID tells this state directory from a copy of the host's identity
+// that runs elsewhere.
+func (s *Store) InstanceID() string { return s.instance }
+
+// ReportSigner signs reports.
+func (s *Store) ReportSigner() release.Signer { return release.NewSigner(s.report) }
+
+// AgeIdentities decrypt the host's secrets.
+func (s *Store) AgeIdentities() []age.Identity { return s.age }
+
+// Binding returns what the host was, or is being, enrolled with.
+func (s *Store) Binding() (Binding, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.binding.Machine == "" {
+		return Binding{}, ErrNotEnrolled
+	}
+	return s.binding, nil
+}
+
+// HostKeys are the host's public keys in the encoding that is authenticated.
+func (s *Store) HostKeys(m fleet.MachineName) ([]byte, error) {
+	pub, ok := s.report.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("host keys: report key has no public part")
+	}
+	return pki.NewHostKeys(m, pub, s.ageOwn).Marshal()
+}
+
+func trimNewline(b []byte) []byte {
+	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == '\r') {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+func readBounded(path string) ([]byte, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // os errors name the file.
+	}
+	if fi.Size() > maxFileBytes {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d", path, fi.Size(), maxFileBytes)
+	}
+	return os.ReadFile(path) //nolint:gosec // A file of the agent's own directory.
+}

@@ -1,0 +1,214 @@
+package identity
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+)
+
+func newJoin(t *testing.T, m fleet.MachineName) pki.Join {
+	t.Helper()
+	j, err := pki.NewJoin(pki.Join{
+		Fleet: "test", Machine: m, Addresses: []string{"127.0.0.1:1"},
+		CA: fleet.DigestOf([]byte("ca")), Root: fleet.DigestOf([]byte("root")), Issued: time.Now(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func open(t *testing.T, dir string) *Store {
+	t.Helper()
+	s, err := Open(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestKeysStay(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "identity")
+	first := open(t, dir)
+	if first.Enrolled() {
+		t.Error("enrolled from nothing")
+	}
+	if _, err := first.Certificate(); !errors.Is(err, ErrNotEnrolled) {
+		t.Errorf("certificate: %v", err)
+	}
+	again := open(t, dir)
+	k1, err1 := first.HostKeys("pyrite")
+	k2, err2 := again.HostKeys("pyrite")
+	if err1 != nil || err2 != nil || string(k1) != string(k2) || first.InstanceID() != again.InstanceID() {
+		t.Errorf("keys changed: %s, %s (%v, %v)", k1, k2, err1, err2)
+	}
+	keys, err := pki.ParseHostKeys(k1)
+	if err != nil || keys.Age == "" {
+		t.Errorf("host keys: %+v, %v", keys, err)
+	}
+	fi, err := os.Stat(dir)
+	if err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("directory: %v, %v", fi.Mode(), err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", e.Name(), fi.Mode(), err)
+		}
+	}
+}
+
+func TestGivenAgeIdentity(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key.txt")
+	if err := os.WriteFile(file, []byte("# a comment\n"+id.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(Options{Dir: t.TempDir(), AgeIdentity: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := s.HostKeys("pyrite")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := pki.ParseHostKeys(keys); err != nil || got.Age != "" {
+		t.Errorf("a key that the inventory knows is sent: %+v, %v", got, err)
+	}
+	if len(s.AgeIdentities()) != 1 {
+		t.Errorf("%d identities", len(s.AgeIdentities()))
+	}
+	if _, err := Open(Options{Dir: t.TempDir(), AgeIdentity: "/nonexistent"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestJoin(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	j := newJoin(t, "pyrite")
+	if err := s.SetJoin(j); err != nil {
+		t.Fatal(err)
+	}
+	// A crash later, it is still there.
+	s = open(t, dir)
+	pending, ok, err := s.PendingJoin()
+	if err != nil || !ok || pending.String() != j.String() {
+		t.Errorf("pending: %v, %v", ok, err)
+	}
+	b, err := s.Binding()
+	if err != nil || b.Machine != "pyrite" || b.Root != j.Root {
+		t.Errorf("binding: %+v, %v", b, err)
+	}
+	if err := s.SetJoin(newJoin(t, "galena")); !errors.Is(err, ErrOtherHost) {
+		t.Errorf("another machine's: %v", err)
+	}
+	if same, err := s.EnrolledWith(j); same || err != nil {
+		t.Errorf("enrolled with it, before there is a certificate: %v", err)
+	}
+}
+
+func TestInstall(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	j := newJoin(t, "pyrite")
+	if err := s.SetJoin(j); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	ca, err := pki.NewCA("test", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	otherCA, err := pki.NewCA("test", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	otherKey, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(ca *pki.CA, id pki.Identity, pub any) []byte {
+		der, err := ca.Issue(id, pub, now, pki.HostTTL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	own, me := s.host.Public(), pki.HostIdentity("test", "pyrite")
+	for name, c := range map[string]struct {
+		leaf []byte
+		cas  [][]byte
+	}{
+		"garbage":       {[]byte("x"), [][]byte{ca.Cert.Raw}},
+		"other machine": {issue(ca, pki.HostIdentity("test", "galena"), own), [][]byte{ca.Cert.Raw}},
+		"operator":      {issue(ca, pki.OperatorIdentity("test", "eve"), own), [][]byte{ca.Cert.Raw}},
+		"other key":     {issue(ca, me, otherKey.Public()), [][]byte{ca.Cert.Raw}},
+		"other CA":      {issue(ca, me, own), [][]byte{otherCA.Cert.Raw}},
+		"no CA":         {issue(ca, me, own), nil},
+		"leaf as CA":    {issue(ca, me, own), [][]byte{issue(ca, me, own)}},
+	} {
+		if err := s.Install(c.leaf, c.cas); err == nil {
+			t.Errorf("%s: installed", name)
+		}
+	}
+	if s.Enrolled() {
+		t.Fatal("enrolled by what was refused")
+	}
+	good := issue(ca, me, own)
+	if err := s.Install(good, [][]byte{ca.Cert.Raw, otherCA.Cert.Raw}); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	cert, err := s.Certificate()
+	if err != nil || len(s.CAs()) != 2 || string(cert.Certificate[0]) != string(good) {
+		t.Fatalf("after opening again: %v", err)
+	}
+	if pub, ok := cert.PrivateKey.(ed25519.PrivateKey); !ok || !pub.Equal(s.host) {
+		t.Error("the certificate has another key")
+	}
+	if _, ok, err := s.PendingJoin(); ok || err != nil {
+		t.Errorf("the join string is still there: %v", err)
+	}
+	if same, err := s.EnrolledWith(j); !same || err != nil {
+		t.Errorf("not enrolled with it: %v", err)
+	}
+	from, until := s.Validity()
+	half := from.Add(until.Sub(from) / 2)
+	if at := s.RenewAt(0); !at.Equal(half) {
+		t.Errorf("renewal at %s, want %s", at, half)
+	}
+	if at := s.RenewAt(0.999); at.Before(half) || at.After(half.Add(until.Sub(from)/10)) {
+		t.Errorf("renewal with jitter at %s", at)
+	}
+}
+
+func FuzzDecodeCertificates(f *testing.F) {
+	ca, err := pki.NewCA("test", time.Now())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	f.Add(ca.Cert.Raw)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		leaf, cas, err := decodeCertificates(b)
+		if err == nil && (leaf == nil || len(cas) == 0) {
+			t.Error("no error and no certificates")
+		}
+	})
+}

@@ -1,0 +1,73 @@
+package identity
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+)
+
+// SetJoin records a join string before it is used, so that a crash in the
+// middle of enrolling only means to ask again with the same token and key.
+// It returns ErrOtherHost where the state belongs to another fleet or machine.
+func (s *Store) SetJoin(j pki.Join) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.binding; b.Machine != "" && (b.Machine != j.Machine || b.Fleet != j.Fleet) {
+		return fmt.Errorf("%w: this state directory is of %s in fleet %s, the join string of %s in fleet %s; use a fresh state directory",
+			ErrOtherHost, b.Machine, b.Fleet, j.Machine, j.Fleet)
+	}
+	keys, err := s.HostKeys(j.Machine)
+	if err != nil {
+		return err
+	}
+	next := Binding{
+		Fleet: j.Fleet, Machine: j.Machine, Addresses: j.Addresses, CA: j.CA, Root: j.Root,
+		Issued: j.Issued, HostKeysMAC: j.MAC(keys),
+	}
+	// The trust root that this host already walked from stays its pin.
+	if s.binding.Root != "" && s.leaf != nil {
+		next.Root = s.binding.Root
+	}
+	data, err := encodeBinding(next)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.WriteFile(s.path(joinFile), []byte(j.String()+"\n"), 0o600); err != nil {
+		return fmt.Errorf("recording join string: %w", err)
+	}
+	if err := atomicfile.WriteFile(s.path(bindingFile), data, 0o600); err != nil {
+		return fmt.Errorf("recording join string: %w", err)
+	}
+	s.binding = next
+	return nil
+}
+
+// EnrolledWith says whether the identity was made with that join string.
+func (s *Store) EnrolledWith(j pki.Join) (bool, error) {
+	keys, err := s.HostKeys(j.Machine)
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaf != nil && s.binding.Machine == j.Machine && j.CheckMAC(keys, s.binding.HostKeysMAC), nil
+}
+
+// PendingJoin is the join string that enrolling is still to be done with; ok
+// is false where there is none.
+func (s *Store) PendingJoin() (j pki.Join, ok bool, err error) {
+	b, err := readBounded(s.path(joinFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return pki.Join{}, false, nil
+	}
+	if err == nil {
+		j, err = pki.ParseJoin(string(b))
+	}
+	if err != nil {
+		return pki.Join{}, false, fmt.Errorf("reading recorded join string: %w", err)
+	}
+	return j, true, nil
+}

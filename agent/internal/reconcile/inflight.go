@@ -1,0 +1,114 @@
+package reconcile
+
+import (
+	"fmt"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// inFlight decides about a change that is under way. done is false where the
+// change only waits, and something newer may replace it.
+func inFlight(d Desired, o Observed, p Policy) (plan Plan, done bool) {
+	c := o.Change
+	switch c.Phase {
+	case PhaseActivating:
+		return activating(c), true
+	case PhaseVerifying:
+		return verifying(d, o, p)
+	case PhaseVerified:
+		return Plan{Step: StepCommit, Target: c.To}, true
+	case PhaseRollingBack:
+		return rollingBack(c), true
+	}
+	// A phase that no version of this program writes: the only safe way is back.
+	return rollBack(c, fleet.ReasonInternal, fmt.Sprintf("the journal names an unknown phase %q", c.Phase)), true
+}
+
+func activating(c *Change) Plan {
+	switch c.Run {
+	case RunNone:
+		return Plan{Step: StepStart, Target: c.To}
+	case RunRunning:
+		return Plan{Step: StepAwait, Target: c.To}
+	case RunSucceeded:
+		return Plan{Step: StepActivated, Target: c.To}
+	case RunFailed:
+		return rollBack(c, fleet.ReasonActivationFailed, c.RunDetail)
+	case RunHung:
+		return rollBack(c, fleet.ReasonActivationHung, c.RunDetail)
+	case RunLost:
+	}
+	// Lost, or a word that is none: how far it came is unknown, so back.
+	return rollBack(c, fleet.ReasonActivationUnknown, "the activation was interrupted and left no result")
+}
+
+// verifying weighs what is known of a generation that was activated. A fail
+// decides at once; what is inconclusive only at the deadline.
+func verifying(d Desired, o Observed, p Policy) (Plan, bool) {
+	c := o.Change
+	switch {
+	case o.RollBackAsked.Code != "":
+		return Plan{Step: StepRollBack, Target: c.From, Reason: o.RollBackAsked}, true
+	case c.Probes == fleet.VerdictFail:
+		return rollBack(c, fleet.ReasonProbeFailed, c.ProbeDetail), true
+	case c.Probes == fleet.VerdictPass && c.Reached:
+		return Plan{Step: StepVerified, Target: c.To}, true
+	case !c.Overdue:
+		return Plan{Step: StepVerify, Target: c.To}, true
+	}
+	code, message := fleet.ReasonUnreachable, "the coordinator could not be reached over a new connection"
+	if c.Probes != fleet.VerdictPass {
+		code, message = fleet.ReasonInconclusive, "probes are inconclusive"
+		if c.ProbeDetail != "" {
+			message = c.ProbeDetail
+		}
+	}
+	if c.OnlineBefore && p.OnInconclusive != fleet.InconclusiveKeep {
+		return rollBack(c, code, message), true
+	}
+	// Kept: verification goes on, and a newer generation need not wait for it.
+	if supersedes(d, o) && p.Mode == fleet.ModeManage {
+		return Plan{}, false
+	}
+	return Plan{Step: StepVerify, Target: c.To, Reason: fleet.Reason{
+		Code: code, Message: message + "; kept, and verified later",
+		Hint: "the host goes on trying; fleet-agent rollback returns to the last good generation",
+	}}, true
+}
+
+// supersedes says whether something newer than the change is desired and may run.
+func supersedes(d Desired, o Observed) bool {
+	if d.Target == nil || d.Target.Digest == o.Change.To.Digest {
+		return false
+	}
+	_, no := refused(o, *d.Target)
+	return !no && (d.Revert || d.Target.Number.Compare(o.Change.To.Number) > 0)
+}
+
+func rollingBack(c *Change) Plan {
+	switch c.Run {
+	case RunNone:
+		return Plan{Step: StepStart, Target: c.From, Reason: c.Cause}
+	case RunRunning:
+		return Plan{Step: StepAwait, Target: c.From, Reason: c.Cause}
+	case RunSucceeded:
+		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
+	case RunFailed, RunHung, RunLost:
+	}
+	// Attempts counts the runs of this rollback, the one that just ended too.
+	if c.Attempts < MaxRollBackAttempts {
+		return Plan{Step: StepRollBack, Target: c.From, Reason: c.Cause}
+	}
+	return Plan{Step: StepFail, Target: c.From, Reason: fleet.Reason{
+		Code:    fleet.ReasonRollbackFailed,
+		Message: fmt.Sprintf("rolling back failed %d times: %s", c.Attempts, c.RunDetail),
+		Hint:    "look at fleet-agent logs, repair the host, then run fleet-agent retry or publish a new generation",
+	}}
+}
+
+func rollBack(c *Change, code fleet.ReasonCode, message string) Plan {
+	return Plan{Step: StepRollBack, Target: c.From, Reason: fleet.Reason{
+		Code: code, Message: message,
+		Hint: "see fleet-agent logs; publish a new generation, or retry this one with fleetctl retry",
+	}}
+}

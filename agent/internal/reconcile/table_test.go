@@ -1,0 +1,111 @@
+package reconcile
+
+import (
+	"testing"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+func TestDecide(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	one, two, three := ref(1), ref(2), ref(3)
+	// A host that runs one, accepted two, and has it staged.
+	settled := func(change func(*Observed)) Observed {
+		o := Observed{
+			Adopted: true, Current: one, Highest: two, HasLastGood: true, Staged: two.Digest,
+			Refused: map[fleet.Digest]fleet.Reason{},
+		}
+		change(&o)
+		return o
+	}
+	flight := func(c Change) Observed {
+		c.From, c.To = one, two
+		return settled(func(o *Observed) { o.Change = &c })
+	}
+	want := func(r fleet.Ref) Desired { return Desired{Target: &r} }
+	manage, keep := Policy{Mode: fleet.ModeManage}, Policy{Mode: fleet.ModeManage, OnInconclusive: fleet.InconclusiveKeep}
+	same := func(*Observed) {}
+	for _, c := range []struct {
+		name   string
+		d      Desired
+		o      Observed
+		p      Policy
+		step   Step
+		target fleet.Ref
+		reason fleet.ReasonCode
+	}{
+		{"adopts first", want(two), Observed{}, manage, StepAdopt, fleet.Ref{}, ""},
+		{"nothing desired", Desired{}, settled(same), manage, StepNothing, one, fleet.ReasonNothingDesired},
+		{"all refused", Desired{Refusal: fleet.Reason{Code: "expired"}}, settled(same), manage, StepNothing, one, "expired"},
+		{"accepts what is new", want(three), settled(same), manage, StepAccept, three, fleet.ReasonNewGeneration},
+		{"accepts while observing", want(three), settled(same), Policy{Mode: fleet.ModeObserve}, StepAccept, three, fleet.ReasonNewGeneration},
+		{"observes", want(two), settled(same), Policy{Mode: fleet.ModeObserve}, StepHold, two, fleet.ReasonObserve},
+		{"observes where no mode is set", want(two), settled(same), Policy{}, StepHold, two, fleet.ReasonObserve},
+		{"paused when staged", want(two), settled(same), Policy{Mode: fleet.ModeManage, Paused: "x"}, StepHold, two, fleet.ReasonPaused},
+		{"fetches while paused", want(two), settled(func(o *Observed) { o.Staged = "" }), Policy{Mode: fleet.ModeManage, Paused: "x"}, StepFetch, two, fleet.ReasonNewGeneration},
+		{"builds", want(two), settled(func(o *Observed) { o.Staged, o.Fetched = "", two.Digest }), manage, StepBuild, two, fleet.ReasonNewGeneration},
+		{"activates", want(two), settled(same), manage, StepActivate, two, fleet.ReasonNewGeneration},
+		{"never a lower number", want(one), settled(func(o *Observed) { o.Current = fleet.Ref{} }), manage, StepNothing, fleet.Ref{}, fleet.ReasonRefused},
+		{"but on revert", Desired{Target: &one, Revert: true}, settled(func(o *Observed) { o.Current = two }), manage, StepFetch, one, fleet.ReasonRevert},
+		{"never what failed", want(two), settled(func(o *Observed) { o.Refused[two.Digest] = fleet.Reason{Code: fleet.ReasonProbeFailed} }), manage, StepNothing, one, fleet.ReasonProbeFailed},
+		{"waits", want(two), settled(func(o *Observed) {
+			o.Wait = &Wait{Until: now.Add(time.Second), Reason: fleet.Reason{Code: fleet.ReasonFetchFailed}}
+		}), manage, StepHold, two, fleet.ReasonFetchFailed},
+		{"and no longer", want(two), settled(func(o *Observed) { o.Wait = &Wait{Until: now} }), manage, StepActivate, two, fleet.ReasonNewGeneration},
+		{"up to date", want(one), settled(func(o *Observed) { o.Highest = one }), manage, StepNothing, one, fleet.ReasonUpToDate},
+		{"awaits the ack", want(one), settled(func(o *Observed) { o.Highest, o.Unconfirmed = one, true }), manage, StepNothing, one, fleet.ReasonAwaitingAck},
+		{"confirms", want(one), settled(func(o *Observed) { o.Highest, o.Unconfirmed, o.Acked = one, true, true }), manage, StepConfirm, one, ""},
+		{"a person's rollback", want(one), settled(func(o *Observed) { o.RollBackAsked = fleet.Reason{Code: fleet.ReasonOperatorRefused} }), manage, StepRollBack, fleet.Ref{}, fleet.ReasonOperatorRefused},
+
+		{"starts what never ran", want(two), flight(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepStart, two, ""},
+		{"awaits, whatever is newer", want(three), flight(Change{Phase: PhaseActivating, Run: RunRunning}), manage, StepAwait, two, ""},
+		{"awaits, although paused", want(two), flight(Change{Phase: PhaseActivating, Run: RunRunning}), Policy{Paused: "x"}, StepAwait, two, ""},
+		{"activated", want(two), flight(Change{Phase: PhaseActivating, Run: RunSucceeded}), manage, StepActivated, two, ""},
+		{"failed", want(two), flight(Change{Phase: PhaseActivating, Run: RunFailed}), manage, StepRollBack, one, fleet.ReasonActivationFailed},
+		{"hung", want(two), flight(Change{Phase: PhaseActivating, Run: RunHung}), manage, StepRollBack, one, fleet.ReasonActivationHung},
+		{"lost", want(two), flight(Change{Phase: PhaseActivating, Run: RunLost}), manage, StepRollBack, one, fleet.ReasonActivationUnknown},
+
+		{"verifies", want(three), flight(Change{Phase: PhaseVerifying}), manage, StepVerify, two, ""},
+		{"passes", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictPass, Reached: true}), manage, StepVerified, two, ""},
+		{"probe fails", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictFail, Reached: true}), keep, StepRollBack, one, fleet.ReasonProbeFailed},
+		{"out of reach", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictPass, Overdue: true, OnlineBefore: true}), manage, StepRollBack, one, fleet.ReasonUnreachable},
+		{"out of reach, kept by policy", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictPass, Overdue: true, OnlineBefore: true}), keep, StepVerify, two, fleet.ReasonUnreachable},
+		{"out of reach, as before", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictPass, Overdue: true}), manage, StepVerify, two, fleet.ReasonUnreachable},
+		{"inconclusive", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictInconclusive, Reached: true, Overdue: true, OnlineBefore: true}), manage, StepRollBack, one, fleet.ReasonInconclusive},
+		{"kept, and superseded", want(three), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictInconclusive, Reached: true, Overdue: true}), manage, StepAccept, three, fleet.ReasonNewGeneration},
+		{"kept while observing", want(three), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictInconclusive, Reached: true, Overdue: true}), Policy{Mode: fleet.ModeObserve}, StepVerify, two, fleet.ReasonInconclusive},
+		{"commits", want(three), flight(Change{Phase: PhaseVerified}), manage, StepCommit, two, ""},
+
+		{"starts the rollback", want(three), flight(Change{Phase: PhaseRollingBack, Run: RunNone}), manage, StepStart, one, ""},
+		{"rolled back", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded}), manage, StepRolledBack, one, ""},
+		{"rolls back again", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunLost, Attempts: 1}), manage, StepRollBack, one, ""},
+		{"never a loop", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunFailed, Attempts: MaxRollBackAttempts}), manage, StepFail, one, fleet.ReasonRollbackFailed},
+		{"stays failed", want(two), settled(func(o *Observed) { o.Broken, o.BrokenWith = true, two.Number }), manage, StepNothing, one, fleet.ReasonRollbackFailed},
+		{"until a new number comes", want(three), settled(func(o *Observed) { o.Broken, o.BrokenWith = true, two.Number }), manage, StepAccept, three, fleet.ReasonNewGeneration},
+		{"unknown phase goes back", want(two), flight(Change{Phase: "new"}), manage, StepRollBack, one, fleet.ReasonInternal},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			plan, _ := Decide(now, c.d, c.o, c.p)
+			if plan.Step != c.step || plan.Target != c.target || plan.Reason.Code != c.reason {
+				t.Errorf("got %s %s (%s), want %s %s (%s)", plan.Step, plan.Target.Number, plan.Reason.Code,
+					c.step, c.target.Number, c.reason)
+			}
+		})
+	}
+}
+
+// TestReasons: nothing that bears on where a profile is stays unsaid.
+func TestReasons(t *testing.T) {
+	d := Desired{Refusal: fleet.Reason{Code: "expired", Message: "too late"}}
+	_, reasons := Decide(time.Unix(0, 0), d, Observed{
+		Adopted: true, Change: &Change{Phase: PhaseActivating, Run: RunFailed},
+	}, Policy{Paused: "lunch"})
+	var codes []fleet.ReasonCode
+	for _, r := range reasons {
+		codes = append(codes, r.Code)
+	}
+	if len(codes) != 3 || codes[0] != fleet.ReasonActivationFailed || codes[1] != "expired" || codes[2] != fleet.ReasonPaused {
+		t.Errorf("reasons: %v", codes)
+	}
+}

@@ -1,0 +1,220 @@
+package reconcile
+
+import (
+	"fmt"
+	"maps"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// world is a model of a host: what is durable, what is running, and what each
+// step does to them. It carries out plans as the agent does, so that a test
+// can crash it between any two effects.
+type world struct {
+	now     time.Time
+	desired Desired
+	policy  Policy
+	obs     Observed // what is durable, with the facts of now
+	// running is what serves on the host; truth that no journal can change.
+	running fleet.Ref
+	// bad generations fail in the way named.
+	bad map[fleet.Digest]Run
+	// probes is how each generation's probes turn out.
+	probes      map[fleet.Digest]fleet.Verdict
+	online      bool
+	interrupted map[fleet.Digest]int
+	// looked counts verify steps since the activation, a stand-in for time.
+	looked int
+	// undone is set when a rollback can't work.
+	undoFails bool
+	log       []string
+}
+
+func ref(n uint64) fleet.Ref {
+	return fleet.Ref{
+		Number:  fleet.Number{Epoch: 1, Seq: n},
+		Digest:  fleet.Digest(fmt.Sprintf("sha256:%064d", n)),
+		Release: fleet.ReleaseID(fmt.Sprintf("r%d", n)),
+	}
+}
+
+func newWorld() *world {
+	return &world{
+		now: time.Unix(1_800_000_000, 0), policy: Policy{Mode: fleet.ModeManage},
+		obs:         Observed{Refused: map[fleet.Digest]fleet.Reason{}},
+		interrupted: map[fleet.Digest]int{},
+		bad:         map[fleet.Digest]Run{}, probes: map[fleet.Digest]fleet.Verdict{}, online: true,
+	}
+}
+
+// step decides once and carries the step out. It reports whether anything is
+// left to do now.
+func (w *world) step(t *rapid.T) bool {
+	before := snapshot(w.obs)
+	plan, _ := Decide(w.now, w.desired, w.obs, w.policy)
+	again, _ := Decide(w.now, w.desired, before, w.policy)
+	if plan != again {
+		t.Fatalf("deciding twice differs: %v, %v", plan, again)
+	}
+	w.log = append(w.log, fmt.Sprintf("%s %s", plan.Step, plan.Target.Number))
+	w.check(t, plan)
+	return w.carryOut(plan)
+}
+
+// check holds what must be true of every plan.
+func (w *world) check(t *rapid.T, p Plan) {
+	if p.Step != StepActivate {
+		return
+	}
+	if _, no := w.obs.Refused[p.Target.Digest]; no {
+		t.Fatalf("activates refused generation %s", p.Target.Number)
+	}
+	if w.policy.Mode != fleet.ModeManage || w.policy.Paused != "" {
+		t.Fatalf("activates in mode %s, paused %q", w.policy.Mode, w.policy.Paused)
+	}
+	if p.Target.Number.Compare(w.obs.Highest.Number) < 0 && !w.desired.Revert {
+		t.Fatalf("activates %s below %s without revert", p.Target.Number, w.obs.Highest.Number)
+	}
+	if w.obs.Staged != p.Target.Digest {
+		t.Fatalf("activates %s, which is not staged", p.Target.Number)
+	}
+	if c := w.obs.Change; c != nil && (c.Phase != PhaseVerifying || !c.Overdue) {
+		t.Fatalf("activates %s while %s is %s", p.Target.Number, c.To.Number, c.Phase)
+	}
+}
+
+func (w *world) carryOut(p Plan) bool {
+	o := &w.obs
+	switch p.Step {
+	case StepNothing:
+		return false
+	case StepHold:
+		if p.Until.IsZero() {
+			return false
+		}
+		w.now = p.Until
+	case StepAdopt:
+		o.Adopted = true
+	case StepAccept:
+		o.Highest = p.Target
+		if o.Broken && p.Target.Number.Compare(o.BrokenWith) > 0 {
+			o.Broken = false
+		}
+	case StepFetch:
+		o.Fetched = p.Target.Digest
+	case StepBuild:
+		o.Staged = p.Target.Digest
+	case StepActivate:
+		o.Staged, o.Fetched = "", ""
+		from := o.Current
+		if o.Change != nil { // kept, unverified: last-good stays what it was
+			from = o.Change.From
+		}
+		o.Change = &Change{Phase: PhaseActivating, From: from, To: p.Target, OnlineBefore: w.online, Run: RunNone}
+		w.looked = 0
+	case StepStart:
+		w.start(o.Change)
+	case StepAwait:
+		w.finish(o.Change)
+	case StepActivated:
+		o.Change.Phase, o.Change.Run = PhaseVerifying, RunNone
+		o.Current = o.Change.To
+	case StepVerify:
+		w.looked++
+		c := o.Change
+		c.Probes, c.Reached, c.Overdue = w.verdict(c.To), w.online, w.looked >= 3
+		return w.looked < 6
+	case StepVerified:
+		o.Change.Phase, o.Unconfirmed, o.Acked = PhaseVerified, true, false
+	case StepCommit:
+		o.LastGood, o.HasLastGood, o.Change = o.Change.From, true, nil
+		o.Acked = w.online
+	case StepConfirm:
+		o.Unconfirmed = false
+	case StepRollBack:
+		w.intendRollBack(p)
+	case StepRolledBack:
+		o.Current, o.Change, o.Unconfirmed = o.Change.From, nil, false
+		o.HasLastGood = false
+	case StepFail:
+		o.Change, o.Broken, o.BrokenWith = nil, true, o.Highest.Number
+	}
+	return true
+}
+
+func (w *world) intendRollBack(p Plan) {
+	o := &w.obs
+	if o.Change == nil { // a person's
+		o.Change = &Change{From: o.LastGood, To: o.Current}
+		o.RollBackAsked = fleet.Reason{}
+	}
+	c := o.Change
+	if c.Phase == PhaseRollingBack {
+		c.Run = RunNone
+		return
+	}
+	o.RollBackAsked = fleet.Reason{}
+	if Blameless(p.Reason) {
+		w.interrupted[c.To.Digest]++
+	}
+	if c.To.Digest != "" && (!Blameless(p.Reason) || w.interrupted[c.To.Digest] >= 3) {
+		o.Refused[c.To.Digest] = p.Reason
+	}
+	c.Phase, c.Run, c.Attempts, c.Cause = PhaseRollingBack, RunNone, 0, p.Reason
+}
+
+// start is the executor's: the runner lives, and the host starts to change.
+func (w *world) start(c *Change) { c.Run = RunRunning }
+
+// finish lets the runner of the action in flight come to its end.
+func (w *world) finish(c *Change) {
+	if c.Phase == PhaseRollingBack {
+		c.Run = RunSucceeded
+		if w.undoFails {
+			c.Run = RunFailed
+			c.Attempts++
+			return
+		}
+		w.running = c.From
+		return
+	}
+	w.running = c.To
+	c.Run = RunSucceeded
+	if how, bad := w.bad[c.To.Digest]; bad {
+		c.Run = how
+	}
+}
+
+func (w *world) verdict(r fleet.Ref) fleet.Verdict {
+	if v, ok := w.probes[r.Digest]; ok {
+		return v
+	}
+	return fleet.VerdictPass
+}
+
+// crash kills the agent, or the whole host: then runners are gone as well.
+func (w *world) crash(host bool) {
+	c := w.obs.Change
+	if c == nil {
+		return
+	}
+	c.Probes, c.Reached, c.Overdue, w.looked = "", false, false, 0
+	if host && c.Run == RunRunning {
+		c.Run = RunLost
+		if c.Phase == PhaseRollingBack {
+			c.Attempts++
+		}
+	}
+}
+
+func snapshot(o Observed) Observed {
+	o.Refused = maps.Clone(o.Refused)
+	if o.Change != nil {
+		c := *o.Change
+		o.Change = &c
+	}
+	return o
+}

@@ -1,0 +1,173 @@
+package sync
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/grpc"
+
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pace"
+	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
+)
+
+// ErrBlob is wrapped by errors about a blob that is not what was signed.
+var ErrBlob = errors.New("blob is not what was signed")
+
+// Blobs is a directory of verified blobs, named by the digits of their digest.
+type Blobs struct {
+	Dir string
+	// Pace below which a transfer counts as stalled.
+	Pace pace.Limit
+}
+
+// Path is where a blob lies once it is here.
+func (b Blobs) Path(d fleet.Digest) string { return filepath.Join(b.Dir, d.Hex()) }
+
+func (b Blobs) partial(d fleet.Digest) string { return b.Path(d) + ".part" }
+
+// Has says whether a whole, verified blob is here.
+func (b Blobs) Has(ref fleet.BlobRef) bool {
+	fi, err := os.Stat(b.Path(ref.Digest))
+	return err == nil && fi.Mode().IsRegular() && uint64(fi.Size()) == ref.Size //nolint:gosec // Sizes of files are not negative.
+}
+
+// Prune removes all blobs, whole and partial, that are not in keep.
+func (b Blobs) Prune(keep map[fleet.Digest]bool) error {
+	entries, err := os.ReadDir(b.Dir)
+	if err != nil {
+		return fmt.Errorf("pruning blobs: %w", err)
+	}
+	names := map[string]bool{}
+	for d := range keep {
+		names[d.Hex()], names[d.Hex()+".part"] = true, true
+	}
+	for _, e := range entries {
+		if names[e.Name()] {
+			continue
+		}
+		if err := os.Remove(filepath.Join(b.Dir, e.Name())); err != nil {
+			return fmt.Errorf("pruning blobs: %w", err)
+		}
+	}
+	return nil
+}
+
+// FetchBlob brings a blob here. What an earlier attempt left is taken up where
+// it ended. Digest and size are checked while it streams; what turns out wrong
+// is removed. Errors that do not wrap ErrBlob are worth another attempt.
+func (c *Client) FetchBlob(ctx context.Context, b Blobs, ref fleet.BlobRef) error {
+	if b.Has(ref) {
+		return nil
+	}
+	if err := c.fetchBlob(ctx, b, ref); err != nil {
+		if errors.Is(err, ErrBlob) {
+			_ = os.Remove(b.partial(ref.Digest))
+		}
+		return fmt.Errorf("fetching blob %s: %w", ref.Digest.Short(), err)
+	}
+	return nil
+}
+
+func (c *Client) fetchBlob(ctx context.Context, b Blobs, ref fleet.BlobRef) (err error) {
+	if err := os.MkdirAll(b.Dir, 0o700); err != nil {
+		return fmt.Errorf("making directory: %w", err)
+	}
+	f, err := os.OpenFile(b.partial(ref.Digest), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("opening partial blob: %w", err)
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil && cerr != nil {
+			err = cerr
+		}
+	}()
+	// What an earlier attempt left is hashed again: a digest has no memory.
+	sum := sha256.New()
+	have, err := io.Copy(sum, io.LimitReader(f, int64(min(ref.Size, 1<<62)))) //nolint:gosec // Bounded just here.
+	if err != nil {
+		return fmt.Errorf("reading partial blob: %w", err)
+	}
+	w := &bounded{w: io.MultiWriter(f, sum), left: ref.Size - uint64(have)} //nolint:gosec // Not negative.
+	if w.left > 0 {
+		err = c.do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+			return stream(ctx, conn, b.Pace, ref, uint64(have), w) //nolint:gosec // Not negative.
+		})
+	}
+	if err != nil {
+		return err
+	}
+	if w.left > 0 {
+		return fmt.Errorf("%w: it ends %d bytes early", ErrUnreachable, w.left)
+	}
+	if got := fleet.DigestFromSum([sha256.Size]byte(sum.Sum(nil))); got != ref.Digest {
+		return fmt.Errorf("%w: its digest is %s", ErrBlob, got.Short())
+	}
+	if err := f.Truncate(int64(ref.Size)); err != nil { //nolint:gosec // The file has that size.
+		return fmt.Errorf("cutting partial blob: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("writing blob: %w", err)
+	}
+	if err := os.Rename(b.partial(ref.Digest), b.Path(ref.Digest)); err != nil {
+		return fmt.Errorf("writing blob: %w", err)
+	}
+	return atomicfile.SyncDir(b.Dir)
+}
+
+// stream copies the rest of a blob to w. It ends the call when it returns, so
+// that a stalled sender is let go.
+func stream(ctx context.Context, conn *grpc.ClientConn, limit pace.Limit, ref fleet.BlobRef, offset uint64, w io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := fleetv1.NewHostServiceClient(conn).GetBlob(ctx, &fleetv1.GetBlobRequest{
+		Digest: string(ref.Digest), Offset: offset,
+	})
+	if err != nil {
+		return err //nolint:wrapcheck // explain wants it as it is.
+	}
+	_, err = io.Copy(w, pace.NewReader(&chunks{recv: s.Recv}, limit))
+	return err //nolint:wrapcheck // explain wants it as it is.
+}
+
+// chunks reads a stream of pieces.
+type chunks struct {
+	recv func() (*fleetv1.GetBlobResponse, error)
+	rest []byte
+}
+
+// Read returns what is left of the newest piece, or of the next one.
+func (c *chunks) Read(p []byte) (int, error) {
+	for len(c.rest) == 0 {
+		m, err := c.recv()
+		if err != nil {
+			return 0, err //nolint:wrapcheck // io.EOF, or for explain.
+		}
+		c.rest = m.GetData()
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// bounded refuses more than was signed.
+type bounded struct {
+	w    io.Writer
+	left uint64
+}
+
+// Write passes on what fits.
+func (b *bounded) Write(p []byte) (int, error) {
+	if uint64(len(p)) > b.left {
+		return 0, fmt.Errorf("%w: it is longer than its size", ErrBlob)
+	}
+	n, err := b.w.Write(p)
+	b.left -= uint64(n) //nolint:gosec // Not negative.
+	return n, err       //nolint:wrapcheck // Errors of files name them.
+}

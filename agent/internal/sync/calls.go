@@ -1,0 +1,155 @@
+package sync
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc"
+
+	"github.com/cameronraysmith/fleet/agent/internal/desired"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
+)
+
+// Desired is what the coordinator desires of this host, unverified.
+type Desired struct {
+	Roots      [][]byte
+	Offers     []desired.Offer
+	Loosenings [][]byte
+}
+
+// GetDesired asks what is desired; rootVersion is that of the newest trust
+// root here, 0 for none.
+func (c *Client) GetDesired(ctx context.Context, rootVersion uint64) (Desired, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var d Desired
+	err := c.do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		m, err := fleetv1.NewHostServiceClient(conn).GetDesired(ctx, &fleetv1.GetDesiredRequest{RootVersion: rootVersion})
+		if err != nil {
+			return err //nolint:wrapcheck // explain wants it as it is.
+		}
+		d, err = desiredOf(m)
+		return err
+	})
+	if err != nil {
+		return Desired{}, fmt.Errorf("asking what is desired: %w", err)
+	}
+	return d, nil
+}
+
+func desiredOf(m *fleetv1.GetDesiredResponse) (Desired, error) {
+	d := Desired{Roots: m.GetRoots(), Loosenings: m.GetLoosenings()}
+	if len(m.GetProfiles()) > fleet.MaxProfiles {
+		return d, fmt.Errorf("%d profiles are offered, at most %d", len(m.GetProfiles()), fleet.MaxProfiles)
+	}
+	for _, p := range m.GetProfiles() {
+		name, err := fleet.ParseProfileName(p.GetProfile())
+		if err != nil {
+			return d, err //nolint:wrapcheck // It says which.
+		}
+		o := desired.Offer{Profile: name, Newest: documentOf(p.GetNewest())}
+		if r := p.GetRevert(); r != nil {
+			back := documentOf(r)
+			o.Revert = &back
+		}
+		d.Offers = append(d.Offers, o)
+	}
+	return d, nil
+}
+
+func documentOf(m *fleetv1.SignedGeneration) desired.Document {
+	return desired.Document{Generation: m.GetGeneration(), Secrets: m.GetSecrets()}
+}
+
+// Ack is the coordinator's answer to a report.
+type Ack struct {
+	// Seq of the newest transition that is durable at the coordinator.
+	Seq uint64
+	// Unknown generations that the next report should attach.
+	Unknown []fleet.Digest
+}
+
+// Report is a signed report with what goes along.
+type Report struct {
+	Envelope []byte
+	// HostKeys and their MAC, for a coordinator that does not know them.
+	HostKeys, HostKeysMAC []byte
+	// Accepted documents that the coordinator asked for.
+	Accepted []desired.Document
+}
+
+// Report delivers a report over the shared connection.
+func (c *Client) Report(ctx context.Context, r Report) (Ack, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var ack Ack
+	err := c.do(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		ack, err = report(ctx, conn, r)
+		return err
+	})
+	if err != nil {
+		return Ack{}, fmt.Errorf("reporting: %w", err)
+	}
+	return ack, nil
+}
+
+// Reach delivers a report over a connection of its own, opened now: what it
+// proves, no connection from before an activation can.
+func (c *Client) Reach(ctx context.Context, r Report) (Ack, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	conn, err := dial(c.config.Addresses, c.config.TLS, c.config.Dial)
+	if err != nil {
+		return Ack{}, err
+	}
+	ack, err := report(ctx, conn, r)
+	err = explain(ctx, err)
+	if cerr := conn.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("closing connection: %w", cerr)
+	}
+	if err != nil {
+		return Ack{}, fmt.Errorf("reaching the coordinator anew: %w", err)
+	}
+	return ack, nil
+}
+
+func report(ctx context.Context, conn *grpc.ClientConn, r Report) (Ack, error) {
+	req := &fleetv1.ReportRequest{Report: r.Envelope, HostKeys: r.HostKeys, HostKeysMac: r.HostKeysMAC}
+	for _, d := range r.Accepted {
+		req.Accepted = append(req.Accepted, &fleetv1.SignedGeneration{Generation: d.Generation, Secrets: d.Secrets})
+	}
+	m, err := fleetv1.NewHostServiceClient(conn).Report(ctx, req)
+	if err != nil {
+		return Ack{}, err //nolint:wrapcheck // explain wants it as it is.
+	}
+	ack := Ack{Seq: m.GetAckedSeq()}
+	for _, u := range m.GetUnknownGenerations() {
+		if d, err := fleet.ParseDigest(u); err == nil && len(ack.Unknown) < fleet.MaxProfiles {
+			ack.Unknown = append(ack.Unknown, d)
+		}
+	}
+	return ack, nil
+}
+
+// Renewed is a new certificate with the CAs to trust from now on, in DER.
+type Renewed struct {
+	Certificate []byte
+	CAs         [][]byte
+}
+
+// Renew exchanges the host's certificate over the same key.
+func (c *Client) Renew(ctx context.Context, csr []byte) (Renewed, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var n Renewed
+	err := c.do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		m, err := fleetv1.NewHostServiceClient(conn).Renew(ctx, &fleetv1.RenewRequest{Csr: csr})
+		n = Renewed{Certificate: m.GetCertificate(), CAs: m.GetCa()}
+		return err //nolint:wrapcheck // explain wants it as it is.
+	})
+	if err != nil {
+		return Renewed{}, fmt.Errorf("renewing host identity: %w", err)
+	}
+	return n, nil
+}

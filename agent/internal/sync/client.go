@@ -1,0 +1,218 @@
+// Package sync talks to the coordinator: it is the only part of the agent that
+// knows gRPC and the wire's types. It holds one connection for the stream of
+// hints and all calls, opened again after a failure by whoever calls next;
+// waiting between attempts is Watch's.
+package sync
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/refusal"
+)
+
+const (
+	// maxMessageBytes bounds an answer: a chain of trust roots is the longest.
+	maxMessageBytes = 16 << 20
+	// dialTimeout bounds one attempt at one address.
+	dialTimeout = 10 * time.Second
+	// callTimeout bounds a call that isn't a stream.
+	callTimeout = 30 * time.Second
+	// bufferBytes of a connection, each way: hints and reports are small, and
+	// an idle agent should weigh nothing.
+	bufferBytes = 4 << 10
+)
+
+// ErrUnreachable is wrapped by errors of calls that never got an answer.
+var ErrUnreachable = errors.New("coordinator unreachable")
+
+// RefusedError is an answer: the coordinator does not do what was asked.
+type RefusedError struct {
+	Reason fleet.Reason
+}
+
+// Error says what the coordinator said.
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("coordinator refuses (%s): %s", e.Reason.Code, e.Reason.Message)
+}
+
+// Config of a Client.
+type Config struct {
+	// Addresses of the coordinator, host:port, tried in order.
+	Addresses []string
+	// TLS of the host identity; asked for its certificate at each handshake.
+	TLS *tls.Config
+	Log *slog.Logger
+	// Dial opens a TCP connection; default a net.Dialer's.
+	Dial Dial
+	// Hello goes out with each stream.
+	Hello Hello
+}
+
+// Dial opens a TCP connection to host:port.
+type Dial func(ctx context.Context, address string) (net.Conn, error)
+
+// Hello says who watches.
+type Hello struct {
+	Version, InstanceID, BootID string
+	Capabilities                []string
+}
+
+// Client is the coordinator as seen from a host. It is safe for concurrent use.
+type Client struct {
+	config Config
+
+	mu   sync.Mutex
+	conn *grpc.ClientConn
+}
+
+// New makes a client; it connects when it is first needed.
+func New(c Config) *Client { return &Client{config: c} }
+
+// Close ends all calls and streams.
+func (c *Client) Close() { c.Reset() }
+
+// Reset closes the connection, so that the next call opens one anew, with
+// today's certificate.
+func (c *Client) Reset() {
+	c.mu.Lock()
+	conn := c.conn
+	c.conn = nil
+	c.mu.Unlock()
+	if conn != nil {
+		_ = conn.Close()
+	}
+}
+
+// shared returns the connection, opening it if there is none.
+func (c *Client) shared() (*grpc.ClientConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		return c.conn, nil
+	}
+	conn, err := dial(c.config.Addresses, c.config.TLS, c.config.Dial)
+	if err != nil {
+		return nil, err
+	}
+	c.conn = conn
+	return conn, nil
+}
+
+// drop closes conn where it is still the shared one.
+func (c *Client) drop(conn *grpc.ClientConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == conn {
+		c.conn = nil
+		_ = conn.Close()
+	}
+}
+
+// do makes one call over the shared connection, which is dropped when it
+// brings no answer.
+func (c *Client) do(ctx context.Context, call func(context.Context, *grpc.ClientConn) error) error {
+	conn, err := c.shared()
+	if err != nil {
+		return err
+	}
+	err = explain(ctx, call(ctx, conn))
+	if errors.Is(err, ErrUnreachable) {
+		c.drop(conn)
+	}
+	return err
+}
+
+// dial makes a connection that is opened at its first call. The addresses are
+// tried in order; names are resolved by the system at each attempt.
+func dial(addresses []string, config *tls.Config, open Dial) (*grpc.ClientConn, error) {
+	if open == nil {
+		d := net.Dialer{Timeout: dialTimeout}
+		open = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
+	}
+	conn, err := grpc.NewClient("passthrough:///coordinator",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			var errs []error
+			for _, a := range addresses {
+				conn, err := open(ctx, a)
+				if err == nil {
+					return conn, nil
+				}
+				errs = append(errs, err)
+			}
+			return nil, errors.Join(errs...)
+		}),
+		grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(),
+		grpc.WithIdleTimeout(0),
+		// A failed connection is thrown away whole; this only bounds what it
+		// does until then.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: time.Second, Multiplier: 2, MaxDelay: 2 * time.Minute},
+			MinConnectTimeout: dialTimeout,
+		}),
+		grpc.WithReadBufferSize(bufferBytes), grpc.WithWriteBufferSize(bufferBytes),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the coordinator: %w", err)
+	}
+	return conn, nil
+}
+
+// explain turns a gRPC error into one of this package's, and leaves others.
+func explain(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	if r, ok := refusal.Of(err); ok {
+		if r.Code == refusal.Stopping || r.Code == refusal.Replaced {
+			return fmt.Errorf("%w: %s", ErrUnreachable, r.Message)
+		}
+		return &RefusedError{Reason: r}
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	switch s.Code() { //nolint:exhaustive // All others are answers.
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unknown:
+		return fmt.Errorf("%w: %s", ErrUnreachable, s.Message())
+	}
+	return &RefusedError{Reason: fleet.Reason{
+		Code: fleet.ReasonUnreachable, Message: fmt.Sprintf("%s: %s", s.Code(), s.Message()),
+		Hint: "look at the coordinator's log and events",
+	}}
+}
+
+// ReasonOf explains an error of a call to people.
+func ReasonOf(err error) fleet.Reason {
+	if err == nil {
+		return fleet.Reason{}
+	}
+	if r := (*RefusedError)(nil); errors.As(err, &r) {
+		return r.Reason
+	}
+	return fleet.Reason{
+		Code: fleet.ReasonUnreachable, Message: err.Error(),
+		Hint: "check that the coordinator runs and that this host can connect to it",
+	}
+}

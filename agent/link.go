@@ -1,0 +1,398 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"runtime/debug"
+	"slices"
+	stdsync "sync"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/identity"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+	"github.com/cameronraysmith/fleet/pkg/release"
+)
+
+const (
+	// onlineFresh is how long a host counts as online after an answer while
+	// its stream is down.
+	onlineFresh = time.Minute
+	// tickInterval is how often the agent looks at wall time: a laptop that
+	// slept past a renewal notices at the next tick.
+	tickInterval = time.Minute
+	// quietPause is how long after work memory is given back.
+	quietPause = 3 * time.Second
+	// refreshPause keeps a storm of hints from becoming a storm of questions.
+	refreshPause = 100 * time.Millisecond
+)
+
+// link is what is known of the way to the coordinator.
+type link struct {
+	refresh chan struct{} // look at what is desired
+	report  chan struct{} // report
+	kick    chan struct{} // don't wait with connecting
+	settled chan struct{} // work has ended
+
+	mu     stdsync.Mutex
+	online bool
+	seen   time.Time // wall time of the last answer
+	awake  time.Time // the same, monotonic
+	reason fleet.Reason
+	asked  []fleet.Digest // documents that the coordinator lacks
+	// troubles are refusals, by either side, while the stream is up.
+	troubles [troubles]fleet.Reason
+}
+
+// trouble is what a refusal is about.
+type trouble int
+
+const (
+	troubleReport    trouble = iota // a report was refused
+	troubleDesired                  // the question what is desired was refused
+	troubleRoot                     // this host refused a trust root
+	troubleLoosening                // this host refused a loosening
+	troubles                        // how many there are
+)
+
+// note remembers a refusal for the status; an empty reason ends it.
+func (l *link) note(t trouble, why fleet.Reason) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.troubles[t] = why
+}
+
+func newLink() *link {
+	return &link{
+		refresh: make(chan struct{}, 1), report: make(chan struct{}, 1), kick: make(chan struct{}, 1),
+		settled: make(chan struct{}, 1),
+		reason:  fleet.Reason{Code: fleet.ReasonUnreachable, Message: "not tried yet"},
+	}
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (l *link) wantRefresh() { poke(l.refresh) }
+func (l *link) wantReport()  { poke(l.report) }
+func (l *link) nudge()       { poke(l.kick) }
+
+// up notes that the stream is open.
+func (l *link) up(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.online, l.seen, l.awake, l.reason = true, now, awake(), fleet.Reason{}
+}
+
+// answered notes any answer.
+func (l *link) answered(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seen, l.awake = now, awake()
+}
+
+// down notes that the stream is not open, and why.
+func (l *link) down(why fleet.Reason) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.online, l.reason = false, why
+}
+
+// isOnline says whether the coordinator answers, or did a moment ago.
+func (l *link) isOnline() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.online || !l.awake.IsZero() && awake().Sub(l.awake) < onlineFresh
+}
+
+func (l *link) isUp() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.online
+}
+
+func (l *link) state() (fleet.Reason, time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	why := l.reason
+	for _, t := range l.troubles {
+		if why.Code == "" {
+			why = t
+		}
+	}
+	return why, l.seen
+}
+
+// remember keeps which documents the coordinator asked for last.
+func (l *link) remember(ds []fleet.Digest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked = ds
+}
+
+func (l *link) unknown() []fleet.Digest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked
+}
+
+func (a *Agent) newClient(id identity.Binding) *sync.Client {
+	addresses := id.Addresses
+	if len(a.config.Coordinator) > 0 {
+		addresses = a.config.Coordinator
+	}
+	var drivers []string
+	for name := range a.drivers {
+		drivers = append(drivers, "driver:"+name)
+	}
+	slices.Sort(drivers)
+	return sync.New(sync.Config{
+		Addresses: addresses, Log: a.config.Log,
+		TLS: pki.ClientTLS(pki.ClientConfig{
+			Certificate: a.identity.Certificate, CAs: a.identity.CAs, Fleet: id.Fleet, Now: a.now,
+		}),
+		Hello: sync.Hello{
+			Version: a.config.Version, InstanceID: a.identity.InstanceID(), BootID: a.bootID, Capabilities: drivers,
+		},
+	})
+}
+
+// watch follows the coordinator's hints.
+func (a *Agent) watch(ctx context.Context, b *bound) error {
+	return b.client.Watch(ctx, a.config.watchBackoff(), a.link.kick,
+		func(h sync.Hint) {
+			a.link.up(a.config.Now())
+			switch h {
+			case sync.HintHello:
+				a.link.wantRefresh()
+				a.link.wantReport()
+				a.backOnline()
+			case sync.HintDesired:
+				a.link.wantRefresh()
+			case sync.HintReport:
+				a.link.wantReport()
+			}
+		},
+		func(err error) {
+			r := sync.ReasonOf(err)
+			a.link.down(r)
+			a.config.Log.Info("no stream to the coordinator", "reason", string(r.Code), "error", err)
+		})
+}
+
+// backOnline ends waits that had only the coordinator's absence for a reason.
+func (a *Agent) backOnline() {
+	for _, w := range a.sorted() {
+		w.online()
+	}
+}
+
+// refreshLoop asks what is desired after each hint, and on the poll interval.
+func (a *Agent) refreshLoop(ctx context.Context, b *bound) error {
+	failed := 0
+	for {
+		poll := a.config.PollInterval
+		t := time.NewTimer(poll - poll/10 + spread(poll/5))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		case <-t.C:
+			// Without a stream, opening one is the poll.
+			if !a.link.isUp() {
+				continue
+			}
+			a.link.wantReport()
+		case <-a.link.refresh:
+			t.Stop()
+		}
+		answered, err := a.refresh(ctx, b)
+		if err != nil {
+			return err
+		}
+		pause := refreshPause
+		if answered {
+			failed = 0
+		} else if a.link.isUp() {
+			pause += spread(grow(a.config.Retry, failed))
+			failed++
+			a.link.wantRefresh()
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// refresh asks once, and keeps what is admissible. Refusals by this host and
+// failures of the network are no errors: answered tells about the latter.
+func (a *Agent) refresh(ctx context.Context, b *bound) (answered bool, err error) {
+	got, err := b.client.GetDesired(ctx, b.desired.RootVersion())
+	if err != nil {
+		if ctx.Err() == nil {
+			a.config.Log.Warn("asking what is desired failed", "error", err)
+			a.link.note(troubleDesired, sync.ReasonOf(err))
+		}
+		return false, nil
+	}
+	a.link.note(troubleDesired, fleet.Reason{})
+	return true, a.take(b, got)
+}
+
+// take keeps what is admissible of an answer.
+func (a *Agent) take(b *bound, got sync.Desired) error {
+	a.link.answered(a.config.Now())
+	err := b.desired.AddRoots(got.Roots)
+	a.link.note(troubleRoot, release.ReasonOf(err))
+	if err != nil {
+		a.config.Log.Warn("trust root refused", "reason", string(release.ReasonOf(err).Code), "error", err)
+	}
+	if t := b.desired.Trust(); t != nil {
+		if err := a.recordRoot(t); err != nil {
+			return err
+		}
+	}
+	for _, o := range got.Offers {
+		st := a.journal.State()
+		h := b.host(o.Profile, st.Profile(o.Profile).Highest)
+		if err := b.desired.Take(h, o, a.now()); err != nil {
+			a.config.Log.Warn("generation refused", "profile", string(o.Profile),
+				"reason", string(release.ReasonOf(err).Code), "error", err)
+		}
+		a.worker(o.Profile)
+	}
+	a.link.note(troubleLoosening, fleet.Reason{})
+	for _, l := range got.Loosenings {
+		if err := a.loosen(b, l); err != nil {
+			return err
+		}
+	}
+	if err := a.recordFloor(b.desired.Floor()); err != nil {
+		return err
+	}
+	a.wakeAll()
+	return nil
+}
+
+func (b *bound) host(p fleet.ProfileName, highest fleet.Ref) release.Host {
+	return release.Host{Fleet: b.fleet, Machine: b.machine, Profile: p, Highest: highest}
+}
+
+func (a *Agent) recordRoot(t *release.Trust) error {
+	st := a.journal.State()
+	if st.Root.Digest == t.Digest() {
+		return nil
+	}
+	return a.journal.Append(journal.Record{ //nolint:wrapcheck // It says what failed.
+		Kind: journal.KindRoot, Root: &journal.Root{Version: t.Root().Version, Digest: t.Digest()},
+	})
+}
+
+// loosen carries out a signed loosening, once. One that is refused is said and
+// passed over.
+func (a *Agent) loosen(b *bound, envelope []byte) error {
+	t := b.desired.Trust()
+	if t == nil {
+		return nil
+	}
+	st := a.journal.State()
+	l, err := t.OpenLoosening(envelope)
+	if err == nil && st.Used(l.Digest) {
+		return nil
+	}
+	if err == nil {
+		err = t.AdmitLoosening(b.host(l.Doc.Profile, fleet.Ref{}), l, a.now())
+	}
+	if err != nil {
+		a.link.note(troubleLoosening, release.ReasonOf(err))
+		a.config.Log.Warn("loosening refused", "reason", string(release.ReasonOf(err).Code), "error", err)
+		return nil
+	}
+	if l.Doc.Action != fleet.LoosenRetry {
+		return nil
+	}
+	err = a.journal.Append(journal.Record{
+		Kind: journal.KindForgiven, Profile: l.Doc.Profile, Digest: l.Doc.Digest,
+		Loosening: l.Digest, Expires: l.Doc.Expires,
+		Reason: fleet.Reason{Code: fleet.ReasonNewGeneration, Message: "a signed document has it tried again"},
+	})
+	if errors.Is(err, journal.ErrRecord) || errors.Is(err, journal.ErrUsed) {
+		a.config.Log.Warn("loosening does not apply", "error", err)
+		return nil
+	}
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	a.worker(l.Doc.Profile).forgive()
+	a.link.wantReport()
+	return nil
+}
+
+// tick looks at wall time once a minute, and gives memory back when work has
+// ended: an agent is idle nearly all of its life, and its host has other uses
+// for what an activation took.
+func (a *Agent) tick(ctx context.Context, b *bound) error {
+	r := renewal{jitter: rand.Float64()}
+	poke(a.link.settled)
+	for {
+		a.renewIfDue(ctx, b, &r)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-a.link.settled:
+			if err := sleep(ctx, quietPause); err != nil {
+				return err
+			}
+			debug.FreeOSMemory()
+		case <-time.After(tickInterval):
+		}
+	}
+}
+
+// grow is the wait after so many failed attempts.
+func grow(r Retry, failed int) time.Duration {
+	d := r.First
+	for range min(failed, 32) {
+		if d >= r.Max {
+			break
+		}
+		d *= 2
+	}
+	return min(d, r.Max)
+}
+
+// spread draws evenly from (0, d].
+func spread(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return time.Duration(rand.Int64N(int64(d))) + 1 //nolint:gosec // Spreads load; no secret.
+}
+
+// awake is for differences only: its monotonic part stands still while the
+// machine sleeps, and no step of the clock moves it.
+func awake() time.Time { return time.Now() } //nolint:forbidigo // Not as wall time.
+
+// sleep waits for d in time awake, or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) error { return sleepOr(ctx, d, nil) }
+
+// sleepOr is sleep that a receive from early ends.
+func sleepOr(ctx context.Context, d time.Duration, early <-chan struct{}) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-early:
+		return nil
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,188 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
+	"github.com/cameronraysmith/fleet/pkg/buildinfo"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+)
+
+// runOptions are those of the commands that are an agent.
+type runOptions struct {
+	*options
+	bundleDir, secretsDir string
+	joinFile              string
+	coordinator           []string
+	observe               bool
+	ageIdentity           string
+	poll                  time.Duration
+	env                   []string
+	path                  string
+	logFormat, logLevel   string
+}
+
+func (o *runOptions) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&o.bundleDir, "bundle-dir", "", "`directory` of unpacked bundles and their services' state (default: /var/lib/fleet/bundles; with a --state-dir of its own, bundles below that)")
+	f.StringVar(&o.secretsDir, "secrets-dir", "", "`link` to the decrypted secrets (default: /var/lib/fleet/secrets; with a --state-dir of its own, secrets below that)")
+	f.StringVar(&o.joinFile, "join-file", "", "`file` with the join string, while the host is not enrolled")
+	f.StringSliceVar(&o.coordinator, "coordinator", nil, "coordinator's `host:port`, instead of those of the join string; may be repeated")
+	f.StringVar(&o.ageIdentity, "age-identity", "", "`file` with the machine's age identity (default: one is made, and sent when enrolling)")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+}
+
+func newRunCommand(o *options) *cobra.Command {
+	ro := &runOptions{options: o}
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Be the agent of this host",
+		Long: `Be the agent of this host, until SIGTERM or SIGINT. An activation in flight goes
+on without the agent, and the next one takes it up.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runRun(cmd.Context(), ro) },
+	}
+	ro.flags(c)
+	f := c.Flags()
+	f.BoolVar(&ro.observe, "observe", false, "activate nothing, whatever the policy says")
+	f.DurationVar(&ro.poll, "poll-interval", DefaultPollInterval, "how long to rely on the coordinator's hints before asking")
+	f.StringArrayVar(&ro.env, "env", nil, "`NAME=VALUE` for activations and probes; may be repeated")
+	f.StringVar(&ro.path, "path", "", "PATH for the programs of bundles")
+	return c
+}
+
+func newEnrolCommand(o *options) *cobra.Command {
+	ro := &runOptions{options: o}
+	c := &cobra.Command{
+		Use:   "enrol [JOIN]",
+		Short: "Turn a join string into a host identity",
+		Long: `Turn a join string, as fleetctl token prints it, into a host identity, and end.
+JOIN may be "-": then it is read from standard input, where no other user of
+the machine can see it.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runEnrol(cmd.Context(), ro, args) },
+	}
+	ro.flags(c)
+	return c
+}
+
+func (o *runOptions) log() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, fmt.Errorf("log level %q: use debug, info, warn or error", o.logLevel)
+	}
+	ho := &slog.HandlerOptions{Level: level}
+	switch o.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(o.stderr, ho)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(o.stderr, ho)), nil
+	}
+	return nil, fmt.Errorf("log format %q: use text or json", o.logFormat)
+}
+
+// directory makes a directory flag absolute, with its default.
+func (o *runOptions) directory(flag, system, below string) (string, error) {
+	switch {
+	case flag != "":
+		abs, err := filepath.Abs(flag)
+		if err != nil {
+			return "", fmt.Errorf("finding directory: %w", err)
+		}
+		return abs, nil
+	case o.stateDir == defaultStateDir:
+		return system, nil
+	}
+	return filepath.Join(o.stateDir, below), nil
+}
+
+// agent makes the agent that the flags describe.
+func (o *runOptions) agent(join string) (*Agent, error) {
+	log, err := o.log()
+	if err != nil {
+		return nil, err
+	}
+	bundles, err := o.directory(o.bundleDir, defaultBundleDir, "bundles")
+	if err != nil {
+		return nil, err
+	}
+	secretsDir, err := o.directory(o.secretsDir, defaultSecretsDir, "secrets")
+	if err != nil {
+		return nil, err
+	}
+	runner, err := runnerCommand()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{filepath.Dir(bundles), filepath.Dir(secretsDir)} {
+		if dir == o.stateDir {
+			continue // the agent makes it, closed to others
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // Services of other users look into it.
+			return nil, fmt.Errorf("making directory: %w", err)
+		}
+	}
+	return New(Config{
+		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
+		Join: join, JoinFile: o.joinFile, Coordinator: o.coordinator, Observe: o.observe,
+		AgeIdentity: o.ageIdentity, Runner: runner, ExtraEnv: o.env,
+		PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, Log: log,
+		OpenDrivers: func() (map[string]driver.Driver, func() error, error) {
+			d, err := bundledriver.New(bundledriver.Config{Root: bundles, Path: o.path})
+			if err != nil {
+				return nil, nil, err //nolint:wrapcheck // It says what failed.
+			}
+			connected, stop, err := driver.InProcess(d)
+			return map[string]driver.Driver{bundledriver.Name: connected}, stop, err
+		},
+	})
+}
+
+func runRun(ctx context.Context, o *runOptions) error {
+	// An agent waits most of the time: little garbage beats little work.
+	debug.SetGCPercent(gcPercent)
+	a, err := o.agent("")
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
+}
+
+// gcPercent of the agent: a few megabytes of heap need not double.
+const gcPercent = 50
+
+func runEnrol(ctx context.Context, o *runOptions, args []string) error {
+	join := ""
+	switch {
+	case len(args) == 1 && args[0] == "-":
+		b, err := io.ReadAll(io.LimitReader(o.stdin, maxJoinFileBytes))
+		if err != nil {
+			return fmt.Errorf("reading join string: %w", err)
+		}
+		join = string(b)
+	case len(args) == 1:
+		join = args[0]
+	}
+	a, err := o.agent(join)
+	if err != nil {
+		return err
+	}
+	err = a.Enrol(ctx)
+	if err == nil {
+		if id, ierr := a.identity.Binding(); ierr == nil {
+			o.printer().Printf("enrolled as %s of fleet %s\n", id.Machine, id.Fleet)
+		}
+	}
+	return errors.Join(err, a.Close())
+}

@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// inputs of one decision.
+type inputs struct {
+	desired  reconcile.Desired
+	observed reconcile.Observed
+	policy   reconcile.Policy
+	state    journal.ProfileState
+}
+
+// observe gathers what Decide needs: the journal, the executor's word on what
+// runs, what this process found out, and the documents, admitted at now.
+func (w *worker) observe(now time.Time) inputs {
+	st := w.a.journal.State()
+	p := st.Profile(w.profile)
+	in := inputs{state: p}
+	b := w.a.bound.Load()
+	in.desired, _ = b.desired.Desired(b.host(w.profile, p.Highest), now)
+	in.policy = w.policy(b, st, p)
+
+	w.mu.Lock()
+	f := w.facts
+	w.mu.Unlock()
+	o := &in.observed
+	*o = reconcile.Observed{
+		Adopted: p.Adopted, Current: p.Current.Ref, Highest: p.Highest,
+		Refused:       map[fleet.Digest]fleet.Reason{},
+		RollBackAsked: f.rollBack, Fetched: f.fetched,
+	}
+	o.LastGood, o.HasLastGood = lastGood(p)
+	for d, r := range p.Refused {
+		o.Refused[d] = r.Reason
+	}
+	if p.Staged.Ref.Digest != f.damaged {
+		o.Staged = p.Staged.Ref.Digest
+	}
+	if in.desired.Target != nil && f.wait != nil && f.waitFor == in.desired.Target.Digest {
+		o.Wait = &reconcile.Wait{Until: now.Add(f.wait.until.Sub(awake())), Reason: f.wait.reason}
+	}
+	if p.CurrentVerified() && p.Confirmed.Digest != p.Current.Ref.Digest && p.Current.Ref.Digest != "" {
+		o.Unconfirmed, o.Acked = true, w.acked()
+	}
+	if _, bad := p.Refused[p.Ref.Digest]; p.Phase == journal.PhaseStuck && bad {
+		o.Broken, o.BrokenWith = true, p.Highest.Number
+	}
+	o.Change = w.change(p, f)
+	return in
+}
+
+// lastGood is the newest verified generation other than what runs. What
+// enrolment found counts; the journal's own word can't tell it from none.
+func lastGood(p journal.ProfileState) (fleet.Ref, bool) {
+	for _, g := range slices.Backward(p.History) {
+		if g.Is(p.LastGood.Ref) && !g.Is(p.Current.Ref) {
+			return g.Ref, true
+		}
+	}
+	return fleet.Ref{}, false
+}
+
+// acked says whether everything that was said about the profile's newest
+// verified state is durable at the coordinator.
+func (w *worker) acked() bool {
+	for _, t := range w.a.journal.Pending(0) {
+		if t.Profile == w.profile && t.State == fleet.StateVerified {
+			return false
+		}
+	}
+	return true
+}
+
+// policy is what rules the profile now.
+func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reconcile.Policy {
+	pol := reconcile.Policy{Mode: fleet.ModeObserve}
+	if newest := b.desired.Newest(w.profile); newest != nil {
+		pol.Mode = newest.Generation.Doc.Policy.Mode
+		if pol.Mode == "" {
+			pol.Mode = fleet.ModeManage
+		}
+	}
+	if w.a.config.Observe {
+		pol.Mode = fleet.ModeObserve
+	}
+	if st.Paused != nil {
+		pol.Paused = st.Paused.Reason
+	}
+	if p.Activation != nil {
+		if g, err := b.desired.LoadAccepted(p.Activation.To.Ref.Digest); err == nil {
+			pol.OnInconclusive = g.Policy.OnInconclusive
+		}
+	}
+	return pol
+}
+
+// Names of an activation's runs.
+func activateRun(a *journal.Activation) string { return a.ID + "-activate" }
+func commitRun(a *journal.Activation) string   { return a.ID + "-commit" }
+func rollbackRun(a *journal.Activation, n int) string {
+	return fmt.Sprintf("%s-rollback-%d", a.ID, n)
+}
+
+// change is the activation in flight, with all that is known of it.
+func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
+	act := p.Activation
+	if act == nil {
+		return nil
+	}
+	c := &reconcile.Change{
+		From: act.Back().Ref, To: act.To.Ref, Cause: p.Reason, OnlineBefore: act.OnlineBefore,
+	}
+	switch p.Phase {
+	case journal.PhaseActivating:
+		c.Phase = reconcile.PhaseActivating
+		c.Run, c.RunDetail = w.runOf(activateRun(act), f)
+	case journal.PhaseActivated:
+		c.Phase = reconcile.PhaseVerifying
+		if f.verifyID == act.ID {
+			c.Probes, c.ProbeDetail, c.Reached, c.Overdue = f.probes, f.probeDetail, f.reached, f.overdue
+		}
+	case journal.PhaseVerified, journal.PhaseConfirmed:
+		c.Phase = reconcile.PhaseVerified
+	case journal.PhaseRollingBack:
+		c.Phase = reconcile.PhaseRollingBack
+		w.rollback(c, act, f)
+	case journal.PhaseIdle, journal.PhaseAccepted, journal.PhaseStaged, journal.PhaseRolledBack,
+		journal.PhaseStuck, journal.PhaseFailed:
+		// The journal keeps no activation in these.
+		c.Phase = reconcile.Phase(p.Phase)
+	}
+	return c
+}
+
+// rollback finds the newest run of a rollback. That each has a name of its own
+// is how a restarted agent knows how many were tried.
+func (w *worker) rollback(c *reconcile.Change, act *journal.Activation, f facts) {
+	c.Run = reconcile.RunNone
+	for n := 1; n <= reconcile.MaxRollBackAttempts; n++ {
+		run, detail := w.runOf(rollbackRun(act, n), f)
+		if run == reconcile.RunNone {
+			return
+		}
+		c.Run, c.RunDetail, c.Attempts = run, detail, n
+	}
+}
+
+// runOf is the executor's word. A lost run counts as running until it was
+// waited for: that ends what it left behind.
+func (w *worker) runOf(id string, f facts) (reconcile.Run, string) {
+	if f.runID == id && f.run != nil {
+		return f.run.run, f.run.detail
+	}
+	st, err := w.a.executor.Status(id)
+	if err != nil {
+		w.log.Error("looking at a run failed", "run", id, "error", err)
+		return reconcile.RunRunning, err.Error()
+	}
+	switch st.Phase {
+	case execute.PhaseAbsent:
+		return reconcile.RunNone, ""
+	case execute.PhaseRunning, execute.PhaseLost:
+		return reconcile.RunRunning, ""
+	case execute.PhaseDone:
+	}
+	return outcome(st.Result)
+}
+
+func outcome(r execute.Result) (reconcile.Run, string) {
+	switch r.Outcome {
+	case execute.OutcomeOK:
+		return reconcile.RunSucceeded, ""
+	case execute.OutcomeHung:
+		return reconcile.RunHung, r.Message
+	case execute.OutcomeLost:
+		return reconcile.RunLost, r.Message
+	case execute.OutcomeExit, execute.OutcomeError:
+	}
+	return reconcile.RunFailed, r.Message
+}

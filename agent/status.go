@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"cmp"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// snapshot is where the host is now, by the journal and the last decisions.
+func (a *Agent) snapshot() control.Status {
+	st := a.journal.State()
+	s := journalStatus(st)
+	s.AgentVersion = a.config.Version
+	s.Coordinator, s.CoordinatorSeen = a.link.state()
+	_, s.IdentityExpires = a.identity.Validity()
+	if id, err := a.identity.Binding(); err == nil {
+		s.Machine = id.Machine
+	}
+	s.Mode = fleet.ModeObserve
+	s.Profiles = nil
+	for _, w := range a.sorted() {
+		w.mu.Lock()
+		said := w.said
+		w.mu.Unlock()
+		p := profileStatus(w.profile, st.Profile(w.profile))
+		p.Desired = said.desired
+		if said.plan.Reason.Code != "" {
+			p.Reason = said.plan.Reason
+		}
+		if state, ok := stateOf(said.plan); ok {
+			p.State = state
+		}
+		if w.profile == fleet.System && said.mode != "" {
+			s.Mode = said.mode
+		}
+		s.Profiles = append(s.Profiles, p)
+	}
+	return s
+}
+
+// journalStatus is what the journal alone says.
+func journalStatus(st journal.State) control.Status {
+	s := control.Status{Mode: st.Mode, Outbox: uint64(st.Outbox())} //nolint:gosec // Not negative.
+	if st.Paused != nil {
+		s.Paused = st.Paused.Reason
+	}
+	for name := range st.Profiles {
+		s.Profiles = append(s.Profiles, profileStatus(name, st.Profile(name)))
+	}
+	slices.SortFunc(s.Profiles, func(x, y control.Profile) int { return cmp.Compare(x.Profile, y.Profile) })
+	return s
+}
+
+func profileStatus(name fleet.ProfileName, p journal.ProfileState) control.Profile {
+	out := control.Profile{ProfileStatus: fleet.ProfileStatus{
+		Profile: name, State: phaseState(p.Phase), Reason: p.Reason,
+		Current: p.Current.Ref, Confirmed: p.Confirmed, LastGood: p.LastGood.Ref, Highest: p.Highest,
+	}}
+	if p.Held != nil {
+		out.State, out.Reason = fleet.StateHeld, *p.Held
+	}
+	for _, r := range p.Refused {
+		out.Refused = append(out.Refused, r.Ref)
+	}
+	// The highest first: what is cut off is of the least interest.
+	slices.SortFunc(out.Refused, func(x, y fleet.Ref) int {
+		return cmp.Or(y.Number.Compare(x.Number), cmp.Compare(x.Digest, y.Digest))
+	})
+	out.Refused = out.Refused[:min(len(out.Refused), fleet.MaxRefusedListed)]
+	return out
+}
+
+// phaseState is how a phase of the journal is called outside.
+func phaseState(p journal.Phase) fleet.State {
+	switch p {
+	case journal.PhaseIdle:
+		return fleet.StateIdle
+	case journal.PhaseAccepted:
+		return fleet.StateFetching
+	case journal.PhaseStaged:
+		return fleet.StateStaged
+	case journal.PhaseActivating:
+		return fleet.StateActivating
+	case journal.PhaseActivated:
+		return fleet.StateVerifying
+	case journal.PhaseVerified:
+		return fleet.StateVerified
+	case journal.PhaseConfirmed:
+		return fleet.StateConfirmed
+	case journal.PhaseRollingBack:
+		return fleet.StateRollingBack
+	case journal.PhaseRolledBack:
+		return fleet.StateRolledBack
+	case journal.PhaseStuck, journal.PhaseFailed:
+		return fleet.StateFailed
+	}
+	return fleet.StateIdle
+}
+
+// stateOf is the state that a plan puts a profile in, where it says more than
+// the journal does.
+func stateOf(p reconcile.Plan) (fleet.State, bool) {
+	switch p.Step {
+	case reconcile.StepHold:
+		return fleet.StateHeld, true
+	case reconcile.StepFetch:
+		return fleet.StateFetching, true
+	case reconcile.StepBuild:
+		return fleet.StateBuilding, true
+	case reconcile.StepVerify:
+		if p.Reason.Code != "" {
+			return fleet.StateHeld, true
+		}
+		return fleet.StateVerifying, true
+	case reconcile.StepNothing, reconcile.StepAdopt, reconcile.StepAccept, reconcile.StepActivate,
+		reconcile.StepStart, reconcile.StepAwait, reconcile.StepActivated, reconcile.StepVerified,
+		reconcile.StepCommit, reconcile.StepConfirm, reconcile.StepRollBack, reconcile.StepRolledBack,
+		reconcile.StepFail:
+	}
+	return "", false
+}
+
+// activationOf is the activation that a run belongs to.
+func activationOf(run string) string {
+	for _, suffix := range []string{"-activate", "-commit", "-rollback-"} {
+		if i := strings.LastIndex(run, suffix); i > 0 {
+			return run[:i]
+		}
+	}
+	return run
+}
+
+// readBootID tells one boot of the operating system from another; empty where
+// the system does not say.
+func readBootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}

@@ -1,0 +1,318 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/cameronraysmith/fleet/agent/internal/desired"
+	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
+	"github.com/cameronraysmith/fleet/agent/internal/secrets"
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// work returns what carries out a plan; nil where there is nothing to do.
+// Background work may take long and is cut short by its context.
+func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, background bool) {
+	switch p.Step {
+	case reconcile.StepNothing, reconcile.StepHold:
+		return nil, false
+	case reconcile.StepAdopt:
+		return w.adopt, false
+	case reconcile.StepAccept:
+		return func(ctx context.Context) error { return w.accept(ctx, p) }, false
+	case reconcile.StepFetch:
+		return func(ctx context.Context) error { return w.fetch(ctx, p) }, true
+	case reconcile.StepBuild:
+		return func(ctx context.Context) error { return w.build(ctx, p) }, true
+	case reconcile.StepActivate:
+		return func(ctx context.Context) error { return w.activate(ctx, p) }, false
+	case reconcile.StepStart:
+		return w.startRun, false
+	case reconcile.StepAwait:
+		return w.awaitRun, true
+	case reconcile.StepActivated:
+		return func(context.Context) error { return w.append(journal.Record{Kind: journal.KindActivated}) }, false
+	case reconcile.StepVerify:
+		return w.verify, true
+	case reconcile.StepVerified:
+		return func(context.Context) error { return w.append(journal.Record{Kind: journal.KindVerified}) }, false
+	case reconcile.StepCommit:
+		return w.commit, true
+	case reconcile.StepConfirm:
+		return func(context.Context) error {
+			return w.append(journal.Record{Kind: journal.KindConfirmed, Ref: p.Target})
+		}, false
+	case reconcile.StepRollBack:
+		return func(ctx context.Context) error { return w.rollBack(ctx, p) }, false
+	case reconcile.StepRolledBack:
+		return func(ctx context.Context) error { return w.settle(ctx, journal.Record{Kind: journal.KindRolledBack}) }, false
+	case reconcile.StepFail:
+		return func(ctx context.Context) error {
+			return w.settle(ctx, journal.Record{Kind: journal.KindRollbackFailed, Reason: p.Reason})
+		}, false
+	}
+	return nil, false
+}
+
+// driverOf returns the driver of a source.
+func (a *Agent) driverOf(name string) (driver.Driver, error) {
+	d := a.drivers[name]
+	if d == nil {
+		return nil, fmt.Errorf("%w: this agent has no driver %q: update the agent, or publish another kind of source",
+			driver.ErrSource, name)
+	}
+	return d, nil
+}
+
+// target loads what a plan is about.
+func (w *worker) target(p reconcile.Plan) (*desired.Opened, driver.Driver, error) {
+	o, err := w.a.bound.Load().desired.Load(p.Target.Digest)
+	if err != nil {
+		return nil, nil, err //nolint:wrapcheck // It says what failed.
+	}
+	d, err := w.a.driverOf(o.Generation.Doc.Source.Driver)
+	return o, d, err
+}
+
+// adopt records what runs, of whatever making, as generation 0.
+func (w *worker) adopt(ctx context.Context) error {
+	built := journal.Built{}
+	d := w.anyDriver()
+	path, err := d.Current(ctx, w.profile)
+	if err != nil {
+		return fmt.Errorf("adopting what runs: %w", err)
+	}
+	built.Path = path
+	if built.Secrets, err = secrets.Current(w.a.config.secretsRoot(w.profile)); err != nil {
+		return fmt.Errorf("adopting what runs: %w", err)
+	}
+	return w.append(journal.Record{Kind: journal.KindAdopt, Built: &built})
+}
+
+// anyDriver is that of the newest generation, else any: before there is a
+// generation, an agent with several drivers can't know whose the profile is.
+func (w *worker) anyDriver() driver.Driver {
+	if newest := w.a.bound.Load().desired.Newest(w.profile); newest != nil {
+		if d := w.a.drivers[newest.Generation.Doc.Source.Driver]; d != nil {
+			return d
+		}
+	}
+	for _, d := range w.a.drivers {
+		return d
+	}
+	return nil
+}
+
+func (w *worker) accept(_ context.Context, p reconcile.Plan) error {
+	o, err := w.a.bound.Load().desired.Load(p.Target.Digest)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	return w.append(journal.Record{
+		Kind: journal.KindAccept, Ref: p.Target, RevertTo: o.Generation.Doc.RevertTo, Reason: p.Reason,
+	})
+}
+
+// fetch brings everything that a generation names here.
+func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
+	o, d, err := w.target(p)
+	if errors.Is(err, driver.ErrSource) {
+		return w.fail(p, fleet.ReasonBuildFailed, err)
+	}
+	if err != nil {
+		return err
+	}
+	w.a.building.RLock()
+	defer w.a.building.RUnlock()
+	blobs := o.Blobs()
+	if w.builtBefore(ctx, d, o.Generation.Doc.Source) {
+		blobs = o.SecretBlobs()
+	}
+	if err := w.a.room(blobs); err != nil {
+		w.later(ctx, p, fleet.ReasonFetchFailed, err)
+		return nil
+	}
+	for _, ref := range blobs {
+		if err := w.a.bound.Load().client.FetchBlob(ctx, w.a.blobs, ref); err != nil {
+			w.later(ctx, p, fleet.ReasonFetchFailed, err)
+			return nil
+		}
+	}
+	w.note(func(f *facts) { f.fetched = p.Target.Digest })
+	return nil
+}
+
+// builtBefore says whether the driver has the source still, whole: then only
+// its secrets need to be fetched, or, without a coordinator, to be here.
+func (w *worker) builtBefore(ctx context.Context, d driver.Driver, source fleet.Source) bool {
+	for _, ref := range source.Blobs() {
+		if !w.a.blobs.Has(ref) {
+			_, err := d.Build(ctx, driver.BuildRequest{Profile: w.profile, Source: source}, nil)
+			return err == nil
+		}
+	}
+	return false
+}
+
+// later has the target tried again after a growing wait.
+func (w *worker) later(ctx context.Context, p reconcile.Plan, code fleet.ReasonCode, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	hint := "the host tries again by itself"
+	if r := (*sync.RefusedError)(nil); errors.As(err, &r) && r.Reason.Hint != "" {
+		hint = r.Reason.Hint
+	}
+	w.log.Warn("attempt failed", "reason", string(code), "error", err)
+	w.note(func(f *facts) {
+		if f.waitFor != p.Target.Digest {
+			f.waitFor, f.failed = p.Target.Digest, 0
+		}
+		f.wait = &wait{
+			until:  awake().Add(spread(grow(w.a.config.Retry, f.failed))),
+			reason: fleet.Reason{Code: code, Message: err.Error(), Hint: hint},
+		}
+		f.failed++
+	})
+}
+
+// fail remembers that a generation can't be brought to run here.
+func (w *worker) fail(p reconcile.Plan, code fleet.ReasonCode, err error) error {
+	w.log.Warn("generation failed", "number", p.Target.Number.String(), "reason", string(code), "error", err)
+	return w.append(journal.Record{Kind: journal.KindFailed, Ref: p.Target, Reason: fleet.Reason{
+		Code: code, Message: err.Error(), Hint: "mend the source and publish a new generation",
+	}})
+}
+
+// build makes a generation ready, with its secrets, and records that it is.
+func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
+	o, d, err := w.target(p)
+	if err != nil {
+		return err
+	}
+	req := driver.BuildRequest{
+		Profile: w.profile, Source: o.Generation.Doc.Source, Blobs: map[fleet.Digest]string{},
+	}
+	for _, ref := range o.Generation.Doc.Source.Blobs() {
+		req.Blobs[ref.Digest] = w.a.blobs.Path(ref.Digest)
+	}
+	w.a.building.RLock()
+	defer w.a.building.RUnlock()
+	path, err := d.Build(ctx, req, nil)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, driver.ErrSource):
+		return w.fail(p, fleet.ReasonBuildFailed, err)
+	case err != nil:
+		w.refetch(p)
+		w.later(ctx, p, fleet.ReasonBuildFailed, err)
+		return nil
+	}
+	built := journal.Built{Ref: p.Target, Path: path, Source: sourceDigest(o.Generation.Doc.Source)}
+	if built.Secrets, err = w.prepareSecrets(ctx, o); err != nil {
+		w.refetch(p)
+		w.later(ctx, p, fleet.ReasonSecretsFailed, err)
+		return nil
+	}
+	if err := w.append(journal.Record{Kind: journal.KindStaged, Built: &built, Reason: p.Reason}); err != nil {
+		return err
+	}
+	w.note(func(f *facts) { f.built, f.damaged, f.wait, f.failed = p.Target.Digest, "", nil, 0 })
+	return nil
+}
+
+// refetch forgets that the target's blobs are here; after a second failure in a
+// row they are suspected themselves.
+func (w *worker) refetch(p reconcile.Plan) {
+	w.mu.Lock()
+	suspect := w.facts.waitFor == p.Target.Digest && w.facts.failed > 0
+	w.mu.Unlock()
+	if suspect {
+		if err := w.a.blobs.Prune(nil); err != nil {
+			w.log.Warn("removing suspect blobs failed", "error", err)
+		}
+	}
+	w.note(func(f *facts) {
+		if f.fetched == p.Target.Digest {
+			f.fetched = ""
+		}
+	})
+}
+
+func (w *worker) prepareSecrets(ctx context.Context, o *desired.Opened) (string, error) {
+	if o.Secrets == nil {
+		return "", nil
+	}
+	return secrets.Prepare(ctx, w.a.config.secretsRoot(w.profile), o.Secrets.Doc, o.Secrets.Digest, //nolint:wrapcheck // It says what failed.
+		func(ref fleet.BlobRef) ([]byte, error) {
+			f, err := os.Open(w.a.blobs.Path(ref.Digest))
+			if err != nil {
+				return nil, err //nolint:wrapcheck // It names the file.
+			}
+			defer func() { _ = f.Close() }()
+			return io.ReadAll(io.LimitReader(f, int64(min(ref.Size, 1<<40))+1)) //nolint:gosec // Bounded just here.
+		}, w.a.identity.AgeIdentities())
+}
+
+// startRun starts the action in flight, whose intent is in the journal.
+func (w *worker) startRun(ctx context.Context) error {
+	st := w.a.journal.State()
+	p := st.Profile(w.profile)
+	act := p.Activation
+	if act == nil {
+		return nil
+	}
+	id, action := activateRun(act), act.Activate
+	if p.Phase == journal.PhaseRollingBack {
+		id, action = w.nextRollback(act), act.Rollback
+	}
+	w.log.Info("starting", "run", id)
+	err := w.a.executor.Start(ctx, id, action, w.a.runEnv(w.profile))
+	if errors.Is(err, execute.ErrExists) {
+		return nil // Status tells where it is.
+	}
+	return err //nolint:wrapcheck // It says what failed.
+}
+
+// nextRollback names the first rollback that never began.
+func (w *worker) nextRollback(act *journal.Activation) string {
+	for n := 1; ; n++ {
+		id := rollbackRun(act, n)
+		st, err := w.a.executor.Status(id)
+		if n == reconcile.MaxRollBackAttempts || err == nil && st.Phase == execute.PhaseAbsent {
+			return id
+		}
+	}
+}
+
+// awaitRun waits for the end of the run in flight. When the agent stops, the
+// run goes on.
+func (w *worker) awaitRun(ctx context.Context) error {
+	st := w.a.journal.State()
+	p := st.Profile(w.profile)
+	if p.Activation == nil {
+		return nil
+	}
+	id := activateRun(p.Activation)
+	if p.Phase == journal.PhaseRollingBack {
+		c := &reconcile.Change{}
+		w.rollback(c, p.Activation, facts{})
+		id = rollbackRun(p.Activation, max(c.Attempts, 1))
+	}
+	res, err := w.a.executor.Wait(ctx, id)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	run, detail := outcome(res)
+	w.log.Info("run ended", "run", id, "outcome", string(res.Outcome), "detail", detail)
+	w.note(func(f *facts) { f.runID, f.run = id, &runEnd{run: run, detail: detail} })
+	return nil
+}

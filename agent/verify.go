@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/probe"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+const (
+	// reachFirst and reachMax bound the waits between attempts at a new
+	// connection while the verify deadline runs.
+	reachFirst = 100 * time.Millisecond
+	reachMax   = 5 * time.Second
+	// againMax bounds the waits of a verification that goes on after its
+	// deadline because the generation was kept.
+	againMax = time.Minute
+)
+
+// verify probes the new generation and reaches for the coordinator over a new
+// connection, both until they succeed or the deadline, in time awake, is over.
+func (w *worker) verify(ctx context.Context) error {
+	st := w.a.journal.State()
+	ps := st.Profile(w.profile)
+	act := ps.Activation
+	if act == nil {
+		return nil
+	}
+	w.mu.Lock()
+	if w.facts.verifyID != act.ID {
+		f := &w.facts
+		f.verifyID, f.probes, f.probeDetail, f.reached, f.overdue, f.again = act.ID, "", "", false, false, 0
+	}
+	late := w.facts.overdue
+	w.mu.Unlock()
+	g, err := w.a.bound.Load().desired.LoadAccepted(act.To.Ref.Digest)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	deadline := g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)
+	if late {
+		// Kept although it is overdue: look again, ever more rarely.
+		w.mu.Lock()
+		wait := min(againMax, max(w.a.config.Retry.First, time.Second)<<min(w.facts.again, 6))
+		w.facts.again++
+		w.mu.Unlock()
+		if err := sleepOr(ctx, spread(wait)+wait/2, w.back); err != nil {
+			return err
+		}
+		deadline = min(deadline, 10*time.Second)
+	}
+	return w.verifyWithin(ctx, act, g, deadline)
+}
+
+func (w *worker) verifyWithin(ctx context.Context, act *journal.Activation, g fleet.Generation, deadline time.Duration) error {
+	probes, env, err := w.probes(ctx, act, g)
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	var verdict fleet.Verdict
+	var why fleet.Reason
+	var reached bool
+	eg, limited := errgroup.WithContext(limited)
+	eg.Go(func() error {
+		verdict, why = probe.Verify(ctx, probes, deadline, probe.In(env))
+		return nil
+	})
+	eg.Go(func() error {
+		reached = w.reach(limited)
+		return nil
+	})
+	if err := eg.Wait(); err != nil {
+		return err //nolint:wrapcheck // None returns one.
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	w.log.Info("verification", "probes", string(verdict), "detail", why.Message, "reached", reached)
+	w.note(func(f *facts) {
+		f.probes, f.probeDetail = verdict, why.Message
+		f.reached = reached
+		f.overdue = verdict != fleet.VerdictPass || !reached
+	})
+	return nil
+}
+
+// reach reports over a new connection until that succeeds or ctx ends.
+func (w *worker) reach(ctx context.Context) bool {
+	b := w.a.bound.Load()
+	for wait := reachFirst; ; wait = min(2*wait, reachMax) {
+		if _, err := w.a.report(ctx, b, b.client.Reach); err == nil {
+			return true
+		}
+		if sleep(ctx, spread(wait)+wait/2) != nil {
+			return false
+		}
+	}
+}
+
+// probes are those of the signed generation and what the built path brings
+// along (a signed one of the same name wins), with what they run in: the
+// environment of the driver's own programs.
+func (w *worker) probes(ctx context.Context, act *journal.Activation, g fleet.Generation) ([]fleet.Probe, probe.Env, error) {
+	env := probe.Env{Path: act.To.Path, Environ: w.a.runEnv(w.profile)}
+	d, err := w.a.driverOf(g.Source.Driver)
+	if err != nil {
+		return nil, env, err
+	}
+	do, err := d.Activation(ctx, w.profile, "", act.To.Path)
+	if err != nil {
+		return nil, env, fmt.Errorf("finding what probes run in: %w", err)
+	}
+	env.Environ = append(env.Environ, lastEnv(do.Activate)...)
+	own, err := driver.Probes(ctx, d, act.To.Path)
+	if err != nil {
+		return nil, env, fmt.Errorf("finding probes: %w", err)
+	}
+	probes := slices.Clone(g.Probes)
+	for _, p := range own {
+		if !slices.ContainsFunc(probes, func(q fleet.Probe) bool { return q.Name == p.Name }) {
+			probes = append(probes, p)
+		}
+	}
+	return probes, env, nil
+}
+
+// lastEnv is the environment of an action's last program.
+func lastEnv(a driver.Action) []string {
+	for _, step := range slices.Backward(a.Steps) {
+		if e := step.Exec; e != nil {
+			return e.Env
+		}
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package transport
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/cameronraysmith/fleet/pkg/pki"
+)
+
+// shown are credentials of a peer that showed these certificates.
+type shown struct {
+	credentials.TransportCredentials
+	certs []*x509.Certificate
+}
+
+func (s shown) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return raw, credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: s.certs}}, nil
+}
+
+// open makes a connection through the guard; far is the peer's end.
+func open(t *testing.T, g *guard) (near, far net.Conn, err error) {
+	t.Helper()
+	near, far = net.Pipe()
+	t.Cleanup(func() { _ = far.Close() })
+	near, _, err = g.ServerHandshake(near)
+	return near, far, err
+}
+
+func closed(far net.Conn) bool {
+	_ = far.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_, err := far.Read(make([]byte, 1))
+	return errors.Is(err, io.EOF)
+}
+
+func TestGuardBoundsStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(shown{})
+		var near, far []net.Conn
+		for range maxStrangers {
+			n, f, err := open(t, g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			near, far = append(near, n), append(far, f)
+		}
+		if _, f, err := open(t, g); !errors.Is(err, errStrangers) || !closed(f) {
+			t.Fatalf("one too many: %v", err)
+		}
+		if err := errors.Join(near[0].Close(), near[0].Close()); err != nil {
+			t.Log(err) // A second Close must only not be counted twice.
+		}
+		if _, _, err := open(t, g); err != nil {
+			t.Fatalf("after one has gone: %v", err)
+		}
+		if _, _, err := open(t, g); !errors.Is(err, errStrangers) {
+			t.Fatalf("one too many again: %v", err)
+		}
+		time.Sleep(strangerLife + time.Second)
+		synctest.Wait()
+		for i, f := range far {
+			if !closed(f) {
+				t.Fatalf("connection %d outlives its time", i)
+			}
+		}
+		if g.strangers != 0 {
+			t.Errorf("%d strangers are still counted", g.strangers)
+		}
+	})
+}
+
+func TestGuardBoundsBytesOfStrangers(t *testing.T) {
+	g := newGuard(shown{})
+	near, far, err := open(t, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = io.CopyN(far, zeros{}, 2*strangerBytes)
+	}()
+	n, err := io.Copy(io.Discard, near)
+	if !errors.Is(err, errTalkative) || n > strangerBytes {
+		t.Errorf("read %d bytes: %v", n, err)
+	}
+	if err := near.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestGuardBoundsConnectionsOfAHost(t *testing.T) {
+	now := time.Now()
+	ca, err := pki.NewCA("first", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	as := func(id pki.Identity) shown {
+		key, err := pki.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := ca.Issue(id, key.Public(), now, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return shown{certs: []*x509.Certificate{leaf}}
+	}
+	for _, c := range []struct {
+		id      pki.Identity
+		bounded bool
+	}{
+		{pki.HostIdentity("first", "pyrite"), true},
+		{pki.OperatorIdentity("first", "cameron"), false},
+	} {
+		g := newGuard(as(c.id))
+		var near, far []net.Conn
+		for range hostConns + 2 {
+			n, f, err := open(t, g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			near, far = append(near, n), append(far, f)
+		}
+		for i, f := range far {
+			if want := c.bounded && i < 2; closed(f) != want {
+				t.Errorf("%s: connection %d: closed is not %t", c.id, i, want)
+			}
+		}
+		for _, n := range near {
+			_ = n.Close()
+		}
+		if len(g.hosts) != 0 {
+			t.Errorf("%s: %d connections are still counted", c.id, len(g.hosts))
+		}
+	}
+}

@@ -1,0 +1,118 @@
+//go:build linux
+
+// Command bench measures, on this machine and in processes of their own, what
+// a wake-up of thousands of agents costs the coordinator against a bare
+// grpc-go server, and what an idle agent costs its host. It writes
+// docs/measurements.md. Run it from the root of the repository: make bench.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/test/bench/setup"
+)
+
+type options struct {
+	sizes string
+	pairs int
+	wakes int
+	idle  time.Duration
+	only  string
+	null  bool
+	out   string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.sizes, "n", "2000,9000", "numbers of agents")
+	flag.IntVar(&o.pairs, "pairs", 5, "pairs of runs (bare, ours) for each number of agents")
+	flag.IntVar(&o.wakes, "wakes", 5, "wake-ups measured in each run")
+	flag.DurationVar(&o.idle, "idle", 2*time.Minute, "how long the idle agent is watched")
+	flag.StringVar(&o.only, "only", "", "measure only wake or idle, and write no file")
+	flag.BoolVar(&o.null, "null", false, "compare the bare server with itself, to see this machine's noise, and write no file")
+	flag.StringVar(&o.out, "out", "docs/measurements.md", "file to write")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := measure(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func measure(ctx context.Context, o options) (err error) {
+	began := time.Now()
+	dir, err := os.MkdirTemp("", "fleet-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	log := func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+	log("building")
+	b := &bench{dir: dir, wakes: o.wakes, log: log}
+	if b.programs, err = build(ctx, dir, o); err != nil {
+		return err
+	}
+
+	rep := report{machine: machine(ctx), pairs: o.pairs, wakes: o.wakes, watched: o.idle}
+	if o.only != "idle" {
+		for field := range strings.SplitSeq(o.sizes, ",") {
+			n, err := strconv.Atoi(field)
+			if err != nil || n < 1 {
+				return fmt.Errorf("-n %s: want numbers, comma-separated", o.sizes)
+			}
+			if err := setup.RaiseFiles(uint64(n) + 1000); err != nil {
+				return err
+			}
+			bare, ours, err := b.wakeUps(ctx, n, o.pairs, o.null)
+			if err != nil {
+				return err
+			}
+			rep.wake = append(rep.wake, wakeResult{n: n, bare: bare, ours: ours})
+		}
+	}
+	if o.only != "wake" && !o.null {
+		if rep.idle, err = b.idleAgent(ctx, o.idle); err != nil {
+			return err
+		}
+	}
+	rep.took = time.Since(began)
+	text := rep.markdown()
+	fmt.Print(text)
+	if o.only != "" || o.null {
+		return nil
+	}
+	return atomicfile.WriteFile(o.out, []byte(text), 0o644)
+}
+
+// build makes the programs as make build makes them.
+func build(ctx context.Context, dir string, o options) (programs, error) {
+	bin := filepath.Join(dir, "bin") + string(filepath.Separator)
+	argv := []string{"build", "-tags", "grpcnotrace", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./test/bench/bare", "./test/bench/agents"}
+	if !o.null {
+		argv = append(argv, "./cmd/fleet-coordinator")
+		if o.only != "wake" {
+			argv = append(argv, "./cmd/fleet-agent")
+		}
+	}
+	cmd := exec.CommandContext(ctx, "go", argv...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return programs{}, fmt.Errorf("building: %w\n%s", err, out)
+	}
+	return programs{
+		coordinator: bin + "fleet-coordinator", agent: bin + "fleet-agent", bare: bin + "bare", agents: bin + "agents",
+	}, nil
+}
