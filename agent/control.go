@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"path/filepath"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
@@ -141,7 +142,8 @@ func openLogs(dir string, runs []string, path func(string) string) (io.ReadClose
 			return nil, errors.Join(fmt.Errorf("reading log: %w", err), l.Close())
 		}
 		l.files = append(l.files, f)
-		l.readers = append(l.readers, f)
+		// Which run it is: one that printed nothing is an answer too.
+		l.readers = append(l.readers, strings.NewReader("── "+id+"\n"), f)
 	}
 	l.Reader = io.MultiReader(l.readers...)
 	return &l, nil

@@ -239,8 +239,8 @@ func TestRevert(t *testing.T) {
 	h.coord.WaitState(fleet.StateConfirmed, second)
 	h.coord.Revert(env1, nil)
 	p := h.coord.WaitState(fleet.StateConfirmed, first)
-	if p.Highest != second {
-		t.Errorf("highest: %v", p.Highest)
+	if p.Highest != second || len(p.Refused) != 1 || p.Refused[0] != second {
+		t.Errorf("highest: %v, refused: %v", p.Highest, p.Refused)
 	}
 	h.expectServing("one")
 

@@ -42,7 +42,7 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 	case reconcile.StepVerify:
 		return w.verify, true
 	case reconcile.StepVerified:
-		return func(context.Context) error { return w.append(journal.Record{Kind: journal.KindVerified}) }, false
+		return func(context.Context) error { return w.verified() }, false
 	case reconcile.StepCommit:
 		return w.commit, true
 	case reconcile.StepConfirm:

@@ -93,6 +93,23 @@ func (w *worker) verifyWithin(ctx context.Context, act *journal.Activation, g fl
 	return nil
 }
 
+// verified records it. A revert has succeeded only now: from here on what the
+// host was sent back from is refused, also should the coordinator forget.
+func (w *worker) verified() error {
+	recs := []journal.Record{{Kind: journal.KindVerified}}
+	st := w.a.journal.State()
+	ps := st.Profile(w.profile)
+	if act := ps.Activation; act != nil && act.To.Ref.Number.Compare(act.From.Ref.Number) < 0 {
+		if _, known := ps.IsRefused(act.From.Ref.Digest); !known && act.From.Ref.Digest != "" {
+			recs = append(recs, journal.Record{Kind: journal.KindRefused, Ref: act.From.Ref, Reason: fleet.Reason{
+				Code: fleet.ReasonOperatorRefused, Message: "an operator sent this host back from it",
+				Hint: "publish a new generation, or allow this one with fleetctl retry",
+			}})
+		}
+	}
+	return w.append(recs...)
+}
+
 // reach reports over a new connection until that succeeds or ctx ends.
 func (w *worker) reach(ctx context.Context) bool {
 	b := w.a.bound.Load()

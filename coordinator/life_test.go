@@ -110,6 +110,34 @@ func TestNewKitLetsBackIn(t *testing.T) {
 	}
 }
 
+// TestKitBansAgain bans with a kit what was banned before and let in again: a
+// ban that was made later than that counts, an older one does not.
+func TestKitBansAgain(t *testing.T) {
+	w := newWorld(t)
+	admin := w.operator("cameron")
+	_, err := admin.Ban(t.Context(), &fleetv1.BanRequest{Machine: "pyrite", Reason: "lost"})
+	check(t, err)
+	before := w.clock.now()
+	w.clock.advance(time.Minute)
+	_, err = admin.Ban(t.Context(), &fleetv1.BanRequest{Machine: "pyrite", Reason: "found", Lift: true})
+	check(t, err)
+	restart := func(at time.Time) string {
+		w.stop()
+		k := *w.kit
+		k.Bans = []kit.Ban{{Machine: "pyrite", Reason: "lost again", Time: at}}
+		w.kit = &k
+		w.start()
+		return w.status("pyrite").GetBanned()
+	}
+	if got := restart(before); got != "" {
+		t.Errorf("the older ban is in force: %q", got)
+	}
+	w.clock.advance(time.Minute)
+	if got := restart(w.clock.now()); got != "lost again" {
+		t.Errorf("after the newer ban status says %q", got)
+	}
+}
+
 func TestApplyInventory(t *testing.T) {
 	w := newWorld(t)
 	apply := func(who fleet.OperatorName, operators []*fleetv1.Operator, machines ...*fleetv1.Machine) (bool, error) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -75,10 +76,12 @@ type Operator struct {
 }
 
 // Ban keeps a machine's identity out. A ban that an operator lifted at the
-// coordinator stays lifted until its store is lost.
+// coordinator stays lifted until its store is lost, or the kit has a later one.
 type Ban struct {
 	Machine fleet.MachineName `json:"machine"`
 	Reason  string            `json:"reason"`
+	// Time at which it was made; zero is before all others.
+	Time time.Time `json:"time,omitzero"`
 }
 
 // Check says what is wrong with the kit's shape, wrapping ErrMalformed. It

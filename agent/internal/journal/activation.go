@@ -99,15 +99,12 @@ func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
 	return to.Ref, nil
 }
 
-// undo keeps what another attempt at the highest generation needs: at once
-// where it was only interrupted, after a retry where it is refused.
+// undo keeps what another attempt needs: at once where it was only
+// interrupted, after a retry where it is refused.
 func (p *ProfileState) undo(to Built) {
-	if !to.Is(p.Highest) || to.Ref.Digest == "" {
-		return
-	}
 	if _, refused := p.Refused[to.Ref.Digest]; refused {
 		p.Undone = to
-	} else if p.Staged == (Built{}) {
+	} else if p.Staged == (Built{}) && to.Ref.Digest != "" {
 		p.Staged = to
 	}
 }

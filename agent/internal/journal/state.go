@@ -135,9 +135,9 @@ type ProfileState struct {
 	RevertTo []fleet.Ref `json:"revert_to,omitempty"`
 	// Staged lies ready; zero where nothing does.
 	Staged Built `json:"staged"`
-	// Undone is the highest accepted generation, still built, while it is rolled
-	// back and refused: forgiven, it is tried again without anybody to ask for
-	// it. Zero where there is none.
+	// Undone is the refused generation that was rolled back last, still built:
+	// forgiven, it is tried again without anybody to ask for it. Zero where there
+	// is none, and from a higher one's acceptance on.
 	Undone Built `json:"undone,omitzero"`
 	// Activation is in flight: from activating until committed, rolled-back or
 	// rollback-failed. At most one.

@@ -6,8 +6,8 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
-// TestUndone: what was rolled back is kept for another attempt, as long as it
-// is the highest that was accepted.
+// TestUndone: what was rolled back last is kept for another attempt, until a
+// higher generation is accepted.
 func TestUndone(t *testing.T) {
 	t.Parallel()
 	bad := join(adopt(0), through(0, 1), accept(2), staged(2), activating(1, 2), rollingBack(), plain(KindRolledBack))
@@ -31,7 +31,11 @@ func TestUndone(t *testing.T) {
 		},
 		{
 			name: "not the highest",
-			recs: join(adopt(0), through(0, 1), through(1, 2), activating(2, 1), rollingBack(), plain(KindRolledBack)),
+			recs: join(adopt(0), through(0, 1), through(1, 2), activating(2, 1), rollingBack(), plain(KindRolledBack)), undone: 1,
+		},
+		{
+			name: "what enrolment found",
+			recs: join(adopt(0), activating(0, 0), rollingBack(), plain(KindRolledBack)),
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

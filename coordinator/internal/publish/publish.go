@@ -33,6 +33,8 @@ var (
 	ErrNoTarget = errors.New("no generation to go back to")
 	// ErrTooMany bounds what one machine may have.
 	ErrTooMany = errors.New("too many")
+	// ErrFuture is a document from the future.
+	ErrFuture = errors.New("document is signed with a time that is still to come")
 	// ErrUnnamed is a blob that no desired document of the machine names.
 	ErrUnnamed = errors.New("blob is not named by what is desired of the machine")
 )

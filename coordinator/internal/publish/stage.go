@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -61,9 +62,23 @@ func (s *Stager) Add(ctx context.Context, generation, secrets []byte) error {
 	return nil
 }
 
-// admit makes the checks that a host which has all that is known here would.
+// clockSlack is how far the clocks of a publisher and the coordinator may
+// differ.
+const clockSlack = time.Hour
+
+// admit makes the checks that a host which has all that is known here would,
+// and one that a host can't make: no clock of a host goes back behind a time
+// that was signed, so one far in the future would end all certificates there.
 func (p *Publisher) admit(o opened) error {
 	d := o.generation.Doc
+	latest := d.Issued
+	if o.secrets != nil && o.secrets.Doc.Issued.After(latest) {
+		latest = o.secrets.Doc.Issued
+	}
+	if now := p.o.Now(); latest.After(now.Add(clockSlack)) {
+		return fmt.Errorf("generation %s for %s: %w: %s, now it is %s", d.Number, d.Machine, ErrFuture,
+			latest.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
 	h := release.Host{Fleet: p.o.Trust.Root().Fleet, Machine: d.Machine, Profile: d.Profile}
 	if l := p.index.line(d.Machine, d.Profile); l != nil {
 		h.Highest = l.newest().Ref

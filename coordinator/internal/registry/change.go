@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
@@ -62,17 +63,24 @@ func (r *Registry) Unban(ctx context.Context, actor string, name fleet.MachineNa
 	return nil
 }
 
-// SeedBan bans a machine by the kit, unless the store knows of a ban of it,
-// lifted or not.
-func (r *Registry) SeedBan(ctx context.Context, name fleet.MachineName, reason string) error {
-	switch _, err := r.o.Store.Get(ctx, banPrefix+string(name)); {
-	case err == nil:
-		return nil
-	case !errors.Is(err, store.ErrNotFound):
+// SeedBan bans a machine by the kit, unless it is banned, or such a ban was
+// lifted after at, the time at which this one was made.
+func (r *Registry) SeedBan(ctx context.Context, name fleet.MachineName, reason string, at time.Time) error {
+	kv, err := r.o.Store.Get(ctx, banPrefix+string(name))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("banning %s: %w", name, err)
 	}
+	if err == nil {
+		var known ban
+		if err := json.Unmarshal(kv.Value, &known); err != nil {
+			return fmt.Errorf("banning %s: %w", name, err)
+		}
+		if !known.Lifted || !at.After(known.Time) {
+			return nil
+		}
+	}
 	r.entry(name)
-	_, err := r.Ban(ctx, r.o.Actor, name, reason)
+	_, err = r.Ban(ctx, r.o.Actor, name, reason)
 	return err
 }
 
@@ -120,6 +128,7 @@ func (r *Registry) Enrol(ctx context.Context, name fleet.MachineName, id Identit
 }
 
 // Renewed registers the lifetime of a new certificate over the registered key.
+// Errors: ErrSuperseded, ErrTooOften.
 func (r *Registry) Renewed(ctx context.Context, name fleet.MachineName, id Identity, entry audit.Entry) error {
 	e := r.entry(name)
 	e.change.Lock()
@@ -131,6 +140,9 @@ func (r *Registry) Renewed(ctx context.Context, name fleet.MachineName, id Ident
 	next.NotBefore, next.Expires = id.NotBefore, id.Expires
 	op, err := put(identityPrefix+string(name), next)
 	if err != nil {
+		return err
+	}
+	if err := r.spend(e, 1); err != nil {
 		return err
 	}
 	if err := r.o.Log.Commit(ctx, audit.Change{Ops: []store.Op{op}, Entries: []audit.Entry{entry}}); err != nil {

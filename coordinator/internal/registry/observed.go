@@ -48,8 +48,8 @@ func CheckReport(r *fleet.Report, f fleet.FleetID, m fleet.MachineName) error {
 		return fmt.Errorf("%w: it is of another fleet", ErrReport)
 	case r.Machine != m:
 		return fmt.Errorf("%w: it is of another machine", ErrReport)
-	case r.InstanceID == "" || len(r.InstanceID) > maxHello || len(r.AgentVersion) > maxHello || len(r.BootID) > maxHello:
-		return fmt.Errorf("%w: instance, boot or version missing or too long", ErrReport)
+	case r.InstanceID == "" || !plain(r.InstanceID) || !plain(r.AgentVersion) || !plain(r.BootID):
+		return fmt.Errorf("%w: instance, boot or version missing, too long or no plain text", ErrReport)
 	case len(r.Paused) > fleet.MaxReasonBytes:
 		return fmt.Errorf("%w: paused: too long", ErrReport)
 	}

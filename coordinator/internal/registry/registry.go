@@ -36,6 +36,8 @@ var (
 	ErrKeys = errors.New("host keys differ from the registered ones")
 	// ErrNoKeys is a report from a host whose report key is not known.
 	ErrNoKeys = errors.New("host keys are not known")
+	// ErrTooOften is a host that would fill the event log: it may try later.
+	ErrTooOften = errors.New("too many events of this host")
 )
 
 // Log is what the registry needs of the event log.
@@ -95,6 +97,8 @@ type entry struct {
 	// prevBoot is the boot id of the stream that was replaced last: boots never
 	// come back, so one that does is a copy of the machine. Guarded by mu.
 	prevBoot string
+	// events bounds what the host writes into the event log. Guarded by mu.
+	events allowance
 	// change orders durable changes of this machine, so that the store and the
 	// memory see them in the same order. Taken before mu.
 	change sync.Mutex
@@ -218,15 +222,20 @@ func (r *Registry) Admit(ctx context.Context, name fleet.MachineName, id Identit
 	r.mu.Lock()
 	h = e.host.Load()
 	newer := !h.Identity.Known() || id.NotBefore.After(h.Identity.NotBefore)
-	if newer && h.Identity.Fingerprint != id.Fingerprint {
+	other := h.Identity.Fingerprint != id.Fingerprint
+	if newer && other {
 		e.updateLocked(func(h *Host) { h.Identity = id })
 		r.pendingIdentity[name] = true
 	}
-	same := newer || h.Identity.Fingerprint == id.Fingerprint
 	r.mu.Unlock()
-	if !same {
+	switch {
+	case !newer && other:
 		r.alarm(ctx, name, KindSuperseded, "a certificate over a key that a later enrolment replaced was used")
 		return ErrSuperseded
+	case other && h.Identity.Known():
+		// After a restored backup that is as it should be; else somebody has the
+		// CA's key.
+		r.alarm(ctx, name, KindReplaced, "a younger certificate over another key than the registered one was used, and no enrolment is on record")
 	}
 	r.touch(e)
 	return nil

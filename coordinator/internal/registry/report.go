@@ -23,7 +23,7 @@ const (
 // the highest transition that is durable. Transitions that were taken before
 // are skipped, so that a host may send again what it got no answer to. A
 // report without news of transitions is written with the next Flush. Errors:
-// ErrDuplicate.
+// ErrDuplicate, ErrTooOften.
 func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *fleet.Report, envelope []byte) (acked uint64, err error) {
 	e := r.entry(name)
 	e.change.Lock()
@@ -42,6 +42,9 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 		}
 		e.updateLocked(func(h *Host) { h.Observed = next })
 		return next.Acked, nil
+	}
+	if err := r.spend(e, len(fresh)); err != nil {
+		return 0, fmt.Errorf("taking %d transitions of %s: %w", len(fresh), name, err)
 	}
 	gap := fresh[0].Seq > old.Acked+1 && old.Instance == report.InstanceID
 	for i, chunk := range slices.Collect(slices.Chunk(fresh, reportChunk)) {
@@ -137,7 +140,7 @@ func describe(t fleet.Transition) string {
 func alarming(t fleet.Transition) bool {
 	switch t.State {
 	case fleet.StateRolledBack, fleet.StateFailed:
-		return true
+		return t.Reason.Code != fleet.ReasonOperatorRefused // A person did that.
 	case fleet.StateIdle, fleet.StateFetching, fleet.StateBuilding, fleet.StateStaged, fleet.StateActivating,
 		fleet.StateVerifying, fleet.StateVerified, fleet.StateConfirmed, fleet.StateRollingBack, fleet.StateHeld:
 	}

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 // Kinds of events that this package writes.
 const (
 	KindSuperseded  audit.Kind = "identity-superseded"
+	KindReplaced    audit.Kind = "identity-replaced"
 	KindDuplicate   audit.Kind = "duplicate-instance"
 	KindOnSight     audit.Kind = "host-registered-on-sight"
 	KindBanned      audit.Kind = "host-banned"
@@ -42,8 +44,11 @@ func (w Wake) Cut() bool { return w&cut != 0 }
 // one of the same identity is refused.
 const instanceHold = 2 * time.Minute
 
-// maxHello bounds each text of a hello.
-const maxHello = 128
+// maxHello bounds each text of a hello, and maxCapabilities how many it names.
+const (
+	maxHello        = 128
+	maxCapabilities = 32
+)
 
 // Session is one open stream of a host.
 type Session struct {
@@ -82,15 +87,22 @@ func (s *Session) cut(cause error) {
 
 // CheckHello says whether a hello is well-formed.
 func CheckHello(h Hello) error {
-	if h.Instance == "" || len(h.Instance) > maxHello || len(h.Boot) > maxHello || len(h.Version) > maxHello || len(h.Capabilities) > 64 {
-		return fmt.Errorf("%w: hello: instance missing, or a part is too long", ErrReport)
+	if h.Instance == "" || len(h.Capabilities) > maxCapabilities {
+		return fmt.Errorf("%w: hello: instance missing, or too many capabilities", ErrReport)
 	}
-	for _, c := range h.Capabilities {
-		if len(c) > maxHello {
-			return fmt.Errorf("%w: hello: a capability is too long", ErrReport)
+	for _, s := range append([]string{h.Instance, h.Boot, h.Version}, h.Capabilities...) {
+		if !plain(s) {
+			return fmt.Errorf("%w: hello: a part is too long, or no plain text", ErrReport)
 		}
 	}
 	return nil
+}
+
+// plain says whether s is short and printable ASCII. Hellos of many hosts share
+// a record of bounded size, in which any other character takes six times its
+// room.
+func plain(s string) bool {
+	return len(s) <= maxHello && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 // Attach opens a session. A session of the same instance is replaced; another

@@ -44,6 +44,7 @@ var answers = []struct {
 	{registry.ErrNoAdmin, codes.FailedPrecondition, refusal.NotAllowed, "give at least one operator in fleet.yaml the role admin"},
 	{registry.ErrReport, codes.InvalidArgument, refusal.Malformed, ""},
 	{registry.ErrNoKeys, codes.FailedPrecondition, refusal.HostKeysWanted, "the host attaches its keys to the next report"},
+	{registry.ErrTooOften, codes.ResourceExhausted, refusal.TooMany, "the host tries again by itself; if this goes on, look at what it reports"},
 	{registry.ErrKeys, codes.PermissionDenied, refusal.HostKeysChanged, "enrol the host anew"},
 
 	{enrol.ErrUnknownToken, codes.Unauthenticated, refusal.TokenUnknown, "make a new join string with fleetctl token"},
@@ -59,6 +60,7 @@ var answers = []struct {
 	{publish.ErrCommitted, codes.AlreadyExists, refusal.Malformed, "publish under a new release id"},
 	{publish.ErrNothingDesired, codes.NotFound, refusal.NotFound, "publish something for it first"},
 	{publish.ErrNoTarget, codes.FailedPrecondition, refusal.NoRollbackTarget, "publish the older source as a new generation instead"},
+	{publish.ErrFuture, codes.FailedPrecondition, fleet.ReasonClock, "set the clocks of the publisher and of the coordinator, then publish again"},
 	{publish.ErrTooMany, codes.ResourceExhausted, refusal.TooMany, ""},
 	{publish.ErrUnnamed, codes.NotFound, refusal.NotFound, ""},
 

@@ -74,7 +74,7 @@ func newKit(r *repo.Repository, f *inventory.Fleet, ca *pki.CA, now time.Time) (
 		k.Operators = append(k.Operators, kit.Operator{Name: o.Name, Role: o.Role})
 	}
 	for _, b := range bans {
-		k.Bans = append(k.Bans, kit.Ban{Machine: b.Machine, Reason: b.Reason})
+		k.Bans = append(k.Bans, kit.Ban{Machine: b.Machine, Reason: b.Reason, Time: b.Time})
 	}
 	return k, nil
 }
