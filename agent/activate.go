@@ -39,6 +39,10 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	}
 	policy := o.Generation.Doc.Policy
 	act, err := w.compose(ctx, d, ps.Current, to, back, policy.ActivationDeadline.Or(fleet.DefaultActivation))
+	if errors.Is(err, driver.ErrNotBuilt) {
+		// The next attempt looks again whether what was staged is whole.
+		w.note(func(f *facts) { f.built = "" })
+	}
 	if errors.Is(err, driver.ErrNotBuilt) && ps.Current.Path != "" {
 		return fmt.Errorf("composing activation: what runs now is damaged: %w", err)
 	}
@@ -46,16 +50,19 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 		return fmt.Errorf("composing activation: %w", err)
 	}
 	now := w.a.now().UTC()
-	act.ID = w.runID(now, to.Ref)
-	act.OnlineBefore, act.BootID = w.a.link.isOnline(), w.a.bootID
+	act.ID = w.runID(st.Seq, now, to.Ref)
+	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
 	act.Deadline = now.Add(policy.ActivationDeadline.Or(fleet.DefaultActivation) + policy.VerifyDeadline.Or(fleet.DefaultVerify))
 	w.note(func(f *facts) { f.runID, f.run = "", nil })
 	return w.append(journal.Record{Kind: journal.KindActivating, Activation: act, Reason: p.Reason})
 }
 
-// runID names an activation: unique, and the newest of a profile sorts last.
-func (w *worker) runID(now time.Time, to fleet.Ref) string {
-	return fmt.Sprintf("%s-%s-%s", w.profile.FileName(), now.Format("20060102T150405.000000000"), to.Number)
+// runID names an activation: unique, and the newest of a profile sorts last
+// while the clock is not set back. seq is the newest record's: time alone stands
+// still where the clock is behind the newest signed time, and under a name that
+// was used before an old result would pass for the new run's.
+func (w *worker) runID(seq uint64, now time.Time, to fleet.Ref) string {
+	return fmt.Sprintf("%s-%s-%s-%d", w.profile.FileName(), now.Format("20060102T150405.000000000"), to.Number, seq)
 }
 
 // whole says whether what was staged is still what was built. What this
@@ -133,14 +140,14 @@ func (w *worker) rollBack(ctx context.Context, p reconcile.Plan) error {
 	}
 	// A person's: there is no activation to undo, so the way back is composed
 	// now, as if what runs had just been activated from last-good.
-	act, err := w.wayBack(ctx, ps)
+	act, err := w.wayBack(ctx, st.Seq, ps)
 	if err != nil {
 		return err
 	}
 	return w.append(journal.Record{Kind: journal.KindActivating, Activation: act, Reason: p.Reason}, record)
 }
 
-func (w *worker) wayBack(ctx context.Context, ps journal.ProfileState) (*journal.Activation, error) {
+func (w *worker) wayBack(ctx context.Context, seq uint64, ps journal.ProfileState) (*journal.Activation, error) {
 	g, err := w.a.bound.Load().desired.LoadAccepted(ps.Current.Ref.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("composing the way back: %w", err)
@@ -154,9 +161,9 @@ func (w *worker) wayBack(ctx context.Context, ps journal.ProfileState) (*journal
 		return nil, fmt.Errorf("composing the way back: %w", err)
 	}
 	back := ps.LastGood
-	act.ID = w.runID(w.a.now().UTC(), ps.Current.Ref)
+	act.ID = w.runID(seq, w.a.now().UTC(), ps.Current.Ref)
 	act.From, act.RollbackTo = ps.Current, &back
-	act.OnlineBefore, act.BootID = w.a.link.isOnline(), w.a.bootID
+	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
 	return act, nil
 }
 
@@ -188,22 +195,16 @@ func (w *worker) commit(ctx context.Context) error {
 	return w.settle(ctx, done)
 }
 
-// settle ends an activation and clears away what is of no use any more. What
-// was rolled back stays: a person may want it tried again, without a network.
+// settle ends an activation and clears away what is of no use any more.
 func (w *worker) settle(ctx context.Context, r journal.Record) error {
-	st := w.a.journal.State()
-	var ended journal.Built
-	if act := st.Profile(w.profile).Activation; act != nil {
-		ended = act.To
-	}
 	if err := w.append(r); err != nil {
 		return err
 	}
 	w.note(func(f *facts) {
-		*f = facts{rollBack: f.rollBack}
+		*f = facts{rollBack: f.rollBack, rollBackFrom: f.rollBackFrom}
 	})
-	w.a.prune(ctx, w.profile, ended)
-	poke(w.a.link.settled)
+	w.a.prune(ctx)
+	poke(w.a.rest.settled)
 	return nil
 }
 

@@ -44,6 +44,7 @@ type Agent struct {
 	floor    atomic.Int64 // unix nanoseconds of the newest signed time seen
 
 	link *link
+	rest *rest
 
 	// building is held, shared, while blobs and secrets of a generation are
 	// made ready; who clears away takes it alone.
@@ -78,7 +79,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		config: c, workers: map[fleet.ProfileName]*worker{},
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
-		bootID: readBootID(), link: newLink(),
+		bootID: readBootID(), link: newLink(), rest: newRest(c.Activity),
 	}
 	if a.journal, err = journal.Open(c.StateDir, journal.Options{Now: a.now, Log: c.Log}); err != nil {
 		return nil, fmt.Errorf("starting agent: %w", err)

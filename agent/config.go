@@ -54,6 +54,10 @@ type Config struct {
 	Now func() time.Time
 	// Log; default none.
 	Log *slog.Logger
+	// Activity is told when work on generations begins, and that there is none
+	// a little after it ended and now and then while that lasts, so that a
+	// program can tune its runtime; optional. It must return at once.
+	Activity func(busy bool)
 	// Retry bounds waiting between attempts; zero fields take defaults.
 	Retry Retry
 	// BlobPace is the slowest transfer that is put up with; default

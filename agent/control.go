@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"path/filepath"
+	"strings"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
@@ -81,6 +81,7 @@ func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, actor string) (
 		return fleet.Ref{}, fmt.Errorf("%w: there is no last-good generation to go to; publish one instead", control.ErrNotPossible)
 	}
 	w.note(func(f *facts) {
+		f.rollBackFrom = ps.Current.Ref.Digest
 		f.rollBack = fleet.Reason{
 			Code: fleet.ReasonOperatorRefused, Message: "rolled back by " + actor,
 			Hint: "publish a new generation, or try this one again with fleet-agent retry",

@@ -14,6 +14,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
+	"github.com/cameronraysmith/fleet/pkg/release"
 )
 
 // maxJoinFileBytes bounds a file with a join string.
@@ -100,7 +101,14 @@ func (a *Agent) enrolOnce(ctx context.Context) error {
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	store, err := desired.Open(filepath.Join(a.config.StateDir, desiredDir), id.Root)
+	dir := filepath.Join(a.config.StateDir, desiredDir)
+	store, err := desired.Open(dir, id.Root)
+	if errors.Is(err, release.ErrRootPin) && !a.identity.Enrolled() {
+		// Of an attempt with another join string that came to nothing.
+		if err = os.RemoveAll(dir); err == nil {
+			store, err = desired.Open(dir, id.Root)
+		}
+	}
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
@@ -146,6 +154,9 @@ func (a *Agent) joinString() (pki.Join, error) {
 	return j, nil
 }
 
+// renewPause is the least time between two renewals.
+const renewPause = time.Hour
+
 // renewLoop state: see tick.
 type renewal struct {
 	jitter  float64
@@ -162,7 +173,8 @@ func (a *Agent) renewIfDue(ctx context.Context, b *bound, r *renewal) {
 	}
 	err := a.renew(ctx, b)
 	if err == nil {
-		r.failed, r.retryAt = 0, time.Time{}
+		// Not at once again where this host's clock is ahead.
+		r.failed, r.retryAt = 0, awake().Add(renewPause)
 		a.config.Log.Info("renewed host identity")
 		return
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"runtime/debug"
 	"slices"
 	stdsync "sync"
 	"time"
@@ -21,11 +20,6 @@ const (
 	// onlineFresh is how long a host counts as online after an answer while
 	// its stream is down.
 	onlineFresh = time.Minute
-	// tickInterval is how often the agent looks at wall time: a laptop that
-	// slept past a renewal notices at the next tick.
-	tickInterval = time.Minute
-	// quietPause is how long after work memory is given back.
-	quietPause = 3 * time.Second
 	// refreshPause keeps a storm of hints from becoming a storm of questions.
 	refreshPause = 100 * time.Millisecond
 )
@@ -35,7 +29,6 @@ type link struct {
 	refresh chan struct{} // look at what is desired
 	report  chan struct{} // report
 	kick    chan struct{} // don't wait with connecting
-	settled chan struct{} // work has ended
 
 	mu     stdsync.Mutex
 	online bool
@@ -68,8 +61,7 @@ func (l *link) note(t trouble, why fleet.Reason) {
 func newLink() *link {
 	return &link{
 		refresh: make(chan struct{}, 1), report: make(chan struct{}, 1), kick: make(chan struct{}, 1),
-		settled: make(chan struct{}, 1),
-		reason:  fleet.Reason{Code: fleet.ReasonUnreachable, Message: "not tried yet"},
+		reason: fleet.Reason{Code: fleet.ReasonUnreachable, Message: "not tried yet"},
 	}
 }
 
@@ -106,10 +98,28 @@ func (l *link) down(why fleet.Reason) {
 }
 
 // isOnline says whether the coordinator answers, or did a moment ago.
-func (l *link) isOnline() bool {
+func (l *link) isOnline(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.online || !l.awake.IsZero() && awake().Sub(l.awake) < onlineFresh
+	return !l.slept(now) && (l.online || !l.awake.IsZero() && awake().Sub(l.awake) < onlineFresh)
+}
+
+// isStale says whether the machine slept since the last answer.
+func (l *link) isStale(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.slept(now)
+}
+
+// slept says whether the machine slept since the last answer: then a stream may
+// be dead without anybody having said so. A clock that was set counts too, until
+// the next answer. l.mu is held.
+func (l *link) slept(now time.Time) bool {
+	if l.awake.IsZero() {
+		return false
+	}
+	// Without their monotonic parts, which stand still in sleep.
+	return (now.Round(0).Sub(l.seen.Round(0)) - awake().Sub(l.awake)).Abs() > onlineFresh
 }
 
 func (l *link) isUp() bool {
@@ -266,7 +276,9 @@ func (a *Agent) take(b *bound, got sync.Desired) error {
 			a.config.Log.Warn("generation refused", "profile", string(o.Profile),
 				"reason", string(release.ReasonOf(err).Code), "error", err)
 		}
-		a.worker(o.Profile)
+	}
+	for _, p := range b.desired.Profiles() {
+		a.worker(p)
 	}
 	a.link.note(troubleLoosening, fleet.Reason{})
 	for _, l := range got.Loosenings {
@@ -333,27 +345,6 @@ func (a *Agent) loosen(b *bound, envelope []byte) error {
 	a.worker(l.Doc.Profile).forgive()
 	a.link.wantReport()
 	return nil
-}
-
-// tick looks at wall time once a minute, and gives memory back when work has
-// ended: an agent is idle nearly all of its life, and its host has other uses
-// for what an activation took.
-func (a *Agent) tick(ctx context.Context, b *bound) error {
-	r := renewal{jitter: rand.Float64()}
-	poke(a.link.settled)
-	for {
-		a.renewIfDue(ctx, b, &r)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-a.link.settled:
-			if err := sleep(ctx, quietPause); err != nil {
-				return err
-			}
-			debug.FreeOSMemory()
-		case <-time.After(tickInterval):
-		}
-	}
 }
 
 // grow is the wait after so many failed attempts.

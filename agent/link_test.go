@@ -2,10 +2,13 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +18,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/agent/internal/identity"
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pace"
 	"github.com/cameronraysmith/fleet/pkg/refusal"
@@ -136,6 +140,21 @@ func TestBanned(t *testing.T) {
 	h.confirmed(2, "two")
 }
 
+// TestClockBehind says so where the coordinator can't be reached: that the clock
+// is behind what was signed may be why.
+func TestClockBehind(t *testing.T) {
+	h := newHost(t)
+	offset := newOffset()
+	offset.add(-365 * 24 * time.Hour)
+	h.config.Now = offset.now
+	h.start()
+	h.confirmed(1, "one")
+	h.coord.Stop()
+	waitStatus(t, h, func(r fleet.Reason) bool {
+		return r.Code == fleet.ReasonClock && strings.Contains(r.Message, string(fleet.ReasonUnreachable))
+	})
+}
+
 // TestRenewal renews at half-life, and after the end.
 func TestRenewal(t *testing.T) {
 	h := newHost(t)
@@ -228,6 +247,43 @@ func blobsIn(t *testing.T, h *host) int {
 }
 
 // TestHintStorm: many hints are few questions.
+// TestAskedForWhatIsNotHere: a question for a document that the host does not
+// have is no reason to report again at once.
+func TestAskedForWhatIsNotHere(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	ref := h.confirmed(1, "one")
+	for d, want := range map[fleet.Digest]bool{ref.Digest: true, fleet.DigestOf([]byte("nowhere")): false} {
+		more, err := h.agent.report(t.Context(), h.agent.bound.Load(), func(context.Context, sync.Report) (sync.Ack, error) {
+			return sync.Ack{Unknown: []fleet.Digest{d}}, nil
+		})
+		if err != nil || more != want {
+			t.Errorf("asked for %s: more is %t, want %t: %v", d.Short(), more, want, err)
+		}
+		h.agent.link.remember(nil)
+	}
+}
+
+// TestUnsignedProfiles offers many profiles that no signed document names.
+func TestUnsignedProfiles(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.confirmed(1, "one")
+	for i := range fleet.MaxProfiles - 1 {
+		h.coord.OfferUnsigned(fleet.ProfileName(fmt.Sprintf("home/user%d", i)))
+	}
+	before := h.coord.Calls("GetDesired")
+	h.coord.Hint(fleetv1.WakeReason_WAKE_REASON_DESIRED)
+	h.coord.Wait("question", func() bool { return h.coord.Calls("GetDesired") > before })
+	h.confirmed(2, "two")
+	if n := len(h.agent.sorted()); n != 1 {
+		t.Errorf("the agent works on %d profiles", n)
+	}
+	if n := len(h.agent.journal.State().Profiles); n != 1 {
+		t.Errorf("the journal has %d profiles", n)
+	}
+}
+
 func TestHintStorm(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -137,7 +138,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
 		Join: join, JoinFile: o.joinFile, Coordinator: o.coordinator, Observe: o.observe,
 		AgeIdentity: o.ageIdentity, Runner: runner, ExtraEnv: o.env,
-		PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, Log: log,
+		Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) {
 			d, err := bundledriver.New(bundledriver.Config{Root: bundles, Path: o.path})
 			if err != nil {
@@ -150,8 +151,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 }
 
 func runRun(ctx context.Context, o *runOptions) error {
-	// An agent waits most of the time: little garbage beats little work.
-	debug.SetGCPercent(gcPercent)
+	tuneRuntime(true)
 	a, err := o.agent("")
 	if err != nil {
 		return err
@@ -159,8 +159,27 @@ func runRun(ctx context.Context, o *runOptions) error {
 	return a.Run(ctx)
 }
 
-// gcPercent of the agent: a few megabytes of heap need not double.
-const gcPercent = 50
+const (
+	// gcPercent while there is work: a few megabytes of heap need not double.
+	gcPercent = 50
+	// idleMemory bounds, softly, what an idle agent's heap may grow to between
+	// two collections.
+	idleMemory = 16 << 20
+)
+
+// tuneRuntime has the process weigh little while it is idle: it gives back what
+// work took, and does without the collection that the runtime makes every two
+// minutes, which would be most of what an idle agent does.
+func tuneRuntime(busy bool) {
+	if busy {
+		debug.SetMemoryLimit(math.MaxInt64)
+		debug.SetGCPercent(gcPercent)
+		return
+	}
+	debug.SetMemoryLimit(idleMemory)
+	debug.SetGCPercent(-1)
+	debug.FreeOSMemory()
+}
 
 func runEnrol(ctx context.Context, o *runOptions, args []string) error {
 	join := ""

@@ -35,8 +35,10 @@ func (w *worker) observe(now time.Time) inputs {
 	o := &in.observed
 	*o = reconcile.Observed{
 		Adopted: p.Adopted, Current: p.Current.Ref, Highest: p.Highest,
-		Refused:       map[fleet.Digest]fleet.Reason{},
-		RollBackAsked: f.rollBack, Fetched: f.fetched,
+		Refused: map[fleet.Digest]fleet.Reason{}, Fetched: f.fetched,
+	}
+	if f.rollBackFrom == p.Current.Ref.Digest {
+		o.RollBackAsked = f.rollBack
 	}
 	o.LastGood, o.HasLastGood = lastGood(p)
 	for d, r := range p.Refused {

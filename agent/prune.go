@@ -53,17 +53,19 @@ func (a *Agent) room(blobs []fleet.BlobRef) error {
 	return nil
 }
 
-// prune gives back what no profile needs any more, but for what has just ended
-// on one of them. Failing costs only room.
-func (a *Agent) prune(ctx context.Context, profile fleet.ProfileName, ended journal.Built) {
+// prune gives back what no profile needs any more. Failing costs only room.
+func (a *Agent) prune(ctx context.Context) {
+	// Whoever makes a generation ready needs its blobs, half-made secrets, and
+	// what is built and not on record yet. Then the next time will do.
+	if !a.building.TryLock() {
+		return
+	}
+	defer a.building.Unlock()
 	st := a.journal.State()
 	var paths []string
 	documents, keepSecrets := map[fleet.Digest]bool{}, map[fleet.ProfileName][]string{}
 	for name, p := range st.Profiles {
-		kept := []journal.Built{p.Current, p.LastGood, p.Staged}
-		if name == profile {
-			kept = append(kept, ended)
-		}
+		kept := []journal.Built{p.Current, p.LastGood, p.Staged, p.Undone}
 		if p.Activation != nil {
 			kept = append(kept, p.Activation.From, p.Activation.To, p.Activation.Back())
 		}
@@ -78,16 +80,11 @@ func (a *Agent) prune(ctx context.Context, profile fleet.ProfileName, ended jour
 		}
 		documents[p.Highest.Digest], documents[p.Confirmed.Digest] = true, true
 	}
-	var errs []error
-	// Whoever makes a generation ready needs its blobs, and half-made secrets.
-	if a.building.TryLock() {
-		errs = append(errs, a.blobs.Prune(a.ciphertexts(documents)))
-		for name := range st.Profiles {
-			errs = append(errs, secrets.Prune(a.config.secretsRoot(name), keepSecrets[name]))
-		}
-		a.building.Unlock()
+	errs := []error{a.blobs.Prune(a.neededBlobs(st, documents))}
+	for name := range st.Profiles {
+		errs = append(errs, secrets.Prune(a.config.secretsRoot(name), keepSecrets[name]))
 	}
-	errs = append(errs, a.bound.Load().desired.Prune(documents), a.executor.Prune(a.newestRuns()))
+	errs = append(errs, a.bound.Load().desired.Prune(documents), a.executor.Prune(a.neededRuns(st)))
 	for _, d := range a.drivers {
 		if _, err := driver.Prune(ctx, d, paths); err != nil && !errors.Is(err, driver.ErrUnsupported) {
 			errs = append(errs, err)
@@ -98,10 +95,23 @@ func (a *Agent) prune(ctx context.Context, profile fleet.ProfileName, ended jour
 	}
 }
 
-// ciphertexts lists the secrets of generations that may run again: small, and
-// needed to install them without a coordinator.
-func (a *Agent) ciphertexts(documents map[fleet.Digest]bool) map[fleet.Digest]bool {
+// neededBlobs lists the secrets of generations that may run again: small, and
+// needed to install them without a coordinator. Of the highest that is still
+// to be built, now or after a retry, it lists everything.
+func (a *Agent) neededBlobs(st journal.State, documents map[fleet.Digest]bool) map[fleet.Digest]bool {
 	keep := map[fleet.Digest]bool{}
+	for _, p := range st.Profiles {
+		if p.Current.Is(p.Highest) || p.Staged.Is(p.Highest) || p.Undone.Is(p.Highest) {
+			continue
+		}
+		o, err := a.bound.Load().desired.Load(p.Highest.Digest)
+		if err != nil {
+			continue // There is none, or it may not run any more.
+		}
+		for _, ref := range o.Blobs() {
+			keep[ref.Digest] = true
+		}
+	}
 	for d := range documents {
 		o, err := a.bound.Load().desired.Load(d)
 		if err != nil {
@@ -114,12 +124,19 @@ func (a *Agent) ciphertexts(documents map[fleet.Digest]bool) map[fleet.Digest]bo
 	return keep
 }
 
-// newestRuns lists the runs whose logs are kept.
-func (a *Agent) newestRuns() []string {
+// neededRuns lists the runs whose logs are kept, and those in flight, which are
+// not the newest by name where the clock was set back.
+func (a *Agent) neededRuns(st journal.State) []string {
 	var keep []string
 	for _, w := range a.sorted() {
 		runs := a.runsOf(w.profile)
 		keep = append(keep, runs[max(0, len(runs)-keepRuns):]...)
+		act := st.Profile(w.profile).Activation
+		for _, id := range runs {
+			if act != nil && activationOf(id) == act.ID {
+				keep = append(keep, id)
+			}
+		}
 	}
 	return keep
 }

@@ -67,7 +67,7 @@ func (a *Agent) report(ctx context.Context, b *bound, send deliver) (more bool, 
 	if err != nil {
 		return false, err
 	}
-	r := sync.Report{Envelope: envelope, Accepted: a.asked(b)}
+	r := sync.Report{Envelope: envelope, Accepted: a.asked(b, a.link.unknown())}
 	ack, err := send(ctx, r)
 	if refused := (*sync.RefusedError)(nil); errors.As(err, &refused) && refused.Reason.Code == refusal.HostKeysWanted {
 		if err := a.attachKeys(&r); err != nil {
@@ -88,9 +88,10 @@ func (a *Agent) report(ctx context.Context, b *bound, send deliver) (more bool, 
 		a.wakeAll()
 	}
 	a.link.remember(ack.Unknown)
-	// Whoever acknowledges less than it was sent does not get it in a loop.
+	// Whoever acknowledges less than it was sent does not get it in a loop, nor
+	// who asks for what is not here.
 	rest := a.journal.Pending(1)
-	more = len(rest) > 0 && ack.Seq >= last && last > 0 || len(ack.Unknown) > 0 && len(r.Accepted) == 0
+	more = len(rest) > 0 && ack.Seq >= last && last > 0 || len(r.Accepted) == 0 && len(a.asked(b, ack.Unknown)) > 0
 	return more, nil
 }
 
@@ -138,9 +139,9 @@ func (a *Agent) seal(b *bound) (envelope []byte, last uint64, err error) {
 }
 
 // asked returns the documents that the coordinator said it lacks.
-func (a *Agent) asked(b *bound) []desired.Document {
+func (a *Agent) asked(b *bound, lacks []fleet.Digest) []desired.Document {
 	var docs []desired.Document
-	for _, d := range a.link.unknown() {
+	for _, d := range lacks {
 		doc, err := b.desired.Document(d)
 		if err != nil {
 			a.config.Log.Debug("the coordinator asks for a document that is not here", "digest", string(d), "error", err)

@@ -5,12 +5,18 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
+
+// clockSlack is how far a host's clock may be behind what was signed before
+// somebody is told.
+const clockSlack = time.Hour
 
 // snapshot is where the host is now, by the journal and the last decisions.
 func (a *Agent) snapshot() control.Status {
@@ -18,6 +24,15 @@ func (a *Agent) snapshot() control.Status {
 	s := journalStatus(st)
 	s.AgentVersion = a.config.Version
 	s.Coordinator, s.CoordinatorSeen = a.link.state()
+	if behind := a.now().Sub(a.config.Now()); behind > clockSlack && s.Coordinator.Code != "" {
+		// Certificates are judged at the later time: that may be why.
+		s.Coordinator = fleet.Reason{
+			Code: fleet.ReasonClock,
+			Message: "this host's clock is " + ui.Span(behind) + " behind the newest time that was signed, which counts instead (" +
+				string(s.Coordinator.Code) + ": " + s.Coordinator.Message + ")",
+			Hint: "set the clock; if it is right, a publisher's was far ahead: publish anew, then enrol with a fresh state directory",
+		}
+	}
 	_, s.IdentityExpires = a.identity.Validity()
 	if id, err := a.identity.Binding(); err == nil {
 		s.Machine = id.Machine

@@ -110,14 +110,20 @@ func (w *worker) anyDriver() driver.Driver {
 	return nil
 }
 
-func (w *worker) accept(_ context.Context, p reconcile.Plan) error {
+func (w *worker) accept(ctx context.Context, p reconcile.Plan) error {
 	o, err := w.a.bound.Load().desired.Load(p.Target.Digest)
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	return w.append(journal.Record{
+	err = w.append(journal.Record{
 		Kind: journal.KindAccept, Ref: p.Target, RevertTo: o.Generation.Doc.RevertTo, Reason: p.Reason,
 	})
+	if err != nil {
+		return err
+	}
+	// What was kept to try the one before again makes room for this one.
+	w.a.prune(ctx)
+	return nil
 }
 
 // fetch brings everything that a generation names here.

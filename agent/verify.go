@@ -125,7 +125,7 @@ func (w *worker) reach(ctx context.Context) bool {
 
 // probes are those of the signed generation and what the built path brings
 // along (a signed one of the same name wins), with what they run in: the
-// environment of the driver's own programs.
+// environment, and as the user, of the driver's own programs.
 func (w *worker) probes(ctx context.Context, act *journal.Activation, g fleet.Generation) ([]fleet.Probe, probe.Env, error) {
 	env := probe.Env{Path: act.To.Path, Environ: w.a.runEnv(w.profile)}
 	d, err := w.a.driverOf(g.Source.Driver)
@@ -136,7 +136,12 @@ func (w *worker) probes(ctx context.Context, act *journal.Activation, g fleet.Ge
 	if err != nil {
 		return nil, env, fmt.Errorf("finding what probes run in: %w", err)
 	}
-	env.Environ = append(env.Environ, lastEnv(do.Activate)...)
+	if last := lastExec(do.Activate); last != nil {
+		env.Environ = append(env.Environ, last.Env...)
+		// Also as whom: what a home profile's user can write to, a probe of root
+		// must not work on.
+		env.User = last.User
+	}
 	own, err := driver.Probes(ctx, d, act.To.Path)
 	if err != nil {
 		return nil, env, fmt.Errorf("finding probes: %w", err)
@@ -150,11 +155,11 @@ func (w *worker) probes(ctx context.Context, act *journal.Activation, g fleet.Ge
 	return probes, env, nil
 }
 
-// lastEnv is the environment of an action's last program.
-func lastEnv(a driver.Action) []string {
+// lastExec is an action's last program; nil for none.
+func lastExec(a driver.Action) *driver.Exec {
 	for _, step := range slices.Backward(a.Steps) {
 		if e := step.Exec; e != nil {
-			return e.Env
+			return e
 		}
 	}
 	return nil

@@ -46,8 +46,10 @@ type facts struct {
 	wait    *wait
 	waitFor fleet.Digest
 	failed  int
-	// rollBack is why a person wants to go back.
-	rollBack fleet.Reason
+	// rollBack is why a person wants to go back, from rollBackFrom: a wish about
+	// what does not run any more is no wish.
+	rollBack     fleet.Reason
+	rollBackFrom fleet.Digest
 	// run is how the run named runID ended, once it was waited for.
 	runID string
 	run   *runEnd
@@ -147,7 +149,7 @@ func (w *worker) run(ctx context.Context) error {
 			case background:
 				current = w.start(ctx, plan, work)
 			default:
-				if err := w.stepped(ctx, work(ctx)); err != nil {
+				if err := w.stepped(ctx, w.step(ctx, work)); err != nil {
 					return err
 				}
 				continue
@@ -192,10 +194,16 @@ func (w *worker) start(ctx context.Context, plan reconcile.Plan, work func(conte
 	j := &job{plan: plan, cancel: cancel, done: make(chan error, 1)}
 	go func() {
 		defer cancel(nil)
-		j.done <- work(ctx)
+		j.done <- w.step(ctx, work)
 		close(j.done)
 	}()
 	return j
+}
+
+// step carries out a step.
+func (w *worker) step(ctx context.Context, work func(context.Context) error) error {
+	defer w.a.rest.work()()
+	return work(ctx)
 }
 
 // stepped judges the end of a step: only a journal that can't be written ends

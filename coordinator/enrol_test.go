@@ -171,6 +171,20 @@ func TestRenewal(t *testing.T) {
 	})
 }
 
+// TestOtherKeyWithoutEnrolment shows a certificate of the CA that this
+// coordinator never issued, for a host that it knows by another key.
+func TestOtherKeyWithoutEnrolment(t *testing.T) {
+	w := newWorld(t)
+	w.enrolled("galena")
+	w.clock.advance(2 * time.Second) // Certificates count in seconds.
+	other := fleetv1.NewHostServiceClient(w.as(w.issue(pki.HostIdentity(fleetID, "galena"))))
+	_, err := other.GetDesired(t.Context(), &fleetv1.GetDesiredRequest{})
+	check(t, err)
+	if n, alarm := count(w.events("galena"), "identity-replaced"); n != 1 || !alarm {
+		t.Errorf("%d events, alarm %t", n, alarm)
+	}
+}
+
 func TestReenrolmentSupersedes(t *testing.T) {
 	w := newWorld(t)
 	old := w.enrolled("galena")

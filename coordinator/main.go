@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"filippo.io/age"
@@ -20,11 +19,6 @@ import (
 
 // maxKeyFile bounds the file with the age identities, in bytes.
 const maxKeyFile = 64 << 10
-
-// gcPercent is how much the heap may grow before it is collected. Most of it
-// are idle connections, which stay: the default would let as much garbage
-// stand beside them. GOGC overrides it.
-const gcPercent = 50
 
 // options are the flags of "run".
 type options struct {
@@ -38,9 +32,6 @@ type options struct {
 func Main(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	return MainContext(ctx, args, stdout, stderr)
 }
 

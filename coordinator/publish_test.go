@@ -269,6 +269,27 @@ func TestSecretsTravelWithTheirGeneration(t *testing.T) {
 	wantRefusal(t, err, codes.NotFound, refusal.NotFound)
 }
 
+// TestDocumentsFromTheFuture are refused: hosts never take a time for earlier
+// than one that was signed, so that nothing else would be good there any more.
+func TestDocumentsFromTheFuture(t *testing.T) {
+	w := newWorld(t)
+	op := w.operator("dana")
+	_, src := content("r1")
+	late := w.clock.now().Add(100 * 365 * 24 * time.Hour)
+	env, _ := w.generation("galena", 1, "r1", src, func(g *fleet.Generation) {
+		g.Issued, g.Expires = late, late.Add(time.Hour)
+	})
+	_, err := w.stage(op, "r1", &fleetv1.SignedGeneration{Generation: env})
+	wantRefusal(t, err, codes.FailedPrecondition, fleet.ReasonClock)
+	manifest, digest, err := release.Seal(fleet.TypeSecrets, fleet.SecretsManifest{
+		Type: fleet.TypeSecrets, Fleet: fleetID, Machine: "galena", Profile: fleet.System, Issued: late, Expires: late.Add(time.Hour),
+	}, w.secrets)
+	check(t, err)
+	env, _ = w.generation("galena", 1, "r1", src, func(g *fleet.Generation) { g.Secrets = &fleet.SecretsRef{Digest: digest} })
+	_, err = w.stage(op, "r1", &fleetv1.SignedGeneration{Generation: env, Secrets: manifest})
+	wantRefusal(t, err, codes.FailedPrecondition, fleet.ReasonClock)
+}
+
 func TestUploads(t *testing.T) {
 	w := newWorld(t)
 	op := w.operator("dana")

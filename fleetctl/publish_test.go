@@ -255,9 +255,12 @@ func TestPublishBadHostKeys(t *testing.T) {
 			other, _ := age.GenerateX25519Identity()
 			k.Keys = bytes.Replace(k.Keys, k.GetKeys()[bytes.Index(k.Keys, []byte("age1")):][:62], []byte(other.Recipient().String()), 1)
 		},
-		"no mac":          func(k *fleetv1.HostKeys) { k.Mac = nil },
-		"other machine":   func(k *fleetv1.HostKeys) { k.Machine = "cinnabar" },
-		"no join string":  func(k *fleetv1.HostKeys) { k.TokenHash = []byte("short") },
+		"no mac":         func(k *fleetv1.HostKeys) { k.Mac = nil },
+		"other machine":  func(k *fleetv1.HostKeys) { k.Machine = "cinnabar" },
+		"no join string": func(k *fleetv1.HostKeys) { k.TokenHash = []byte("short") },
+		"fits none": func(k *fleetv1.HostKeys) {
+			k.TokenHash, k.Mac = nil, bytes.Repeat([]byte{1}, 32)
+		},
 		"impossible name": func(k *fleetv1.HostKeys) { k.Machine = "../galena" },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -283,6 +286,23 @@ func TestPublishBadHostKeys(t *testing.T) {
 	w.server.HostKeys = []*fleetv1.HostKeys{genuine}
 	if res := w.published("galena"); len(res.Alarms) != 1 || len(res.Recorded) != 0 {
 		t.Errorf("older keys: alarms %q, recorded %v", res.Alarms, res.Recorded)
+	}
+}
+
+// TestPublishHostKeysAfterLoss: a coordinator that lost its store got the keys
+// from the host, and does not know the join string any more.
+func TestPublishHostKeysAfterLoss(t *testing.T) {
+	w := newWorld(t)
+	w.ok("token", "galena")
+	w.clock = w.clock.Add(time.Minute)
+	w.enrol("galena")
+	w.enrol("cinnabar")
+	for _, k := range w.server.HostKeys {
+		k.TokenHash = nil
+	}
+	res := w.published("galena")
+	if len(res.Alarms) != 0 || len(res.Recorded) != 2 {
+		t.Errorf("alarms %q, recorded %v", res.Alarms, res.Recorded)
 	}
 }
 

@@ -5,6 +5,8 @@ package refusal
 
 import (
 	"errors"
+	"strings"
+	"unicode"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -98,7 +100,21 @@ func Of(err error) (r fleet.Reason, ok bool) {
 // clip bounds what the other side may make us show.
 func clip(s string, most int) string {
 	if len(s) > most {
-		return s[:most]
+		s = s[:most]
 	}
-	return s
+	return Plain(s)
+}
+
+// Plain makes what the other side wrote harmless to show: without control and
+// formatting characters, which could rewrite what a terminal shows.
+func Plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == unicode.ReplacementChar:
+			return -1
+		}
+		return r
+	}, s)
 }

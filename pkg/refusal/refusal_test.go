@@ -39,3 +39,11 @@ func TestOfIsBounded(t *testing.T) {
 		t.Errorf("%d, %d, %d bytes", len(r.Code), len(r.Message), len(r.Hint))
 	}
 }
+
+func TestOfIsPlain(t *testing.T) {
+	evil := "a\x1b[2J\u202eb\x00\nc"
+	r, ok := refusal.Of(refusal.New(codes.Internal, fleet.Reason{Code: "x", Message: evil, Hint: evil}))
+	if want := "a[2Jb c"; !ok || r.Message != want || r.Hint != want {
+		t.Errorf("got %q, %q", r.Message, r.Hint)
+	}
+}

@@ -120,6 +120,16 @@ func (c *Coordinator) Publish(envelope, secrets []byte, blobs ...[]byte) {
 	c.Hint(fleetv1.WakeReason_WAKE_REASON_DESIRED)
 }
 
+// OfferUnsigned offers something that nobody signed for one more profile, until
+// the next Publish.
+func (c *Coordinator) OfferUnsigned(profile fleet.ProfileName) {
+	c.change(func() {
+		c.desired.Profiles = append(c.desired.Profiles, &fleetv1.DesiredProfile{
+			Profile: string(profile), Newest: &fleetv1.SignedGeneration{Generation: []byte("{}")},
+		})
+	})
+}
+
 // Revert has the machine sent back to a generation.
 func (c *Coordinator) Revert(envelope, secrets []byte) {
 	c.change(func() {

@@ -96,6 +96,35 @@ func TestRefusedChangesNothing(t *testing.T) {
 	}
 }
 
+// TestUnsignedProfiles are not remembered, whatever number of them is offered.
+func TestUnsignedProfiles(t *testing.T) {
+	f := agenttest.NewFleet(t)
+	s := newStore(t, f, t.TempDir())
+	now := time.Now()
+	env, _ := f.Seal(f.Generation(1, source()))
+	g := f.Generation(1, source())
+	g.Profile, g.Machine = "home/bob", "other"
+	others, _ := f.Seal(g)
+	for _, d := range [][]byte{nil, []byte("{}"), env, others} {
+		h := system
+		h.Profile = "home/bob"
+		if err := s.Take(h, desired.Offer{Profile: h.Profile, Newest: desired.Document{Generation: d}}, now); err == nil {
+			t.Fatal("taken")
+		}
+	}
+	if p := s.Profiles(); len(p) != 0 {
+		t.Errorf("remembered: %v", p)
+	}
+	g.Machine = agenttest.Machine
+	expired, _ := f.Seal(g)
+	h := system
+	h.Profile = "home/bob"
+	err := s.Take(h, desired.Offer{Profile: h.Profile, Newest: desired.Document{Generation: expired}}, now.Add(48*time.Hour))
+	if !errors.Is(err, release.ErrExpired) || len(s.Profiles()) != 1 {
+		t.Errorf("a signed one: %v, remembered: %v", err, s.Profiles())
+	}
+}
+
 func TestAcceptedOutlivesItsKey(t *testing.T) {
 	f := agenttest.NewFleet(t)
 	s := newStore(t, f, t.TempDir())

@@ -30,20 +30,30 @@ type Offer struct {
 func (s *Store) Take(h release.Host, o Offer, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.take(h, o, now)
+	newest, err := s.open(o.Newest)
+	if err == nil {
+		err = s.take(h, o, newest, now)
+	}
 	if err != nil {
-		s.refused[o.Profile] = release.ReasonOf(err)
+		if s.real(h, newest) {
+			s.refused[h.Profile] = release.ReasonOf(err)
+		}
 		return err
 	}
-	delete(s.refused, o.Profile)
+	delete(s.refused, h.Profile)
 	return nil
 }
 
-func (s *Store) take(h release.Host, o Offer, now time.Time) error {
-	newest, err := s.open(o.Newest)
-	if err != nil {
-		return err
-	}
+// real says whether h's profile is one of this host: the system's, one that
+// something is desired of, or one that a signed generation names. What an
+// unsigned offer calls a profile is not remembered: it could be any number.
+func (s *Store) real(h release.Host, newest *Opened) bool {
+	_, known := s.pointers[h.Profile]
+	return known || h.Profile == fleet.System ||
+		newest != nil && newest.Generation.Doc.Machine == h.Machine && newest.Generation.Doc.Profile == h.Profile
+}
+
+func (s *Store) take(h release.Host, o Offer, newest *Opened, now time.Time) error {
 	if err := s.trust.Admit(h, newest.Generation, newest.Secrets, now); err != nil {
 		return err //nolint:wrapcheck // It says what was admitted.
 	}

@@ -30,7 +30,7 @@ func command(x *driver.Exec, env []string, out *os.File) (*exec.Cmd, error) {
 	if x.User == "" {
 		return cmd, nil
 	}
-	cred, err := credential(x.User)
+	cred, err := Credential(x.User)
 	if err != nil {
 		return nil, err
 	}
@@ -38,9 +38,9 @@ func command(x *driver.Exec, env []string, out *os.File) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// credential looks a user up by name or number; nil where it is the runner's
+// Credential looks a user up by name or number; nil where it is the process's
 // own, so that an agent without root can name itself.
-func credential(name string) (*syscall.Credential, error) {
+func Credential(name string) (*syscall.Credential, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
 		var byID error

@@ -363,7 +363,7 @@ func TestDeadlineCountsTimeAwake(t *testing.T) {
 
 func TestUserSwitch(t *testing.T) {
 	t.Parallel()
-	own, err := credential(strconv.Itoa(os.Getuid()))
+	own, err := Credential(strconv.Itoa(os.Getuid()))
 	if err != nil || own != nil {
 		t.Errorf("own user: %+v, %v", own, err)
 	}

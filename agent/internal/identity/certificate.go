@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 )
 
@@ -85,12 +86,17 @@ func (s *Store) Install(leafDER []byte, caDER [][]byte) error {
 	if err := atomicfile.WriteFile(s.path(certFile), buf.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("installing certificate: %w", err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != nil {
+		if err := s.setBinding(*s.next); err != nil {
+			return fmt.Errorf("installing certificate: %w", err)
+		}
+	}
 	// The token was used; what is left of the join string is of no use.
 	if err := os.Remove(s.path(joinFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("installing certificate: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.use(leaf, cas)
 	return nil
 }
@@ -103,7 +109,7 @@ func (s *Store) check(leafDER []byte, caDER [][]byte) (*x509.Certificate, []*x50
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading it: %w", err)
 	}
-	b, err := s.Binding()
+	b, err := s.coming()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -117,6 +123,9 @@ func (s *Store) check(leafDER []byte, caDER [][]byte) (*x509.Certificate, []*x50
 	if pub, ok := leaf.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(s.host.Public()) {
 		return nil, nil, errors.New("it is not over this host's key")
 	}
+	// Others may come along, but this host's identity is of the CA that its join
+	// string pinned: else who has the coordinator for a day could take its hosts
+	// along, and the fleet's own CA would mean nothing to them.
 	pool := x509.NewCertPool()
 	var cas []*x509.Certificate
 	for _, der := range caDER {
@@ -125,7 +134,9 @@ func (s *Store) check(leafDER []byte, caDER [][]byte) (*x509.Certificate, []*x50
 			return nil, nil, errors.New("one of the CA certificates is none")
 		}
 		cas = append(cas, ca)
-		pool.AddCert(ca)
+		if fleet.DigestOf(der) == b.CA {
+			pool.AddCert(ca)
+		}
 	}
 	// Whether it is good now is TLS's to judge: this host's clock may be off.
 	if _, err := leaf.Verify(x509.VerifyOptions{

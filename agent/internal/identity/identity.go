@@ -74,6 +74,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	binding Binding
+	next    *Binding // of a join string that the enrolled host enrols with again
 	leaf    *x509.Certificate
 	cert    *tls.Certificate
 	cas     []*x509.Certificate

@@ -126,13 +126,14 @@ func TestJoin(t *testing.T) {
 func TestInstall(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	j := newJoin(t, "pyrite")
-	if err := s.SetJoin(j); err != nil {
-		t.Fatal(err)
-	}
 	now := time.Now()
 	ca, err := pki.NewCA("test", now)
 	if err != nil {
+		t.Fatal(err)
+	}
+	j := newJoin(t, "pyrite")
+	j.CA = fleet.DigestOf(ca.Cert.Raw)
+	if err := s.SetJoin(j); err != nil {
 		t.Fatal(err)
 	}
 	otherCA, err := pki.NewCA("test", now)
@@ -161,6 +162,8 @@ func TestInstall(t *testing.T) {
 		"other key":     {issue(ca, me, otherKey.Public()), [][]byte{ca.Cert.Raw}},
 		"other CA":      {issue(ca, me, own), [][]byte{otherCA.Cert.Raw}},
 		"no CA":         {issue(ca, me, own), nil},
+		"not pinned":    {issue(otherCA, me, own), [][]byte{otherCA.Cert.Raw}},
+		"pinned beside": {issue(otherCA, me, own), [][]byte{ca.Cert.Raw, otherCA.Cert.Raw}},
 		"leaf as CA":    {issue(ca, me, own), [][]byte{issue(ca, me, own)}},
 	} {
 		if err := s.Install(c.leaf, c.cas); err == nil {
@@ -187,6 +190,40 @@ func TestInstall(t *testing.T) {
 	}
 	if same, err := s.EnrolledWith(j); !same || err != nil {
 		t.Errorf("not enrolled with it: %v", err)
+	}
+	// Enrolling again counts when it is done, not when it is tried: what fails
+	// changes nothing about who the host is, and may be tried again.
+	before, err := s.Binding()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := newJoin(t, "pyrite")
+	again.CA = fleet.DigestOf(otherCA.Cert.Raw)
+	if err := s.SetJoin(again); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if after, err := s.Binding(); err != nil || after.CA != before.CA {
+		t.Errorf("the binding moved from %v to %v, %v", before, after, err)
+	}
+	if same, err := s.EnrolledWith(again); same || err != nil {
+		t.Errorf("enrolled with what was only tried: %v", err)
+	}
+	if err := s.Install(good, [][]byte{ca.Cert.Raw}); err != nil {
+		t.Errorf("renewing meanwhile: %v", err)
+	}
+	if err := s.SetJoin(again); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Install(issue(otherCA, me, own), [][]byte{otherCA.Cert.Raw}); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if same, err := s.EnrolledWith(again); !same || err != nil {
+		t.Errorf("not enrolled again: %v", err)
+	}
+	if err := s.Install(good, [][]byte{ca.Cert.Raw, otherCA.Cert.Raw}); err == nil {
+		t.Error("the CA of before still counts")
 	}
 	from, until := s.Validity()
 	half := from.Add(until.Sub(from) / 2)

@@ -31,17 +31,43 @@ func (s *Store) SetJoin(j pki.Join) error {
 	if s.binding.Root != "" && s.leaf != nil {
 		next.Root = s.binding.Root
 	}
-	data, err := encodeBinding(next)
-	if err != nil {
-		return err
-	}
 	if err := atomicfile.WriteFile(s.path(joinFile), []byte(j.String()+"\n"), 0o600); err != nil {
 		return fmt.Errorf("recording join string: %w", err)
 	}
-	if err := atomicfile.WriteFile(s.path(bindingFile), data, 0o600); err != nil {
+	if s.leaf != nil {
+		// Until the coordinator has answered, what the host is enrolled with counts.
+		s.next = &next
+		return nil
+	}
+	if err := s.setBinding(next); err != nil {
 		return fmt.Errorf("recording join string: %w", err)
 	}
-	s.binding = next
+	return nil
+}
+
+// coming is the binding that the next certificate has to be for.
+func (s *Store) coming() (Binding, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != nil {
+		return *s.next, nil
+	}
+	if s.binding.Machine == "" {
+		return Binding{}, ErrNotEnrolled
+	}
+	return s.binding, nil
+}
+
+// setBinding makes b durable; s.mu is held.
+func (s *Store) setBinding(b Binding) error {
+	data, err := encodeBinding(b)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.WriteFile(s.path(bindingFile), data, 0o600); err != nil {
+		return err //nolint:wrapcheck // It names the file.
+	}
+	s.binding, s.next = b, nil
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -65,6 +66,11 @@ func command(ctx context.Context, env Env, program string, args ...string) (code
 	}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if env.User != "" {
+		if cmd.SysProcAttr.Credential, err = execute.Credential(env.User); err != nil {
+			return 0, "", fmt.Errorf("starting %s: %w", program, err)
+		}
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = outputGrace
 	err = cmd.Run()

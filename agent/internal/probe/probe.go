@@ -27,6 +27,8 @@ type Env struct {
 	Path string
 	// Environ is the whole environment of programs, NAME=VALUE.
 	Environ []string
+	// User to run programs as; empty for the agent's own.
+	User string
 	// Systemctl is the program; default "systemctl" in PATH of this process.
 	Systemctl string
 }

@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,6 +38,19 @@ func want(t *testing.T, p fleet.Probe, env probe.Env, verdict fleet.Verdict, par
 	got, detail := probe.Run(t.Context(), p, env)
 	if got != verdict || !strings.Contains(detail, part) {
 		t.Errorf("got %s, %q; want %s, %q", got, detail, verdict, part)
+	}
+}
+
+// TestExecAsUser: a probe of a home profile has the rights of its user.
+func TestExecAsUser(t *testing.T) {
+	p := fleet.Probe{Kind: fleet.ProbeExec, Argv: []string{"/bin/sh", "-c", "id -u"}}
+	env := probe.Env{Environ: []string{"PATH=/usr/bin:/bin"}, User: "no-such-user"}
+	want(t, p, env, fleet.VerdictFail, "no-such-user")
+	env.User = strconv.Itoa(os.Getuid())
+	want(t, p, env, fleet.VerdictPass, env.User)
+	if nobody, err := user.Lookup("nobody"); err == nil && os.Getuid() == 0 {
+		env.User = nobody.Username
+		want(t, p, env, fleet.VerdictPass, nobody.Uid)
 	}
 }
 

@@ -27,6 +27,8 @@ import (
 const (
 	// maxMessageBytes bounds an answer: a chain of trust roots is the longest.
 	maxMessageBytes = 16 << 20
+	// maxHeaderBytes bounds its headers; a refusal is in them, twice.
+	maxHeaderBytes = 64 << 10
 	// dialTimeout bounds one attempt at one address.
 	dialTimeout = 10 * time.Second
 	// callTimeout bounds a call that isn't a stream.
@@ -166,6 +168,7 @@ func dial(addresses []string, config *tls.Config, open Dial) (*grpc.ClientConn, 
 			Backoff:           backoff.Config{BaseDelay: time.Second, Multiplier: 2, MaxDelay: 2 * time.Minute},
 			MinConnectTimeout: dialTimeout,
 		}),
+		grpc.WithMaxHeaderListSize(maxHeaderBytes),
 		grpc.WithReadBufferSize(bufferBytes), grpc.WithWriteBufferSize(bufferBytes),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
 	)
@@ -195,10 +198,10 @@ func explain(ctx context.Context, err error) error {
 	}
 	switch s.Code() { //nolint:exhaustive // All others are answers.
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unknown:
-		return fmt.Errorf("%w: %s", ErrUnreachable, s.Message())
+		return fmt.Errorf("%w: %s", ErrUnreachable, refusal.Plain(s.Message()))
 	}
 	return &RefusedError{Reason: fleet.Reason{
-		Code: fleet.ReasonUnreachable, Message: fmt.Sprintf("%s: %s", s.Code(), s.Message()),
+		Code: fleet.ReasonUnreachable, Message: fmt.Sprintf("%s: %s", s.Code(), refusal.Plain(s.Message())),
 		Hint: "look at the coordinator's log and events",
 	}}
 }

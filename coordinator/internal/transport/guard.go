@@ -87,13 +87,14 @@ func (g *guard) stranger(conn net.Conn) (net.Conn, error) {
 	c := &guarded{Conn: conn}
 	limit := &limited{guarded: c}
 	limit.left.Store(strangerBytes)
-	end := time.AfterFunc(strangerLife, func() { _ = c.Close() }) // Nobody is there to be told.
+	var end *time.Timer // guarded by mu, like all that release touches
 	c.release = sync.OnceFunc(func() {
-		end.Stop()
 		g.mu.Lock()
 		defer g.mu.Unlock()
+		end.Stop()
 		g.strangers--
 	})
+	end = time.AfterFunc(strangerLife, func() { _ = c.Close() }) // Nobody is there to be told.
 	return limit, nil
 }
 

@@ -70,6 +70,8 @@ func TestGuardBoundsStrangers(t *testing.T) {
 				t.Fatalf("connection %d outlives its time", i)
 			}
 		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
 		if g.strangers != 0 {
 			t.Errorf("%d strangers are still counted", g.strangers)
 		}

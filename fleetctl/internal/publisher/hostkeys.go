@@ -2,6 +2,7 @@ package publisher
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -67,10 +68,7 @@ func (p *Publisher) checkKeys(m fleet.MachineName, k client.HostKeys) (*repo.Hos
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrAlarm, fmt.Sprintf(format, args...))
 	}
-	if len(k.TokenHash) != 32 {
-		return nil, bad("they name no join string")
-	}
-	join, err := p.Repo.Join(k.TokenHash, p.Keys)
+	join, err := p.joinOf(m, k)
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +87,29 @@ func (p *Publisher) checkKeys(m fleet.MachineName, k client.HostKeys) (*repo.Hos
 	}
 	return &repo.HostRecord{
 		Machine: m, Keys: string(k.Keys), Age: keys.Age, Report: keys.Report,
-		TokenHash: hex.EncodeToString(k.TokenHash), Joined: join.Issued,
+		TokenHash: hex.EncodeToString(join.TokenHash()), Joined: join.Issued,
 	}, nil
+}
+
+// joinOf finds the join string that a host used. A coordinator that lost its
+// store has the keys and their proof from the host, which does not know any
+// more which one it was: then the proof says so itself.
+func (p *Publisher) joinOf(m fleet.MachineName, k client.HostKeys) (pki.Join, error) {
+	switch len(k.TokenHash) {
+	case 0:
+	case sha256.Size:
+		return p.Repo.Join(k.TokenHash, p.Keys)
+	default:
+		return pki.Join{}, fmt.Errorf("%w: they name no join string", ErrAlarm)
+	}
+	joins, err := p.Repo.JoinsOf(m, p.Keys)
+	if err != nil {
+		return pki.Join{}, err
+	}
+	for _, j := range joins {
+		if j.CheckMAC(k.Keys, k.MAC) {
+			return j, nil
+		}
+	}
+	return pki.Join{}, fmt.Errorf("%w: their proof fits none of its join strings", ErrAlarm)
 }

@@ -2,10 +2,14 @@ package repo
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"filippo.io/age"
 
+	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
@@ -37,4 +41,33 @@ func (r *Repository) Join(tokenHash []byte, o Opener) (pki.Join, error) {
 		return pki.Join{}, fmt.Errorf("reading joins/%s: %w: %w", name, ErrCorrupt, err)
 	}
 	return j, nil
+}
+
+// JoinsOf reads all join strings of a machine that can be opened here.
+// os.ErrNotExist where there is none.
+func (r *Repository) JoinsOf(m fleet.MachineName, o Opener) ([]pki.Join, error) {
+	entries, err := os.ReadDir(r.Path("joins"))
+	if err != nil {
+		return nil, fmt.Errorf("reading join strings: %w", err)
+	}
+	var joins []pki.Join
+	var errs []error
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".age")
+		hash, err := hex.DecodeString(name)
+		if !ok || err != nil {
+			continue
+		}
+		j, err := r.Join(hash, o)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case j.Machine == m:
+			joins = append(joins, j)
+		}
+	}
+	if len(joins) == 0 {
+		return nil, fmt.Errorf("reading join strings of %s: %w", m, errors.Join(append(errs, os.ErrNotExist)...))
+	}
+	return joins, nil
 }

@@ -1,0 +1,159 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/agenttest"
+	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
+	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// TestRetryAfterRestartOffline: what was rolled back is there for a retry as
+// long as nothing higher was accepted, however often agents start and clear
+// away, and without a coordinator.
+func TestRetryAfterRestartOffline(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	first, second := h.confirmed(1, "one"), h.confirmed(2, "two")
+	h.coord.Stop()
+	if _, err := h.client().RollBack(t.Context(), fleet.System); err != nil {
+		t.Fatal(err)
+	}
+	waitProfile(t, h, "rolled back", func(p control.Profile) bool {
+		return p.State == fleet.StateRolledBack && p.Current == first
+	})
+	h.crash()
+	h.start()
+	c := h.client()
+	h.agent.prune(t.Context()) // as when another profile settles
+	if _, err := c.Retry(t.Context(), fleet.System); err != nil {
+		t.Fatal(err)
+	}
+	waitProfile(t, h, "two again", func(p control.Profile) bool { return p.Current == second })
+	h.expectServing("two")
+	h.coord.Start()
+	h.coord.WaitState(fleet.StateConfirmed, second)
+	h.confirmed(3, "three")
+	st := h.agent.journal.State()
+	if p := st.Profile(fleet.System); p.Undone.Path != "" {
+		t.Errorf("still kept: %+v", p.Undone)
+	}
+}
+
+// TestPruneWhileBuilding: another profile may settle between the build of a
+// generation and its record.
+func TestPruneWhileBuilding(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.confirmed(1, "one")
+	src, blob := h.service("two", "")
+	file := filepath.Join(t.TempDir(), "blob")
+	if err := os.WriteFile(file, blob, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.agent.building.RLock()
+	path, err := h.agent.drivers[bundledriver.Name].Build(t.Context(), driver.BuildRequest{
+		Profile: fleet.System, Source: src, Blobs: map[fleet.Digest]string{src.Bundle.Digest: file},
+	}, nil)
+	if err == nil {
+		h.agent.prune(t.Context())
+		_, err = os.Stat(path)
+	}
+	h.agent.building.RUnlock()
+	if err != nil {
+		t.Errorf("what was just built is gone: %v", err)
+	}
+	h.agent.prune(t.Context())
+	if _, err := os.Stat(path); err == nil {
+		t.Error("what nobody needs is still there")
+	}
+}
+
+// TestRunsAreNewWhileTimeStandsStill: behind the newest signed time the agent's
+// clock stands still. A second attempt is still a run of its own, and not the
+// first one's result.
+func TestRunsAreNewWhileTimeStandsStill(t *testing.T) {
+	h := newHost(t)
+	offset := newOffset()
+	h.config.Now = offset.now
+	h.start()
+	good := h.confirmed(1, "good")
+	h.crash()
+	offset.add(-10 * 365 * 24 * time.Hour)
+	h.start()
+	door := filepath.Join(t.TempDir(), "door")
+	bad := h.publish(2, "bad at first", "[ -e '"+door+"' ]")
+	h.coord.WaitState(fleet.StateRolledBack, good)
+	open(t, door)
+	h.coord.Loosen(h.fleet.SealRetry(bad.Digest))
+	h.coord.WaitState(fleet.StateConfirmed, bad)
+	h.expectServing("bad at first")
+}
+
+// TestStaleWishToRollBack: a person's wish is about what ran at that time.
+func TestStaleWishToRollBack(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	first, second := h.confirmed(1, "one"), h.confirmed(2, "two")
+	w := h.agent.worker(fleet.System)
+	ask := func(from fleet.Ref) reconcile.Step {
+		w.mu.Lock()
+		w.facts.rollBack, w.facts.rollBackFrom = fleet.Reason{Code: fleet.ReasonOperatorRefused}, from.Digest
+		w.mu.Unlock()
+		now := h.agent.now()
+		in := w.observe(now)
+		plan, _ := reconcile.Decide(now, in.desired, in.observed, in.policy)
+		w.note(func(f *facts) { f.rollBack = fleet.Reason{} })
+		return plan.Step
+	}
+	if got := ask(first); got != reconcile.StepNothing {
+		t.Errorf("a wish about what ran before: %s", got)
+	}
+	if got := ask(second); got != reconcile.StepRollBack {
+		t.Errorf("a wish about what runs: %s", got)
+	}
+}
+
+// TestEnrolAfterAnotherAttempt: an attempt that got as far as the trust root,
+// of a fleet that was then made anew, does not stand in the way.
+func TestEnrolAfterAnotherAttempt(t *testing.T) {
+	h := newHost(t)
+	roots := filepath.Join(h.config.StateDir, desiredDir, "roots")
+	if err := os.MkdirAll(roots, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(roots, "1.json"), agenttest.NewFleet(t).Roots[0], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	h.confirmed(1, "one")
+}
+
+// TestUndoneMakesRoom: what is kept for a retry is given back before the next
+// generation is fetched: both may not fit.
+func TestUndoneMakesRoom(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	good := h.confirmed(1, "good")
+	h.publish(2, "bad", "exit 1")
+	h.coord.WaitState(fleet.StateRolledBack, good)
+	st := h.agent.journal.State()
+	undone := st.Profile(fleet.System).Undone.Path
+	if _, err := os.Stat(undone); err != nil {
+		t.Fatalf("not kept: %v", err)
+	}
+	release := h.coord.Hold("GetBlob")
+	defer release()
+	calls := h.coord.Calls("GetBlob")
+	h.publish(3, "better", "")
+	h.coord.Wait("fetching", func() bool { return h.coord.Calls("GetBlob") > calls })
+	if _, err := os.Stat(undone); err == nil {
+		t.Error("still there while the next one is fetched")
+	}
+}
