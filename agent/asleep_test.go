@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -56,5 +58,43 @@ func TestRenewsOnceWithAClockAhead(t *testing.T) {
 	}
 	if err := a.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSleepDuringVerification: a lid that was closed midway is no failure.
+func TestSleepDuringVerification(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	first := h.confirmed(1, "one")
+	h.crash()
+	h.coord.Stop()
+	for name, slept := range map[string]time.Duration{"awake": 0, "asleep": 8 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			var looks atomic.Int64
+			h.config.Now = func() time.Time {
+				if looks.Add(1) == 1 {
+					return time.Now()
+				}
+				return time.Now().Add(slept)
+			}
+			a, err := h.open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			looks.Store(0)
+			g, _ := h.generation(1, "what it never says", "")
+			st := a.journal.State()
+			p := st.Profile(fleet.System)
+			w := a.worker(fleet.System)
+			if err := w.verifyWithin(t.Context(), &journal.Activation{To: p.Current}, g, 200*time.Millisecond); err != nil {
+				t.Error(err)
+			}
+			if overdue := slept == 0; w.facts.overdue != overdue || p.Current.Ref != first {
+				t.Errorf("overdue: %v, want %v", w.facts.overdue, overdue)
+			}
+			if err := a.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -149,7 +149,7 @@ func (a *Agent) joinString() (pki.Join, error) {
 		return pki.Join{}, err //nolint:wrapcheck // It says what failed.
 	}
 	if !ok {
-		return pki.Join{}, identity.ErrNotEnrolled
+		return pki.Join{}, fmt.Errorf("%w, and there is no join string: make one with fleetctl token, and give it to fleet-agent enrol or in the file of --join-file", identity.ErrNotEnrolled)
 	}
 	return j, nil
 }

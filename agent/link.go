@@ -115,11 +115,14 @@ func (l *link) isStale(now time.Time) bool {
 // be dead without anybody having said so. A clock that was set counts too, until
 // the next answer. l.mu is held.
 func (l *link) slept(now time.Time) bool {
-	if l.awake.IsZero() {
-		return false
-	}
+	return !l.awake.IsZero() && sleptSince(l.seen, l.awake, now)
+}
+
+// sleptSince says whether wall time and time awake went apart between then and
+// now: in sleep, or because the clock was set.
+func sleptSince(then, thenAwake, now time.Time) bool {
 	// Without their monotonic parts, which stand still in sleep.
-	return (now.Round(0).Sub(l.seen.Round(0)) - awake().Sub(l.awake)).Abs() > onlineFresh
+	return (now.Round(0).Sub(then.Round(0)) - awake().Sub(thenAwake)).Abs() > onlineFresh
 }
 
 func (l *link) isUp() bool {

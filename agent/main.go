@@ -91,12 +91,16 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	cmd.SetIn(stdin)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
-	err := cmd.ExecuteContext(ctx)
+	ran, err := cmd.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	_, _ = fmt.Fprintf(stderr, "fleet-agent: %v\n", err)
-	if hint := hintOf(err); hint != "" {
+	hint := hintOf(err)
+	if hint == "" && !o.started {
+		hint = fmt.Sprintf("see %q", ran.CommandPath()+" --help")
+	}
+	if hint != "" {
 		_, _ = fmt.Fprintf(stderr, "  hint: %s\n", hint)
 	}
 	return exitCode(o, err)

@@ -114,6 +114,10 @@ func (o *options) target(what string, ref fleet.Ref) error {
 	if p.JSON() {
 		return p.Value(map[string]any{"target": refJSON(ref)}) //nolint:wrapcheck // Of the output.
 	}
+	if ref.IsZero() {
+		p.Printf("%s what was there before the first generation\n", what)
+		return nil
+	}
 	p.Printf("%s %s\n", what, refText(ref))
 	return nil
 }
@@ -239,6 +243,9 @@ func toneOf(s fleet.State) ui.Tone {
 }
 
 func refText(r fleet.Ref) string {
+	if r.IsZero() {
+		return "-"
+	}
 	if r.Digest == "" {
 		return r.Number.String()
 	}

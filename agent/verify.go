@@ -64,6 +64,7 @@ func (w *worker) verifyWithin(ctx context.Context, act *journal.Activation, g fl
 	if err != nil {
 		return err
 	}
+	began, beganAwake := w.a.config.Now(), awake()
 	limited, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	var verdict fleet.Verdict
@@ -85,6 +86,11 @@ func (w *worker) verifyWithin(ctx context.Context, act *journal.Activation, g fl
 		return context.Cause(ctx)
 	}
 	w.log.Info("verification", "probes", string(verdict), "detail", why.Message, "reached", reached)
+	if (verdict != fleet.VerdictPass || !reached) && sleptSince(began, beganAwake, w.a.config.Now()) {
+		// A network takes a while to come back: what failed around a sleep says
+		// nothing, and is tried for the whole deadline again.
+		return nil
+	}
 	w.note(func(f *facts) {
 		f.probes, f.probeDetail = verdict, why.Message
 		f.reached = reached

@@ -43,9 +43,10 @@ func MainContext(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
-	if err := cmd.ExecuteContext(ctx); err != nil {
+	if ran, err := cmd.ExecuteContextC(ctx); err != nil {
 		_, _ = fmt.Fprintf(stderr, "fleet-coordinator: %v\n", err)
 		if usage {
+			_, _ = fmt.Fprintf(stderr, "  hint: see %q\n", ran.CommandPath()+" --help")
 			return 2
 		}
 		return 1
@@ -62,6 +63,7 @@ func newCommand(stdout io.Writer, began func()) *cobra.Command {
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	var o options
 	run := &cobra.Command{

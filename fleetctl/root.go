@@ -104,11 +104,14 @@ func run(ctx context.Context, o *options, args []string) int {
 	cmd.SetIn(o.Stdin)
 	cmd.SetOut(o.Stdout)
 	cmd.SetErr(o.Stderr)
-	err := cmd.ExecuteContext(ctx)
+	ran, err := cmd.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	if !o.started {
+		if ui.HintOf(err) == "" {
+			err = ui.WithHint(err, fmt.Sprintf("see %q", ran.CommandPath()+" --help"))
+		}
 		err = usageError{err}
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
