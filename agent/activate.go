@@ -120,8 +120,22 @@ func (w *worker) compose(ctx context.Context, d driver.Driver, from, to, back jo
 	for _, a := range []*driver.Action{&do.Activate, &do.Commit, &do.Rollback} {
 		a.Deadline = deadline
 	}
+	do.Rollback.Deadline = max(deadline, w.deadlineOf(back))
 	act.Activate, act.Commit, act.Rollback = do.Activate, do.Commit, do.Rollback
 	return act, do.Validate()
+}
+
+// deadlineOf is what a generation's own policy gives its activation: a way back
+// to it must not be cut short by the policy of the one that failed.
+func (w *worker) deadlineOf(b journal.Built) time.Duration {
+	if b.Ref.Digest == "" {
+		return fleet.DefaultActivation
+	}
+	g, err := w.a.bound.Load().desired.LoadAccepted(b.Ref.Digest)
+	if err != nil {
+		return fleet.DefaultActivation // Its document was pruned or damaged: be generous.
+	}
+	return g.Policy.ActivationDeadline.Or(fleet.DefaultActivation)
 }
 
 // rollBack records the intent to go back, where that isn't on record yet, and

@@ -50,7 +50,10 @@ func (w *worker) observe(now time.Time) inputs {
 	if in.desired.Target != nil && f.wait != nil && f.waitFor == in.desired.Target.Digest {
 		o.Wait = &reconcile.Wait{Until: now.Add(f.wait.until.Sub(awake())), Reason: f.wait.reason}
 	}
-	if p.CurrentVerified() && p.Confirmed.Digest != p.Current.Ref.Digest && p.Current.Ref.Digest != "" {
+	// One that was confirmed before, rolled back from and verified again is to
+	// be acknowledged again: the phase tells.
+	if p.CurrentVerified() && p.Current.Ref.Digest != "" &&
+		(p.Confirmed.Digest != p.Current.Ref.Digest || p.Phase == journal.PhaseVerified) {
 		o.Unconfirmed, o.Acked = true, w.acked()
 	}
 	if _, bad := p.Refused[p.Ref.Digest]; p.Phase == journal.PhaseStuck && bad {

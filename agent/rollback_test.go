@@ -228,6 +228,43 @@ func TestLocalRollBackAndRetry(t *testing.T) {
 	h.expectServing("two")
 }
 
+// TestConfirmedAgain: back to nothing, and the same generation once more, which
+// was confirmed before.
+func TestConfirmedAgain(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	c := h.client()
+	first := h.confirmed(1, "one")
+	if _, err := c.RollBack(t.Context(), fleet.System); err != nil {
+		t.Fatal(err)
+	}
+	waitLocal(t, h, fleet.StateRolledBack)
+	if _, err := c.Retry(t.Context(), fleet.System); err != nil {
+		t.Fatal(err)
+	}
+	if p := waitLocal(t, h, fleet.StateConfirmed); p.Current != first {
+		t.Errorf("current: %v", p.Current)
+	}
+	h.expectServing("one")
+}
+
+// TestRollbackHasItsOwnDeadline: the way back takes longer than the generation
+// that failed gives its own activation.
+func TestRollbackHasItsOwnDeadline(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	first := h.publish(1, "one", "sleep 1.5")
+	h.coord.WaitState(fleet.StateConfirmed, first)
+	h.publish(2, "two", "sleep 60", func(g *fleet.Generation) {
+		g.Policy.ActivationDeadline = fleet.Duration(500 * time.Millisecond)
+	})
+	p := waitLocal(t, h, fleet.StateRolledBack)
+	if p.Current != first || p.Reason.Code != fleet.ReasonActivationHung {
+		t.Errorf("status: %+v", p)
+	}
+	h.expectServing("one")
+}
+
 func TestRevert(t *testing.T) {
 	h := newHost(t)
 	h.start()
