@@ -210,6 +210,10 @@ func (co *Coordinator) Run(ctx context.Context) error {
 		co.sweep(gctx)
 		return nil
 	})
+	g.Go(func() error {
+		trim(gctx)
+		return nil
+	})
 	return errors.Join(g.Wait(), co.Close())
 }
 
