@@ -145,6 +145,9 @@ func (t *tree) add(e entry) error {
 		}
 		t.links[e.path] = e.target
 	}
+	if (e.path == Check || e.path == Deactivate) && (e.kind != kindFile || !e.executable) {
+		return fmt.Errorf("%w: %q is not an executable file: chmod +x %s", ErrMode, e.path, e.path)
+	}
 	t.kinds[e.path] = e.kind
 	t.last = e.path
 	t.active = t.active || e.path == Activate && e.kind == kindFile && e.executable

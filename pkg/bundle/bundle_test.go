@@ -193,6 +193,8 @@ func TestUnpackRefuses(t *testing.T) {
 		{"too many bytes", []tar.Header{act, sparse}, bundle.Limits{Bytes: 1024}, bundle.ErrTooLarge},
 		{"no activate", []tar.Header{file("b")}, bundle.Limits{}, bundle.ErrNoActivate},
 		{"activate not executable", []tar.Header{file("activate")}, bundle.Limits{}, bundle.ErrNoActivate},
+		{"check not executable", []tar.Header{act, file("check")}, bundle.Limits{}, bundle.ErrMode},
+		{"deactivate not executable", []tar.Header{act, file("deactivate")}, bundle.Limits{}, bundle.ErrMode},
 		{"activate a directory", []tar.Header{dir("activate")}, bundle.Limits{}, bundle.ErrNoActivate},
 		{"empty", nil, bundle.Limits{}, bundle.ErrNoActivate},
 	} {
@@ -299,6 +301,11 @@ func TestPackRefuses(t *testing.T) {
 	}{
 		{"no activate", func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, "activate"))) }, bundle.ErrNoActivate},
 		{"activate not executable", func(t *testing.T, dir string) { must(t, os.Chmod(filepath.Join(dir, "activate"), 0o644)) }, bundle.ErrNoActivate},
+		{"check not executable", func(t *testing.T, dir string) {
+			must(t, os.WriteFile(filepath.Join(dir, "check"), nil, 0o644))
+			must(t, os.Chmod(filepath.Join(dir, "check"), 0o644))
+		}, bundle.ErrMode},
+		{"deactivate not executable", func(t *testing.T, dir string) { must(t, os.WriteFile(filepath.Join(dir, "deactivate"), nil, 0o644)) }, bundle.ErrMode},
 		{"activate a link", func(t *testing.T, dir string) {
 			must(t, os.Rename(filepath.Join(dir, "activate"), filepath.Join(dir, "real")))
 			must(t, os.Symlink("real", filepath.Join(dir, "activate")))
