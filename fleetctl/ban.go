@@ -26,7 +26,10 @@ func newBanCommand(o *options) *cobra.Command {
 		Short: "Cut a machine's identity off, at once",
 		Long: `Cut MACHINE off: its open connections end at once, and the coordinator takes
 nothing from it any longer. The ban is recorded in trust/bans.json too, so that
-a coordinator that lost its store knows it from the kit ("fleetctl kit").`,
+a coordinator that lost its store knows it from the kit ("fleetctl kit").
+
+--lift undoes it. An agent that was refused asks again after a pause:
+it can take some minutes until it is back, unless the agent is restarted.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: o.completeMachines(1),
 		RunE:              func(cmd *cobra.Command, args []string) error { return runBan(cmd.Context(), o, opts, args[0]) },

@@ -64,6 +64,11 @@ func runEvents(ctx context.Context, o *options, opts *eventsOptions) error {
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
+	if machine != "" {
+		if err := s.knownInEvents(ctx, machine); err != nil {
+			return err
+		}
+	}
 	p := o.printer()
 	if !p.JSON() {
 		p.Printf("%6s  %-19s  %-24s  %-22s  %-12s  %s\n", "SEQ", "TIME (UTC)", "ACTOR", "KIND", "MACHINE", "MESSAGE")
@@ -79,6 +84,24 @@ func runEvents(ctx context.Context, o *options, opts *eventsOptions) error {
 	return follow(ctx, s.Client, query, show, func(err error) {
 		_, _ = fmt.Fprintf(o.Stderr, "waiting for the coordinator: %v\n", err)
 	})
+}
+
+// knownInEvents is an error where neither the inventory nor any event has the
+// machine: a mistyped name would look like a quiet machine.
+func (s *session) knownInEvents(ctx context.Context, m fleet.MachineName) error {
+	_, unknown := s.machine(string(m))
+	if unknown == nil {
+		return nil
+	}
+	found := errors.New("found")
+	err := s.Events(ctx, client.EventQuery{From: 1, Machine: m}, func(client.Event) error { return found })
+	switch {
+	case errors.Is(err, found):
+		return nil
+	case err != nil:
+		return err
+	}
+	return ui.WithHint(fmt.Errorf("%w; no event is about it either", unknown), "see \"fleetctl status\" for the names")
 }
 
 // follow shows events. While it follows and has seen some, a coordinator that

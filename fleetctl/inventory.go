@@ -42,8 +42,8 @@ func newInventoryCommand(o *options) *cobra.Command {
 			Long: `Name everything that is wrong in the fleet file and its inventory, and exit with
 1 where something is. Bundles and secrets are opened by publish only; "fleetctl
 publish --dry-run" tries them.`,
-			Args:  cobra.MaximumNArgs(1),
-			RunE:  func(_ *cobra.Command, args []string) error { return runInventoryCheck(o, args) },
+			Args: cobra.MaximumNArgs(1),
+			RunE: func(_ *cobra.Command, args []string) error { return runInventoryCheck(o, args) },
 		},
 	)
 	return cmd

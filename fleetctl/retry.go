@@ -2,11 +2,15 @@ package fleetctl
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 func newRetryCommand(o *options) *cobra.Command {
@@ -48,6 +52,9 @@ func runRetry(ctx context.Context, o *options, opts *profileOptions, name string
 	if err != nil {
 		return err
 	}
+	if err := s.anythingRefused(ctx, m.Name, profile); err != nil {
+		return err
+	}
 	rep := &reporter{progress: o.progress()}
 	doc, number, err := s.publisher(o, rep).Retry(ctx, m.Name, profile)
 	rep.progress.Done()
@@ -59,5 +66,26 @@ func runRetry(ctx context.Context, o *options, opts *profileOptions, name string
 		return p.Value(retryResult{Machine: m.Name, Profile: profile, Number: number.String(), Digest: doc.Digest, Expires: doc.Expires})
 	}
 	p.Printf("%s may try generation %s again, until %s.\n", m.Name, number, doc.Expires.UTC().Format("15:04:05 UTC"))
+	return nil
+}
+
+// errNothingRefused is a retry of what did not fail.
+var errNothingRefused = errors.New("nothing is refused there")
+
+// anythingRefused is an error where the host reported no refusal: a loosening
+// is not signed for nothing. What was never published is left to the publisher
+// to say.
+func (s *session) anythingRefused(ctx context.Context, m fleet.MachineName, profile fleet.ProfileName) error {
+	hosts, err := s.Hosts(ctx, m)
+	if err != nil && !errors.Is(err, client.ErrNotFound) {
+		return err
+	}
+	for _, h := range hosts {
+		for _, q := range h.Profiles {
+			if h.Machine == string(m) && q.Name == string(profile) && q.Desired.Number != "" && len(q.Refused) == 0 {
+				return ui.WithHint(fmt.Errorf("retrying %s: %w", m, errNothingRefused), "see \"fleetctl status "+string(m)+"\"")
+			}
+		}
+	}
 	return nil
 }

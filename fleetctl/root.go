@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -132,6 +133,11 @@ func newRootCommand(o *options) *cobra.Command {
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if _, err := ui.ParseFormat(o.Output); err != nil {
 				return usageError{err}
+			}
+			if o.Address != "" {
+				if _, port, err := net.SplitHostPort(o.Address); err != nil || port == "" {
+					return usageError{ui.WithHint(fmt.Errorf("--coordinator %q is not host:port", o.Address), "name the port too, as in cinnabar.zt:7443")}
+				}
 			}
 			return nil
 		},

@@ -60,6 +60,8 @@ type machineStatus struct {
 	InInventory     bool            `json:"in_inventory"`
 	Known           bool            `json:"known"` // to the coordinator
 	Profiles        []profileStatus `json:"profiles"`
+	// recorded says that the repository has the host's keys.
+	recorded bool
 }
 
 type profileStatus struct {
@@ -100,6 +102,11 @@ func runStatus(ctx context.Context, o *options, name string) error {
 		return err
 	}
 	res := statusResult{Machines: combine(machines, hosts)}
+	for i := range res.Machines {
+		if err := res.Machines[i].judge(s.workspace); err != nil {
+			return err
+		}
+	}
 	p := o.printer()
 	switch {
 	case p.JSON():

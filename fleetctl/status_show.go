@@ -64,6 +64,8 @@ func (m *machineStatus) state(q *profileStatus) (state, why string, tone ui.Tone
 		return "banned", clipText(m.Banned), ui.ToneBad
 	case m.Disabled:
 		return "disabled", "the inventory says so", ui.ToneDim
+	case q.State == stateWaiting:
+		return q.State, dash(clipText(q.Reason.Message)), ui.ToneWarn
 	case !m.Known:
 		return "unknown", "the coordinator does not know it yet: publish", ui.ToneWarn
 	case !m.InInventory:
@@ -133,6 +135,8 @@ func showMachine(p *ui.Printer, m *machineStatus, now time.Time) {
 		line("banned", p.Paint(ui.ToneBad, m.Banned))
 	}
 	switch {
+	case m.recorded && !m.Enrolled:
+		line("enrolled", "before; the coordinator lost its store since")
 	case !m.Known:
 		line("enrolled", "the coordinator does not know it yet: publish")
 	case !m.Enrolled:

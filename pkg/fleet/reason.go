@@ -33,6 +33,10 @@ const (
 	ReasonBanned            ReasonCode = "banned"
 	ReasonDuplicate         ReasonCode = "duplicate-instance"
 	ReasonInternal          ReasonCode = "internal-error"
+	// ReasonNotSeen and ReasonNotReported are said of a host, not by it: what
+	// it last reported is not about what is desired.
+	ReasonNotSeen     ReasonCode = "not-seen"
+	ReasonNotReported ReasonCode = "not-reported"
 )
 
 // Reason explains a wait, a refusal or a failure to people.

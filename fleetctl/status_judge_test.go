@@ -1,0 +1,85 @@
+package fleetctl
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
+)
+
+func TestWaits(t *testing.T) {
+	one, two := client.Ref{Number: "1.1", Digest: "one"}, client.Ref{Number: "1.2", Digest: "two"}
+	for _, c := range []struct {
+		name      string
+		connected bool
+		q         profileStatus
+		want      bool
+	}{
+		{"offline, confirmed before", false, profileStatus{State: "confirmed", Desired: two, Current: one, Highest: one}, true},
+		{"connected, confirmed before", true, profileStatus{State: "confirmed", Desired: two, Current: one, Highest: one}, true},
+		{"runs what is desired", false, profileStatus{State: "confirmed", Desired: two, Current: two, Highest: two}, false},
+		{"never reported", false, profileStatus{Desired: two}, true},
+		{"nothing desired", false, profileStatus{State: "idle"}, false},
+		{"idle before", true, profileStatus{State: "idle", Desired: two}, true},
+		{"rolled back from it", false, profileStatus{State: "rolled-back", Desired: two, Current: one, Highest: two, Refused: []client.Ref{two}}, false},
+		{"rolled back from an older one", false, profileStatus{State: "rolled-back", Desired: two, Highest: one, Refused: []client.Ref{one}}, true},
+		{"works on it", true, profileStatus{State: "activating", Desired: two, Current: one, Highest: two}, false},
+		{"observes", true, profileStatus{State: "idle", Desired: two, Highest: two, Reason: reasonStatus{Code: fleet.ReasonObserve}}, false},
+		{"paused", true, profileStatus{State: "idle", Desired: two, Highest: one, Reason: reasonStatus{Code: fleet.ReasonPaused}}, false},
+	} {
+		m := &machineStatus{Connected: c.connected}
+		if got := m.waits(&c.q); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+func TestStatusWaiting(t *testing.T) {
+	w := newWorld(t)
+	w.hosts()
+	q := w.server.Hosts[1].Profiles[0]
+	q.Desired = &fleetv1.GenerationRef{Number: "1.3", Digest: string(fleet.DigestOf([]byte("1.3")))}
+	if out := w.ok("status"); !strings.Contains(out, "takes generation 1.3 when back") || !strings.Contains(out, "1 waiting") {
+		t.Errorf("table:\n%s", out)
+	}
+	w.server.Hosts[1].Connected = true
+	w.server.Hosts[1].LastSeen = timestamppb.New(w.clock)
+	var res statusResult
+	if err := json.Unmarshal([]byte(w.ok("status", "cinnabar", "-o", "json")), &res); err != nil {
+		t.Fatal(err)
+	}
+	if p := res.Machines[0].Profiles[0]; p.State != stateWaiting || p.Reason.Code != fleet.ReasonNotReported {
+		t.Errorf("profile %+v", p)
+	}
+}
+
+func TestStatusAfterLostStore(t *testing.T) {
+	w := newWorld(t)
+	w.enrol("galena")
+	w.ok("publish")
+	w.server.Hosts = []*fleetv1.Host{{Machine: &fleetv1.Machine{Name: "galena", Class: "linux"}}, {Machine: &fleetv1.Machine{Name: "pyrite", Class: "nixos"}}}
+	out := w.ok("status")
+	if !strings.Contains(out, "enrolled before") || strings.Contains(out, "fleetctl token galena") || !strings.Contains(out, "fleetctl token pyrite") {
+		t.Errorf("table:\n%s", out)
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	w := newWorld(t)
+	w.fails(exitUsage, "host:port", "status", "--coordinator", "nowhere")
+	w.fails(exitError, "typo", "events", "-m", "typo")
+	w.server.Events = []*fleetv1.WatchEventsResponse{{Seq: 1, Time: timestamppb.New(w.clock), Kind: "ban", Machine: "gone"}}
+	w.ok("events", "-m", "gone")
+	w.published()
+	w.hosts()
+	w.server.Hosts[0].Profiles[0].Refused = nil
+	w.fails(exitError, "nothing is refused", "retry", "galena")
+	if len(w.server.Loosenings) != 0 {
+		t.Error("it was signed")
+	}
+}
