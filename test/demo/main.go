@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,7 +22,13 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *bin); err != nil {
+	switch err := run(ctx, *bin); {
+	case err == nil:
+	case ctx.Err() != nil && !errors.Is(err, errLeft):
+		fmt.Fprintln(os.Stderr, "\ndemo: interrupted; nothing is left running")
+		stop()
+		os.Exit(130) //nolint:gocritic // All that was deferred is done.
+	default:
 		fmt.Fprintln(os.Stderr, "\ndemo: FAILED:", err)
 		stop()
 		os.Exit(1) //nolint:gocritic // All that was deferred is done.
@@ -41,9 +48,7 @@ func run(ctx context.Context, bin string) (err error) {
 	}
 	d := &demo{bin: bin, dir: dir, repo: filepath.Join(dir, "fleet"), agents: map[string]*process{}}
 	defer func() {
-		if cerr := d.cleanUp(); err == nil {
-			err = cerr
-		}
+		err = errors.Join(err, d.cleanUp())
 		if err == nil {
 			fmt.Printf("\nAll of it was checked, and nothing is left running. %.1f s.\n", time.Since(began).Seconds())
 		}
@@ -60,7 +65,9 @@ func run(ctx context.Context, bin string) (err error) {
 	} {
 		fmt.Printf("\n── %s\n", step.title)
 		if err := step.do(ctx); err != nil {
-			d.explain()
+			if ctx.Err() == nil {
+				d.explain()
+			}
 			return fmt.Errorf("%s: %w", step.title, err)
 		}
 	}

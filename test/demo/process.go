@@ -88,6 +88,9 @@ func (d *demo) operatorEnv() []string {
 	return env
 }
 
+// errLeft says that cleaning up did not reach everything.
+var errLeft = errors.New("still running")
+
 // cleanUp ends everything that the demo started, by pid, and then looks
 // whether anything is left. It is the last thing that happens, always.
 func (d *demo) cleanUp() error {
@@ -114,7 +117,7 @@ func (d *demo) cleanUp() error {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return fmt.Errorf("still running after ten seconds: pids %v", d.leftovers())
+	return fmt.Errorf("%w after ten seconds: pids %v", errLeft, d.leftovers())
 }
 
 // leftovers are the processes, other than the demo, whose command line names
