@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -119,10 +120,13 @@ func TestUnreachable(t *testing.T) {
 	lost := func(h *host, policy fleet.OnInconclusive) (good, next fleet.Ref) {
 		h.start()
 		good = h.confirmed(1, "good")
-		h.coord.Refuse("Report", errors.New("gone"))
-		next = h.publish(2, "next", "", verifyIn(400*time.Millisecond), func(g *fleet.Generation) {
+		gone := filepath.Join(t.TempDir(), "gone")
+		next = h.publish(2, "next", gate(gone), verifyIn(400*time.Millisecond), func(g *fleet.Generation) {
 			g.Policy.OnInconclusive = policy
 		})
+		waitLocal(t, h, fleet.StateActivating)
+		h.coord.Refuse("Report", errors.New("gone"))
+		open(t, gone)
 		return good, next
 	}
 	t.Run("rolls back", func(t *testing.T) {
@@ -138,9 +142,7 @@ func TestUnreachable(t *testing.T) {
 	t.Run("keeps where policy says so", func(t *testing.T) {
 		h := newHost(t)
 		_, next := lost(h, fleet.InconclusiveKeep)
-		if p := waitLocal(t, h, fleet.StateHeld); p.Reason.Code != fleet.ReasonUnreachable {
-			t.Errorf("reason: %+v", p.Reason)
-		}
+		waitKept(t, h)
 		h.expectServing("next")
 		h.coord.Refuse("Report", nil)
 		h.coord.WaitState(fleet.StateConfirmed, next)
@@ -158,9 +160,7 @@ func TestUnreachable(t *testing.T) {
 		if err := h.client().Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		waitProfile(t, h, "kept", func(p control.Profile) bool {
-			return p.State == fleet.StateHeld && p.Reason.Code == fleet.ReasonUnreachable
-		})
+		waitKept(t, h)
 		h.expectServing("next")
 		h.coord.Start()
 		h.coord.WaitState(fleet.StateConfirmed, next)
@@ -178,6 +178,15 @@ func pause(t *testing.T, h *host) {
 func waitLocal(t *testing.T, h *host, want fleet.State) control.Profile {
 	t.Helper()
 	return waitProfile(t, h, string(want), func(p control.Profile) bool { return p.State == want })
+}
+
+// waitKept waits for a generation that is held because the coordinator can't be
+// reached; it may be held for something else before.
+func waitKept(t *testing.T, h *host) {
+	t.Helper()
+	waitProfile(t, h, "kept", func(p control.Profile) bool {
+		return p.State == fleet.StateHeld && p.Reason.Code == fleet.ReasonUnreachable
+	})
 }
 
 func waitProfile(t *testing.T, h *host, what string, ok func(control.Profile) bool) control.Profile {
