@@ -5,7 +5,6 @@ package pace
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"time"
 )
@@ -113,7 +112,6 @@ func (r *Reader) fill() {
 
 // stall ends the Reader. The buffer is left to the goroutine that reads.
 func (r *Reader) stall() {
-	r.err = fmt.Errorf("%w: %d bytes in %v, at least %d are needed: check the network, then try again",
-		ErrStalled, r.got, r.limit.Window, r.limit.Bytes)
+	r.err = stalled(r.got, r.limit)
 	r.buf, r.rest = nil, nil
 }

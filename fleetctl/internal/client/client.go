@@ -71,7 +71,7 @@ func New(cfg Config) (*Client, error) {
 		// Servers allow a ping every five minutes by default; what matters is
 		// that unacknowledged data ends a dead connection after Timeout.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 6 * time.Minute, Timeout: 20 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		callOptions(),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", cfg.Address, err)
@@ -80,8 +80,10 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// maxMessage bounds what the coordinator may answer in one message, in bytes.
-const maxMessage = 64 << 20
+// callOptions are those of all calls that say nothing else.
+func callOptions() grpc.DialOption {
+	return grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage))
+}
 
 // Close ends the connection.
 func (c *Client) Close() error { return c.conn.Close() }

@@ -47,6 +47,10 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	if named && r.Code == refusal.HeadMoved {
 		return ui.WithHint(fmt.Errorf("%w: %s", ErrConflict, said), hint)
 	}
+	if !named && code == codes.ResourceExhausted {
+		// By gRPC itself, on either side.
+		hint = "a message or its headers are larger than is taken here, or there"
+	}
 	switch code {
 	case codes.Unavailable, codes.DeadlineExceeded:
 		return c.unreachable(said, hint)

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pace"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
@@ -50,23 +51,49 @@ type Ref struct {
 
 // Hosts asks for one machine, or all where machine is empty.
 func (c *Client) Hosts(ctx context.Context, machine fleet.MachineName) ([]Host, error) {
+	most := maxHosts
+	if machine != "" {
+		most = 1
+	}
 	ctx, cancel := c.call(ctx)
 	defer cancel()
+	ctx, in, end := c.intake(ctx, most, maxHostsBytes, pace.Default)
+	defer end()
+	out, err := c.hosts(ctx, in, machine)
+	if err != nil {
+		return nil, fmt.Errorf("asking for the hosts: %w", err)
+	}
+	return out, nil
+}
+
+func (c *Client) hosts(ctx context.Context, in *intake, machine fleet.MachineName) ([]Host, error) {
 	stream, err := c.rpc.ListHosts(ctx, &fleetv1.ListHostsRequest{Machine: string(machine)})
 	if err != nil {
-		return nil, fmt.Errorf("asking for the hosts: %w", c.explain(ctx, err))
+		return nil, c.explain(ctx, err)
 	}
 	var out []Host
 	for {
-		m, err := stream.Recv()
+		m, size, err := receive(in, stream.Recv)
 		if errors.Is(err, io.EOF) {
 			return out, nil
 		}
+		if err == nil {
+			err = in.take(size + hostCost(m.GetHost()))
+		}
 		if err != nil {
-			return nil, fmt.Errorf("asking for the hosts: %w", c.explain(ctx, err))
+			return nil, err
 		}
 		out = append(out, host(m.GetHost()))
 	}
+}
+
+// hostCost is what a host takes up besides its texts.
+func hostCost(h *fleetv1.Host) int {
+	n := len(h.GetMachine().GetTags()) * refBytes
+	for _, p := range h.GetProfiles() {
+		n += profileBytes + len(p.GetRefused())*refBytes
+	}
+	return n
 }
 
 func host(h *fleetv1.Host) Host {

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 
+	"google.golang.org/grpc"
+
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pace"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
@@ -25,26 +28,35 @@ type Head struct {
 
 // Head asks for the head.
 func (c *Client) Head(ctx context.Context) (Head, error) {
-	// Cancelled, the stream ends and frees its goroutine.
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var h Head
+	// Ended, the stream frees its goroutine.
+	ctx, in, end := c.intake(ctx, maxHeadEntries, maxHeadBytes, pace.Default)
+	defer end()
+	h, err := c.head(ctx, in)
+	if err != nil {
+		return Head{}, fmt.Errorf("asking for the head release: %w", err)
+	}
+	return h, nil
+}
+
+func (c *Client) head(ctx context.Context, in *intake) (h Head, err error) {
 	stream, err := c.rpc.GetHead(ctx, &fleetv1.GetHeadRequest{})
 	if err != nil {
-		return h, fmt.Errorf("asking for the head release: %w", c.explain(ctx, err))
+		return h, c.explain(ctx, err)
 	}
 	for first := true; ; first = false {
-		m, err := stream.Recv()
+		m, size, err := receive(in, stream.Recv)
 		if errors.Is(err, io.EOF) {
 			return h, nil
 		}
+		if err == nil {
+			err = in.take(size)
+		}
 		if err != nil {
-			return h, fmt.Errorf("asking for the head release: %w", c.explain(ctx, err))
+			return h, err
 		}
 		if first && m.GetHead() != "" {
-			h.Release, err = fleet.ParseReleaseID(m.GetHead())
-			if err != nil {
-				return h, fmt.Errorf("asking for the head release: %w", err)
+			if h.Release, err = fleet.ParseReleaseID(m.GetHead()); err != nil {
+				return h, err
 			}
 		}
 		if g := m.GetGeneration(); g != nil {
@@ -98,7 +110,11 @@ type HostKeys struct {
 func (c *Client) HostKeys(ctx context.Context) ([]HostKeys, error) {
 	ctx, cancel := c.call(ctx)
 	defer cancel()
-	res, err := c.rpc.ListHostKeys(ctx, &fleetv1.ListHostKeysRequest{})
+	codec := newCounted(maxHosts)
+	res, err := c.rpc.ListHostKeys(ctx, &fleetv1.ListHostKeysRequest{}, grpc.MaxCallRecvMsgSize(maxKeysMessage), grpc.ForceCodecV2(codec))
+	if codec.over {
+		return nil, fmt.Errorf("asking for host keys: %w", tooMuch("more than %d hosts", maxHosts))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("asking for host keys: %w", c.explain(ctx, err))
 	}

@@ -194,11 +194,14 @@ func (s *Server) GetHead(_ *fleetv1.GetHeadRequest, stream grpc.ServerStreamingS
 }
 
 // ListReleases lists them, newest first.
-func (s *Server) ListReleases(context.Context, *fleetv1.ListReleasesRequest) (*fleetv1.ListReleasesResponse, error) {
+func (s *Server) ListReleases(_ context.Context, req *fleetv1.ListReleasesRequest) (*fleetv1.ListReleasesResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := slices.Clone(s.Releases)
 	slices.Reverse(list)
+	if limit := int(req.GetLimit()); limit > 0 {
+		list = list[:min(limit, len(list))]
+	}
 	return &fleetv1.ListReleasesResponse{Releases: list}, nil
 }
 
