@@ -210,6 +210,9 @@ func TestStaleHead(t *testing.T) {
 	if len(msgs) != 2 || msgs[0].GetHead() != "r2" || !bytes.Equal(msgs[1].GetGeneration().GetGeneration(), env) {
 		t.Errorf("head: %d messages, %q", len(msgs), msgs[0].GetHead())
 	}
+	if got := msgs[0].GetTime().AsTime(); w.clock.now().Sub(got).Abs() > time.Minute {
+		t.Errorf("the coordinator says it is %s, want %s", got, w.clock.now())
+	}
 }
 
 // TestSubset publishes to one machine: others keep what they have, and only

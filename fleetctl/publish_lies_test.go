@@ -4,7 +4,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/fakecoordinator"
@@ -102,21 +101,4 @@ func TestPublishNumberWithTwoDigests(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.fails(exitRefused, "two digests", "publish", "galena")
-}
-
-func TestPublishClock(t *testing.T) {
-	w := newWorld(t)
-	w.published("galena")
-	for _, years := range []int{-10, 10} {
-		now := w.clock
-		w.clock = w.clock.AddDate(years, 0, 0)
-		code, _, errs := w.run("publish", "galena")
-		if code == exitOK {
-			t.Errorf("published with a clock %d years off", years)
-		}
-		if !strings.Contains(errs, "hint: ") {
-			t.Errorf("no hint in %s", errs)
-		}
-		w.clock = now
-	}
 }

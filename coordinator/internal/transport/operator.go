@@ -73,7 +73,8 @@ func (o *operatorService) ListHostKeys(context.Context, *fleetv1.ListHostKeysReq
 // GetHead returns the head and the newest generation of every profile.
 func (o *operatorService) GetHead(_ *fleetv1.GetHeadRequest, stream grpc.ServerStreamingServer[fleetv1.GetHeadResponse]) error {
 	// The head first: a commit in between then fails as it should.
-	if err := stream.Send(&fleetv1.GetHeadResponse{Head: string(o.s.o.Publisher.Head())}); err != nil {
+	first := &fleetv1.GetHeadResponse{Head: string(o.s.o.Publisher.Head()), Time: timeToProto(o.s.o.Now())}
+	if err := stream.Send(first); err != nil {
 		return err
 	}
 	for _, g := range o.s.o.Publisher.Newest() {

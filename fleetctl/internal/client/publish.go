@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -24,6 +25,8 @@ type Envelopes struct {
 type Head struct {
 	Release     fleet.ReleaseID
 	Generations []Envelopes
+	// Time is what the coordinator's clock says; zero where it does not say it.
+	Time time.Time
 }
 
 // Head asks for the head.
@@ -53,6 +56,9 @@ func (c *Client) head(ctx context.Context, in *intake) (h Head, err error) {
 		}
 		if err != nil {
 			return h, err
+		}
+		if first {
+			h.Time = when(m.GetTime())
 		}
 		if first && m.GetHead() != "" {
 			if h.Release, err = fleet.ParseReleaseID(m.GetHead()); err != nil {

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/kit"
@@ -34,6 +35,8 @@ type Server struct {
 	fleetv1.UnimplementedOperatorServiceServer
 	// Address that it listens on.
 	Address string
+
+	now func() time.Time
 
 	mu sync.Mutex // guards what follows against concurrent calls
 	State
@@ -71,6 +74,10 @@ type Faults struct {
 	CutUploads, CutAfter int
 	// CutEvents ends that many streams of events.
 	CutEvents int
+	// Skew is how far the coordinator's clock is ahead of the test's.
+	Skew time.Duration
+	// Timeless is a coordinator that does not say what time it is.
+	Timeless bool
 	// LoseCommit commits, but the answer gets lost.
 	LoseCommit bool
 	// Alter changes generations on their way out.
@@ -80,7 +87,7 @@ type Faults struct {
 // Start serves from a kit until the test ends.
 func Start(t testing.TB, k *kit.Kit, now func() time.Time) *Server {
 	t.Helper()
-	s := &Server{State: State{
+	s := &Server{now: now, State: State{
 		Tokens: map[string]string{}, Blobs: map[string][]byte{}, Partial: map[string][]byte{},
 		Staged: map[string][]*fleetv1.SignedGeneration{}, Newest: map[string]*fleetv1.SignedGeneration{}, Banned: map[string]string{},
 	}}
@@ -178,7 +185,11 @@ func (s *Server) ListHostKeys(context.Context, *fleetv1.ListHostKeysRequest) (*f
 func (s *Server) GetHead(_ *fleetv1.GetHeadRequest, stream grpc.ServerStreamingServer[fleetv1.GetHeadResponse]) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := stream.Send(&fleetv1.GetHeadResponse{Head: s.Head}); err != nil {
+	first := &fleetv1.GetHeadResponse{Head: s.Head}
+	if !s.Timeless {
+		first.Time = timestamppb.New(s.now().Add(s.Skew))
+	}
+	if err := stream.Send(first); err != nil {
 		return err
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.Newest)) {

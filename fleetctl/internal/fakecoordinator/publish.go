@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -88,6 +89,11 @@ func (s *Server) Stage(stream grpc.ClientStreamingServer[fleetv1.StageRequest, f
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, g := range gens {
+		if doc, err := Document(g.GetGeneration()); err == nil && doc.Issued.After(s.now().Add(s.Skew+time.Hour)) {
+			return refusal.New(codes.FailedPrecondition, fleet.Reason{Code: fleet.ReasonClock, Message: "signed with a time that is still to come", Hint: "set the clocks"})
+		}
+	}
 	s.Staged[release] = gens
 	return stream.SendAndClose(&fleetv1.StageResponse{Count: uint32(len(gens))}) //nolint:gosec // Few.
 }

@@ -40,6 +40,7 @@ type history struct {
 	subjects map[subject]*past
 	// versions are the highest ones of each machine's secrets.
 	versions map[fleet.MachineName]map[fleet.SecretName]uint64
+	signed   signedAt
 	// unknown are generations of the coordinator that this repository lacks.
 	unknown []fleet.Ref
 }
@@ -57,8 +58,12 @@ func (h *history) of(s subject) *past {
 // both against each other. With write it records which release the coordinator
 // turned out to have committed.
 func (p *Publisher) look(ctx context.Context, t *release.Trust, write bool) (*history, error) {
+	asked := p.Now()
 	head, err := p.Coordinator.Head(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkAhead(asked, head.Time); err != nil {
 		return nil, err
 	}
 	releases, err := p.Repo.Releases()
@@ -84,12 +89,7 @@ func (p *Publisher) look(ctx context.Context, t *release.Trust, write bool) (*hi
 		p.Reporter.Alarm(fmt.Sprintf("the coordinator has generation %s of release %s, validly signed, that this repository lacks: "+
 			"get the other publisher's commit; if nobody published it, the release key is stolen", u.Number, u.Release))
 	}
-	if n := len(releases); n > 0 {
-		if newest := releases[n-1]; p.Now().Before(newest.Created.Add(-clockSlack)) {
-			return nil, ui.WithHint(fmt.Errorf("%w: release %s is of %s", ErrClock, newest.ID, newest.Created.Format("2006-01-02 15:04:05Z07:00")), "set the clock")
-		}
-	}
-	return h, nil
+	return h, h.signed.checkBehind(p.Now())
 }
 
 // gather is the pure part of look.
@@ -97,6 +97,9 @@ func gather(t *release.Trust, releases []*repo.Release, head client.Head) (*hist
 	h := &history{head: head.Release, subjects: map[subject]*past{}, versions: map[fleet.MachineName]map[fleet.SecretName]uint64{}}
 	mine := map[fleet.Digest]bool{}
 	for _, r := range releases {
+		if r.State == repo.ReleaseCommitted {
+			h.signed.note(r.Created, r.ID)
+		}
 		for i := range r.Generations {
 			g := &r.Generations[i]
 			mine[g.Digest] = true
@@ -139,6 +142,7 @@ func (h *history) addHead(t *release.Trust, env client.Envelopes, mine map[fleet
 		return alarm(fmt.Errorf("the coordinator shows a generation that this fleet's keys did not sign: %w", err),
 			"somebody altered the coordinator's store, or this repository is behind: get its newest commits")
 	}
+	h.signed.note(g.Issued, g.Release)
 	ref := fleet.Ref{Number: g.Number, Digest: digest, Release: g.Release}
 	if !mine[digest] {
 		h.unknown = append(h.unknown, ref)

@@ -11,7 +11,6 @@ package publisher
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -19,8 +18,6 @@ import (
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
-	"github.com/cameronraysmith/fleet/pkg/release"
-	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 // Sentinels that errors of this package wrap.
@@ -33,6 +30,8 @@ var (
 	ErrNeverPublished = errors.New("nothing was published for it yet")
 	// ErrClock is a wall clock that is behind what was signed already.
 	ErrClock = errors.New("this machine's clock is behind")
+	// ErrClockAhead is a wall clock that is far ahead of the coordinator's.
+	ErrClockAhead = errors.New("this machine's clock is ahead of the coordinator's")
 	// ErrSourceGone is a refresh of a blob that neither the coordinator nor the
 	// repository has any longer.
 	ErrSourceGone = errors.New("the source is no longer here")
@@ -215,22 +214,3 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	}
 	return res, nil
 }
-
-// checkClock refuses to sign with a clock that is behind the trust root: what
-// it signs could be expired on the hosts.
-func (p *Publisher) checkClock(t *release.Trust) error {
-	now := p.Now()
-	if err := t.CheckFresh(now); err != nil {
-		return ui.WithHint(err, "make the next version of the trust root, or check this machine's clock")
-	}
-	if issued := t.Root().Issued; now.Before(issued.Add(-clockSlack)) {
-		return ui.WithHint(fmt.Errorf("%w: it says %s, the trust root was signed on %s", ErrClock, now.Format(time.RFC3339), issued.Format(time.RFC3339)), "set the clock")
-	}
-	if left := t.Root().Expires.Sub(now); left < 30*24*time.Hour {
-		p.Reporter.Warn(fmt.Sprintf("the trust root expires in %d days: make its next version", int(left.Hours()/24)))
-	}
-	return nil
-}
-
-// clockSlack is how far two good clocks may differ.
-const clockSlack = 5 * time.Minute

@@ -560,7 +560,10 @@ type GetHeadResponse struct {
 	// Release id of the head, empty before the first; in the first message.
 	Head string `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
 	// The newest generation of one machine and profile.
-	Generation    *SignedGeneration `protobuf:"bytes,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Generation *SignedGeneration `protobuf:"bytes,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// The coordinator's time, in the first message: what is signed with a clock
+	// that is far ahead of it would be refused.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -605,6 +608,13 @@ func (x *GetHeadResponse) GetHead() string {
 func (x *GetHeadResponse) GetGeneration() *SignedGeneration {
 	if x != nil {
 		return x.Generation
+	}
+	return nil
+}
+
+func (x *GetHeadResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
 	}
 	return nil
 }
@@ -1953,12 +1963,13 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x1d\n" +
 	"\n" +
 	"token_hash\x18\x04 \x01(\fR\ttokenHash\"\x10\n" +
-	"\x0eGetHeadRequest\"a\n" +
+	"\x0eGetHeadRequest\"\x91\x01\n" +
 	"\x0fGetHeadResponse\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\tR\x04head\x12:\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\v2\x1a.fleet.v1.SignedGenerationR\n" +
-	"generation\"=\n" +
+	"generation\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"=\n" +
 	"\x0fStatBlobRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\"F\n" +
@@ -2114,49 +2125,50 @@ var file_fleet_v1_operator_proto_depIdxs = []int32{
 	33, // 2: fleet.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
 	8,  // 3: fleet.v1.ListHostKeysResponse.hosts:type_name -> fleet.v1.HostKeys
 	34, // 4: fleet.v1.GetHeadResponse.generation:type_name -> fleet.v1.SignedGeneration
-	34, // 5: fleet.v1.StageRequest.generation:type_name -> fleet.v1.SignedGeneration
-	21, // 6: fleet.v1.ListReleasesResponse.releases:type_name -> fleet.v1.Release
-	33, // 7: fleet.v1.Release.committed:type_name -> google.protobuf.Timestamp
-	24, // 8: fleet.v1.ListHostsResponse.host:type_name -> fleet.v1.Host
-	0,  // 9: fleet.v1.Host.machine:type_name -> fleet.v1.Machine
-	33, // 10: fleet.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
-	35, // 11: fleet.v1.Host.profiles:type_name -> fleet.v1.ProfileStatus
-	33, // 12: fleet.v1.Host.identity_expires:type_name -> google.protobuf.Timestamp
-	33, // 13: fleet.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	36, // 14: fleet.v1.RollBackResponse.target:type_name -> fleet.v1.GenerationRef
-	2,  // 15: fleet.v1.OperatorService.ApplyInventory:input_type -> fleet.v1.ApplyInventoryRequest
-	4,  // 16: fleet.v1.OperatorService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
-	6,  // 17: fleet.v1.OperatorService.ListHostKeys:input_type -> fleet.v1.ListHostKeysRequest
-	9,  // 18: fleet.v1.OperatorService.GetHead:input_type -> fleet.v1.GetHeadRequest
-	11, // 19: fleet.v1.OperatorService.StatBlob:input_type -> fleet.v1.StatBlobRequest
-	13, // 20: fleet.v1.OperatorService.PutBlob:input_type -> fleet.v1.PutBlobRequest
-	15, // 21: fleet.v1.OperatorService.Stage:input_type -> fleet.v1.StageRequest
-	17, // 22: fleet.v1.OperatorService.Commit:input_type -> fleet.v1.CommitRequest
-	19, // 23: fleet.v1.OperatorService.ListReleases:input_type -> fleet.v1.ListReleasesRequest
-	22, // 24: fleet.v1.OperatorService.ListHosts:input_type -> fleet.v1.ListHostsRequest
-	25, // 25: fleet.v1.OperatorService.WatchEvents:input_type -> fleet.v1.WatchEventsRequest
-	27, // 26: fleet.v1.OperatorService.RollBack:input_type -> fleet.v1.RollBackRequest
-	29, // 27: fleet.v1.OperatorService.Loosen:input_type -> fleet.v1.LoosenRequest
-	31, // 28: fleet.v1.OperatorService.Ban:input_type -> fleet.v1.BanRequest
-	3,  // 29: fleet.v1.OperatorService.ApplyInventory:output_type -> fleet.v1.ApplyInventoryResponse
-	5,  // 30: fleet.v1.OperatorService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
-	7,  // 31: fleet.v1.OperatorService.ListHostKeys:output_type -> fleet.v1.ListHostKeysResponse
-	10, // 32: fleet.v1.OperatorService.GetHead:output_type -> fleet.v1.GetHeadResponse
-	12, // 33: fleet.v1.OperatorService.StatBlob:output_type -> fleet.v1.StatBlobResponse
-	14, // 34: fleet.v1.OperatorService.PutBlob:output_type -> fleet.v1.PutBlobResponse
-	16, // 35: fleet.v1.OperatorService.Stage:output_type -> fleet.v1.StageResponse
-	18, // 36: fleet.v1.OperatorService.Commit:output_type -> fleet.v1.CommitResponse
-	20, // 37: fleet.v1.OperatorService.ListReleases:output_type -> fleet.v1.ListReleasesResponse
-	23, // 38: fleet.v1.OperatorService.ListHosts:output_type -> fleet.v1.ListHostsResponse
-	26, // 39: fleet.v1.OperatorService.WatchEvents:output_type -> fleet.v1.WatchEventsResponse
-	28, // 40: fleet.v1.OperatorService.RollBack:output_type -> fleet.v1.RollBackResponse
-	30, // 41: fleet.v1.OperatorService.Loosen:output_type -> fleet.v1.LoosenResponse
-	32, // 42: fleet.v1.OperatorService.Ban:output_type -> fleet.v1.BanResponse
-	29, // [29:43] is the sub-list for method output_type
-	15, // [15:29] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	33, // 5: fleet.v1.GetHeadResponse.time:type_name -> google.protobuf.Timestamp
+	34, // 6: fleet.v1.StageRequest.generation:type_name -> fleet.v1.SignedGeneration
+	21, // 7: fleet.v1.ListReleasesResponse.releases:type_name -> fleet.v1.Release
+	33, // 8: fleet.v1.Release.committed:type_name -> google.protobuf.Timestamp
+	24, // 9: fleet.v1.ListHostsResponse.host:type_name -> fleet.v1.Host
+	0,  // 10: fleet.v1.Host.machine:type_name -> fleet.v1.Machine
+	33, // 11: fleet.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
+	35, // 12: fleet.v1.Host.profiles:type_name -> fleet.v1.ProfileStatus
+	33, // 13: fleet.v1.Host.identity_expires:type_name -> google.protobuf.Timestamp
+	33, // 14: fleet.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	36, // 15: fleet.v1.RollBackResponse.target:type_name -> fleet.v1.GenerationRef
+	2,  // 16: fleet.v1.OperatorService.ApplyInventory:input_type -> fleet.v1.ApplyInventoryRequest
+	4,  // 17: fleet.v1.OperatorService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
+	6,  // 18: fleet.v1.OperatorService.ListHostKeys:input_type -> fleet.v1.ListHostKeysRequest
+	9,  // 19: fleet.v1.OperatorService.GetHead:input_type -> fleet.v1.GetHeadRequest
+	11, // 20: fleet.v1.OperatorService.StatBlob:input_type -> fleet.v1.StatBlobRequest
+	13, // 21: fleet.v1.OperatorService.PutBlob:input_type -> fleet.v1.PutBlobRequest
+	15, // 22: fleet.v1.OperatorService.Stage:input_type -> fleet.v1.StageRequest
+	17, // 23: fleet.v1.OperatorService.Commit:input_type -> fleet.v1.CommitRequest
+	19, // 24: fleet.v1.OperatorService.ListReleases:input_type -> fleet.v1.ListReleasesRequest
+	22, // 25: fleet.v1.OperatorService.ListHosts:input_type -> fleet.v1.ListHostsRequest
+	25, // 26: fleet.v1.OperatorService.WatchEvents:input_type -> fleet.v1.WatchEventsRequest
+	27, // 27: fleet.v1.OperatorService.RollBack:input_type -> fleet.v1.RollBackRequest
+	29, // 28: fleet.v1.OperatorService.Loosen:input_type -> fleet.v1.LoosenRequest
+	31, // 29: fleet.v1.OperatorService.Ban:input_type -> fleet.v1.BanRequest
+	3,  // 30: fleet.v1.OperatorService.ApplyInventory:output_type -> fleet.v1.ApplyInventoryResponse
+	5,  // 31: fleet.v1.OperatorService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
+	7,  // 32: fleet.v1.OperatorService.ListHostKeys:output_type -> fleet.v1.ListHostKeysResponse
+	10, // 33: fleet.v1.OperatorService.GetHead:output_type -> fleet.v1.GetHeadResponse
+	12, // 34: fleet.v1.OperatorService.StatBlob:output_type -> fleet.v1.StatBlobResponse
+	14, // 35: fleet.v1.OperatorService.PutBlob:output_type -> fleet.v1.PutBlobResponse
+	16, // 36: fleet.v1.OperatorService.Stage:output_type -> fleet.v1.StageResponse
+	18, // 37: fleet.v1.OperatorService.Commit:output_type -> fleet.v1.CommitResponse
+	20, // 38: fleet.v1.OperatorService.ListReleases:output_type -> fleet.v1.ListReleasesResponse
+	23, // 39: fleet.v1.OperatorService.ListHosts:output_type -> fleet.v1.ListHostsResponse
+	26, // 40: fleet.v1.OperatorService.WatchEvents:output_type -> fleet.v1.WatchEventsResponse
+	28, // 41: fleet.v1.OperatorService.RollBack:output_type -> fleet.v1.RollBackResponse
+	30, // 42: fleet.v1.OperatorService.Loosen:output_type -> fleet.v1.LoosenResponse
+	32, // 43: fleet.v1.OperatorService.Ban:output_type -> fleet.v1.BanResponse
+	30, // [30:44] is the sub-list for method output_type
+	16, // [16:30] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_operator_proto_init() }
