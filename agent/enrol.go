@@ -52,7 +52,7 @@ func (a *Agent) enrol(ctx context.Context) error {
 func enrolReason(err error) fleet.Reason {
 	r := sync.ReasonOf(err)
 	if errors.Is(err, identity.ErrNotEnrolled) {
-		r.Code, r.Hint = "not-enrolled", "make a join string with fleetctl token, then run fleet-agent enrol with it"
+		r.Code, r.Hint = "not-enrolled", "make a join string with fleetctl token, then give it to fleet-agent enrol - on standard input"
 	}
 	return r
 }
@@ -149,7 +149,7 @@ func (a *Agent) joinString() (pki.Join, error) {
 		return pki.Join{}, err //nolint:wrapcheck // It says what failed.
 	}
 	if !ok {
-		return pki.Join{}, fmt.Errorf("%w, and there is no join string: make one with fleetctl token, and give it to fleet-agent enrol or in the file of --join-file", identity.ErrNotEnrolled)
+		return pki.Join{}, fmt.Errorf("%w, and there is no join string: make one with fleetctl token, and give it to fleet-agent enrol - on standard input, or in the file of --join-file", identity.ErrNotEnrolled)
 	}
 	return j, nil
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +19,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 // runOptions are those of the commands that are an agent.
@@ -69,8 +72,9 @@ func newEnrolCommand(o *options) *cobra.Command {
 		Use:   "enrol [JOIN]",
 		Short: "Turn a join string into a host identity",
 		Long: `Turn a join string, as fleetctl token prints it, into a host identity, and end.
-JOIN may be "-": then it is read from standard input, where no other user of
-the machine can see it.`,
+It is good for whoever uses it first, and the arguments of a process can be read
+by every user of the machine: so let JOIN be "-", which reads a line of standard
+input, or use --join-file.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return runEnrol(cmd.Context(), ro, args) },
 	}
@@ -185,13 +189,14 @@ func runEnrol(ctx context.Context, o *runOptions, args []string) error {
 	join := ""
 	switch {
 	case len(args) == 1 && args[0] == "-":
-		b, err := io.ReadAll(io.LimitReader(o.stdin, maxJoinFileBytes))
-		if err != nil {
-			return fmt.Errorf("reading join string: %w", err)
+		var err error
+		if join, err = readJoin(o.stdin); err != nil {
+			return err
 		}
-		join = string(b)
 	case len(args) == 1:
 		join = args[0]
+		_, _ = fmt.Fprintf(o.stderr, "fleet-agent: warning: other users of this machine can read the join string among the arguments of this process\n"+
+			"  hint: give it on standard input (fleet-agent enrol -) or in a file (--join-file)\n")
 	}
 	a, err := o.agent(join)
 	if err != nil {
@@ -204,4 +209,16 @@ func runEnrol(ctx context.Context, o *runOptions, args []string) error {
 		}
 	}
 	return errors.Join(err, a.Close())
+}
+
+// readJoin reads a line, so that one who pastes it need not end the input.
+func readJoin(r io.Reader) (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(r, maxJoinFileBytes)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", fmt.Errorf("reading join string: %w", err)
+	}
+	if line = strings.TrimSpace(line); line == "" {
+		return "", ui.WithHint(errors.New("there is no join string on standard input"), "make one with fleetctl token")
+	}
+	return line, nil
 }

@@ -13,9 +13,14 @@ import (
 
 // fleetAgent runs a command line against the host's directories.
 func (h *host) fleetAgent(args ...string) (code int, stdout, stderr string) {
+	return h.fleetAgentReads("", args...)
+}
+
+// fleetAgentReads runs one with a standard input.
+func (h *host) fleetAgentReads(stdin string, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	args = append(args, "--state-dir", h.config.StateDir, "--run-dir", h.config.RunDir)
-	code = Main(args, strings.NewReader(""), &out, &errs)
+	code = Main(args, strings.NewReader(stdin), &out, &errs)
 	return code, out.String(), errs.String()
 }
 
@@ -109,10 +114,19 @@ func TestEnrolCommand(t *testing.T) {
 		t.Errorf("%d enrolments", n)
 	}
 	// With another join string the host is enrolled again.
-	if code, _, stderr := h.fleetAgent("enrol", h.fleet.Join(h.coord.Address).String()); code != exitOK {
+	const warning = "other users of this machine can read the join string"
+	if code, _, stderr := h.fleetAgent("enrol", h.fleet.Join(h.coord.Address).String()); code != exitOK || !strings.Contains(stderr, warning) {
 		t.Errorf("enrolling again: %d, %s", code, stderr)
 	}
-	if n := h.coord.Calls("Enrol"); n != 2 {
+	// On standard input a line is enough, and nobody else sees it.
+	input := h.fleet.Join(h.coord.Address).String() + "\nmore\n"
+	if code, _, stderr := h.fleetAgentReads(input, "enrol", "-"); code != exitOK || strings.Contains(stderr, warning) {
+		t.Errorf("enrolling from standard input: %d, %s", code, stderr)
+	}
+	if code, _, stderr := h.fleetAgentReads("\n", "enrol", "-"); code != exitError || !strings.Contains(stderr, "no join string on standard input") {
+		t.Errorf("enrolling from nothing: %d, %s", code, stderr)
+	}
+	if n := h.coord.Calls("Enrol"); n != 3 {
 		t.Errorf("%d enrolments", n)
 	}
 	h.config.Join = ""

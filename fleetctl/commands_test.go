@@ -47,7 +47,7 @@ func TestHelp(t *testing.T) {
 func TestToken(t *testing.T) {
 	w := newWorld(t)
 	code, out, errs := w.run("token", "galena")
-	if code != exitOK || strings.Count(out, "\n") != 1 || !strings.Contains(errs, "fleet-agent enrol") {
+	if code != exitOK || strings.Count(out, "\n") != 1 || !strings.Contains(errs, "  fleet-agent enrol -\n") || strings.Contains(errs, "JOIN") {
 		t.Fatalf("exit %d\n%s\n%s", code, out, errs)
 	}
 	join, err := pki.ParseJoin(out)

@@ -228,7 +228,8 @@ Next:
        fleet-coordinator run --kit coordinator-kit.age --kit-key coordinator.agekey \
          --listen :%s --state-dir /var/lib/fleet-coordinator
   3. describe what to deploy in fleet.yaml; fleetctl inventory check
-  4. enrol each machine: fleetctl token MACHINE, then fleet-agent enrol there
+  4. enrol each machine: fleetctl token MACHINE, then give what it prints to
+     fleet-agent enrol - there, on standard input
   5. fleetctl publish; fleetctl status
 `, res.RootPin, res.CAPin, strings.Join(keys.Sources(), ", "), res.Directory, res.OperatorDir,
 		cfg.RootKeys, cfg.RootThreshold, filepath.Join(res.Directory, "trust", "keys", fmt.Sprintf("root-%d.age", cfg.RootKeys)),

@@ -15,7 +15,11 @@ import (
 
 //nolint:gosec // No credential, only the help about one.
 const tokenHelp = `Make a join string, with which MACHINE enrols: once, within ten minutes. It is
-printed alone on standard output; treat it as a secret until it was used.
+printed alone on standard output; treat it as a secret until it was used. The
+arguments of a process can be read by every user of a machine, so give it to the
+agent on standard input or in a file that only root can read:
+
+  fleetctl token MACHINE | ssh root@MACHINE fleet-agent enrol -
 
 The coordinator learns only a hash of its token. The join string itself is kept
 in joins/, encrypted, because its secret shows later whether the keys that the
@@ -83,7 +87,7 @@ func runToken(ctx context.Context, o *options, name string) error {
 		return p.Value(tokenResult{Machine: m.Name, Join: join.String(), Expires: expires})
 	}
 	p.Printf("%s\n", join)
-	_, _ = fmt.Fprintf(o.Stderr, "Good once, for %s, until %s. On that machine: fleet-agent enrol JOIN\nCommit joins/.\n",
+	_, _ = fmt.Fprintf(o.Stderr, "Good once, for %s, until %s. On that machine, on standard input of:\n  fleet-agent enrol -\nCommit joins/.\n",
 		m.Name, expires.UTC().Format("15:04:05 UTC"))
 	return nil
 }
