@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -102,6 +103,7 @@ func (r *Registry) Enrol(ctx context.Context, name fleet.MachineName, id Identit
 	if b := e.host.Load().Banned; b != "" {
 		return fmt.Errorf("%w: %s", ErrBanned, b)
 	}
+	id = e.host.Load().Identity.replacedBy(id)
 	op, err := put(identityPrefix+string(name), id)
 	if err != nil {
 		return err
@@ -278,9 +280,12 @@ func (r *Registry) setInventory(machines map[fleet.MachineName]Machine, roles ma
 }
 
 func put(key string, v any) (store.Op, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	// Escaped for HTML, what hosts write would take up to six times its room.
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		return store.Op{}, fmt.Errorf("encoding %s: %w", key, err)
 	}
-	return store.Op{Key: key, Value: b}, nil
+	return store.Op{Key: key, Value: bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}, nil
 }

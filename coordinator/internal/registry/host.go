@@ -60,9 +60,15 @@ type Identity struct {
 	// Fingerprint of the key: lower-case hex SHA-256 of its
 	// SubjectPublicKeyInfo.
 	Fingerprint string    `json:"fingerprint"`
-	NotBefore   time.Time `json:"not_before"`
-	Expires     time.Time `json:"expires"`
-	Enrolled    time.Time `json:"enrolled,omitzero"`
+	// Since is the NotBefore of the certificate by which the key came to be
+	// registered: renewals don't make a key younger.
+	Since     time.Time `json:"since,omitzero"`
+	NotBefore time.Time `json:"not_before"`
+	Expires   time.Time `json:"expires"`
+	Enrolled  time.Time `json:"enrolled,omitzero"`
+	// Lost are the fingerprints of keys that were replaced, the latest last, at
+	// most maxLost. None of them comes back but by an enrolment.
+	Lost []string `json:"lost,omitempty"`
 	// Keys and MAC are the host's own public keys as it sent them, and the
 	// proof that the fleet's repository checks; TokenHash names the join string.
 	Keys      []byte `json:"keys,omitempty"`
@@ -70,13 +76,36 @@ type Identity struct {
 	TokenHash []byte `json:"token_hash,omitempty"`
 }
 
+// maxLost bounds the replaced keys that are remembered of a machine.
+const maxLost = 16
+
 // Known says whether a key is registered.
 func (i Identity) Known() bool { return i.Fingerprint != "" }
+
+// yields says whether the registered key gives way, without an enrolment, to
+// that of a certificate of the fleet's CA: because none is registered, or
+// because it came to be registered by an older one and never replaced it.
+func (i Identity) yields(to Identity) bool {
+	return !i.Known() || to.NotBefore.After(i.Since) && !slices.Contains(i.Lost, to.Fingerprint)
+}
+
+// replacedBy returns next with what is to be remembered of i.
+func (i Identity) replacedBy(next Identity) Identity {
+	next.Since = next.NotBefore
+	lost := slices.DeleteFunc(slices.Clone(i.Lost), func(f string) bool { return f == next.Fingerprint })
+	if i.Known() && i.Fingerprint != next.Fingerprint {
+		lost = append(lost, i.Fingerprint)
+	}
+	next.Lost = lost[max(0, len(lost)-maxLost):]
+	return next
+}
 
 // IdentityOf describes a certificate's key and lifetime.
 func IdentityOf(leaf *x509.Certificate) Identity {
 	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
-	return Identity{Fingerprint: hex.EncodeToString(sum[:]), NotBefore: leaf.NotBefore, Expires: leaf.NotAfter}
+	return Identity{
+		Fingerprint: hex.EncodeToString(sum[:]), Since: leaf.NotBefore, NotBefore: leaf.NotBefore, Expires: leaf.NotAfter,
+	}
 }
 
 // ban is a ban at rest. A lifted one is kept, so that a ban in the kit does not

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"slices"
@@ -141,15 +142,10 @@ func (r *Registry) Run(ctx context.Context) error {
 
 // Flush writes what is only in memory: identities registered on sight, status
 // without a transition, and signs of life. All writes those of every connected
-// host, otherwise only what is news. One Flush at a time.
+// host, otherwise only what is news. Where one of the three fails, the others
+// are written all the same. One Flush at a time.
 func (r *Registry) Flush(ctx context.Context, all bool) error {
-	if err := r.flushIdentities(ctx); err != nil {
-		return err
-	}
-	if err := r.flushObserved(ctx); err != nil {
-		return err
-	}
-	return r.flushSeen(ctx, all)
+	return errors.Join(r.flushIdentities(ctx), r.flushObserved(ctx), r.flushSeen(ctx, all))
 }
 
 // takePending empties one of the pending sets.
@@ -215,7 +211,14 @@ func (r *Registry) flushSome(names []fleet.MachineName, record func(*Host) (stor
 		}
 		ops = append(ops, op)
 	}
-	if err := write(ops, names[:len(ops)]); err != nil {
+	err := write(ops, names[:len(ops)])
+	if len(ops) == 1 && errors.Is(err, store.ErrTooLarge) {
+		// It would be too large the next time too, and nobody else's could be
+		// written. What is in memory stays until its host says something else.
+		r.o.Slog.Error("a machine's record is too large to be written", "machine", string(names[0]), "bytes", size)
+		return 1, nil
+	}
+	if err != nil {
 		return 0, err
 	}
 	return len(ops), nil

@@ -205,9 +205,10 @@ func (e *entry) updateLocked(f func(*Host)) {
 func (r *Registry) touch(e *entry) { e.seen.Store(r.o.Now().Unix()) }
 
 // Admit judges a host's call by its certificate: not banned, and over the
-// registered key. A key that nothing is registered for, or whose certificate
-// is younger than the registered one, is registered on sight: the CA issued
-// it, so this store has lost, or never had, what happened. Errors: ErrBanned,
+// registered key. Where nothing is registered, or only what an older
+// certificate brought, its key is registered on sight: the CA issued it, so this
+// store has lost, or never had, what happened. Whatever order the keys of a
+// machine are seen in, that of the youngest enrolment stays. Errors: ErrBanned,
 // ErrSuperseded.
 func (r *Registry) Admit(ctx context.Context, name fleet.MachineName, id Identity) error {
 	e := r.entry(name)
@@ -221,10 +222,10 @@ func (r *Registry) Admit(ctx context.Context, name fleet.MachineName, id Identit
 	}
 	r.mu.Lock()
 	h = e.host.Load()
-	newer := !h.Identity.Known() || id.NotBefore.After(h.Identity.NotBefore)
+	newer := h.Identity.yields(id)
 	other := h.Identity.Fingerprint != id.Fingerprint
 	if newer && other {
-		e.updateLocked(func(h *Host) { h.Identity = id })
+		e.updateLocked(func(h *Host) { h.Identity = h.Identity.replacedBy(id) })
 		r.pendingIdentity[name] = true
 	}
 	r.mu.Unlock()
