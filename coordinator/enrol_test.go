@@ -107,16 +107,35 @@ func TestTokensOutliveRestart(t *testing.T) {
 	}
 }
 
+// TestEnrolRate: who saw a join string may not show it as often as it likes,
+// and who saw none takes nobody's turn.
 func TestEnrolRate(t *testing.T) {
 	w := newWorld(t)
-	e := fleetv1.NewEnrolmentServiceClient(w.dial(pki.EnrolTLS(fleetID, fleet.DigestOf(w.ca.Cert.Raw), w.clock.now)))
-	for range 3000 {
-		_, err := e.Enrol(t.Context(), &fleetv1.EnrolRequest{})
+	show := func(token []byte, times int) (err error) {
+		req := &fleetv1.EnrolRequest{Machine: "pyrite", Token: token, HostKeysMac: make([]byte, 32), InstanceId: "i1"}
+		conn := w.dial(pki.EnrolTLS(fleetID, fleet.DigestOf(w.ca.Cert.Raw), w.clock.now))
+		defer conn.Close() //nolint:errcheck // Nothing is under way.
+		for range times {
+			if _, err = fleetv1.NewEnrolmentServiceClient(conn).Enrol(t.Context(), req); err == nil {
+				t.Fatal("enrolled without a key")
+			}
+		}
+		return err
+	}
+	// A connection without a certificate may carry only so much.
+	const connections, calls = 10, 200
+	for range connections {
+		wantRefusal(t, show(make([]byte, 32), calls), codes.Unauthenticated, refusal.TokenUnknown)
+	}
+	check(t, w.newAgent("galena", "i1").enrol(w.join("galena")))
+	j := w.join("pyrite")
+	for range connections {
+		err := show(j.Token(), calls)
 		if r, _ := refusal.Of(err); r.Code == refusal.TooMany {
 			wantRefusal(t, err, codes.ResourceExhausted, refusal.TooMany)
 			// A while later it goes on.
 			w.clock.advance(time.Minute)
-			check(t, w.newAgent("galena", "i1").enrol(w.join("galena")))
+			check(t, w.newAgent("pyrite", "i1").enrol(j))
 			return
 		}
 	}

@@ -7,7 +7,7 @@ import (
 
 const (
 	// perSecond and burst bound enrolments of the whole fleet, and with them what
-	// strangers without a certificate can make the coordinator do.
+	// those can make the coordinator do who saw a join string.
 	perSecond = 50
 	burst     = 500
 )

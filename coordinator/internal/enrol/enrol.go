@@ -92,14 +92,11 @@ type Request struct {
 // same key is answered again with the same certificate while the token lives.
 // Errors: the sentinels of this package, registry.ErrBanned.
 func (e *Enroller) Enrol(ctx context.Context, r Request) ([]byte, error) {
-	if !e.bucket.take(e.o.Now()) {
-		return nil, ErrTooMany
-	}
 	if err := checkRequest(r); err != nil {
 		return nil, fmt.Errorf("enrolling %s: %w", r.Machine, err)
 	}
-	for range retries {
-		cert, err := e.enrol(ctx, r)
+	for try := range retries {
+		cert, err := e.enrol(ctx, r, try == 0)
 		if errors.Is(err, store.ErrConflict) {
 			continue
 		}
@@ -128,7 +125,7 @@ func checkRequest(r Request) error {
 	return nil
 }
 
-func (e *Enroller) enrol(ctx context.Context, r Request) ([]byte, error) {
+func (e *Enroller) enrol(ctx context.Context, r Request, first bool) ([]byte, error) {
 	hash := sha256.Sum256(r.Token)
 	kv, err := e.o.Store.Get(ctx, tokenKey(hash[:]))
 	if errors.Is(err, store.ErrNotFound) {
@@ -136,6 +133,10 @@ func (e *Enroller) enrol(ctx context.Context, r Request) ([]byte, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	// Only now: who knows no token must not use up others' turns.
+	if first && !e.bucket.take(e.o.Now()) {
+		return nil, ErrTooMany
 	}
 	var t token
 	if err := json.Unmarshal(kv.Value, &t); err != nil {

@@ -6,6 +6,7 @@ package transport
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -173,6 +174,7 @@ func (a *authorizer) identify(ctx context.Context) (*caller, error) {
 }
 
 func (a *authorizer) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	arrived(ctx)
 	c, err := a.authorize(ctx, info.FullMethod)
 	if err != nil {
 		return nil, err
@@ -196,8 +198,16 @@ func (a *authorizer) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 // through untouched.
 type callerStream struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // This is what a ServerStream is.
+	ctx  context.Context //nolint:containedctx // This is what a ServerStream is.
+	once sync.Once
 }
 
 // Context returns the stream's context with the caller.
 func (s *callerStream) Context() context.Context { return s.ctx }
+
+// RecvMsg receives a message; after the first, the request has arrived.
+func (s *callerStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	s.once.Do(func() { arrived(s.ctx) })
+	return err
+}

@@ -4,8 +4,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,12 +27,28 @@ func (s shown) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, er
 	return raw, credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: s.certs}}, nil
 }
 
-// open makes a connection through the guard; far is the peer's end.
+// from is a connection from an address.
+type from struct {
+	net.Conn
+	addr string
+}
+
+func (f from) RemoteAddr() net.Addr { return &net.UnixAddr{Name: f.addr, Net: "test"} }
+
+// open makes a connection through the guard, from an address that no other
+// has; far is the peer's end.
 func open(t *testing.T, g *guard) (near, far net.Conn, err error) {
+	t.Helper()
+	return openFrom(t, g, fmt.Sprintf("10.0.0.%d:1", peers.Add(1)))
+}
+
+var peers atomic.Int64
+
+func openFrom(t *testing.T, g *guard, addr string) (near, far net.Conn, err error) {
 	t.Helper()
 	near, far = net.Pipe()
 	t.Cleanup(func() { _ = far.Close() })
-	near, _, err = g.ServerHandshake(near)
+	near, _, err = g.ServerHandshake(from{near, addr})
 	return near, far, err
 }
 
@@ -42,7 +60,7 @@ func closed(far net.Conn) bool {
 
 func TestGuardBoundsStrangers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGuard(shown{})
+		g := newGuard(t.Context(), shown{})
 		var near, far []net.Conn
 		for range maxStrangers {
 			n, f, err := open(t, g)
@@ -79,7 +97,7 @@ func TestGuardBoundsStrangers(t *testing.T) {
 }
 
 func TestGuardBoundsBytesOfStrangers(t *testing.T) {
-	g := newGuard(shown{})
+	g := newGuard(t.Context(), shown{})
 	near, far, err := open(t, g)
 	if err != nil {
 		t.Fatal(err)
@@ -122,15 +140,15 @@ func TestGuardBoundsConnectionsOfAHost(t *testing.T) {
 		return shown{certs: []*x509.Certificate{leaf}}
 	}
 	for _, c := range []struct {
-		id      pki.Identity
-		bounded bool
+		id   pki.Identity
+		most int
 	}{
-		{pki.HostIdentity("first", "pyrite"), true},
-		{pki.OperatorIdentity("first", "cameron"), false},
+		{pki.HostIdentity("first", "pyrite"), hostConns},
+		{pki.OperatorIdentity("first", "cameron"), callerConns},
 	} {
-		g := newGuard(as(c.id))
+		g := newGuard(t.Context(), as(c.id))
 		var near, far []net.Conn
-		for range hostConns + 2 {
+		for range c.most + 2 {
 			n, f, err := open(t, g)
 			if err != nil {
 				t.Fatal(err)
@@ -138,15 +156,15 @@ func TestGuardBoundsConnectionsOfAHost(t *testing.T) {
 			near, far = append(near, n), append(far, f)
 		}
 		for i, f := range far {
-			if want := c.bounded && i < 2; closed(f) != want {
+			if want := i < 2; closed(f) != want {
 				t.Errorf("%s: connection %d: closed is not %t", c.id, i, want)
 			}
 		}
 		for _, n := range near {
 			_ = n.Close()
 		}
-		if len(g.hosts) != 0 {
-			t.Errorf("%s: %d connections are still counted", c.id, len(g.hosts))
+		if len(g.callers) != 0 {
+			t.Errorf("%s: %d connections are still counted", c.id, len(g.callers))
 		}
 	}
 }

@@ -90,9 +90,10 @@ func New(o Options) *Server {
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	auth := &authorizer{registry: o.Registry, now: o.Now}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(newGuard(credentials.NewTLS(pki.ServerTLS(pki.ServerConfig{
+		grpc.Creds(newGuard(s.stopping, credentials.NewTLS(pki.ServerTLS(pki.ServerConfig{
 			Certificate: o.Authority.Server, CAs: o.Authority.CAs, Fleet: o.Fleet, Now: o.Now, Grace: pki.RenewGrace,
 		})))),
+		grpc.InTapHandle(newUnderway().tap),
 		grpc.UnaryInterceptor(auth.unary),
 		grpc.StreamInterceptor(auth.stream),
 		grpc.ConnectionTimeout(handshakeTimeout),
