@@ -33,12 +33,14 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	if !w.whole(ctx, d, ps.Staged) {
 		return nil
 	}
-	to, back := ps.Staged, ps.Current
+	way := route{from: ps.Current, to: ps.Staged, back: ps.Current, again: unsure(ps)}
 	if ps.Activation != nil { // kept unverified: the way back leads past it
-		back = ps.Activation.Back()
+		way.back = ps.Activation.Back()
+	} else if _, ok := lastGood(ps); ok && way.again { // what runs is no place to return to
+		way.back = ps.LastGood
 	}
 	policy := o.Generation.Doc.Policy
-	act, err := w.compose(ctx, d, ps.Current, to, back, policy.ActivationDeadline.Or(fleet.DefaultActivation))
+	act, err := w.compose(ctx, d, way, policy.ActivationDeadline.Or(fleet.DefaultActivation))
 	if errors.Is(err, driver.ErrNotBuilt) {
 		// The next attempt looks again whether what was staged is whole.
 		w.note(func(f *facts) { f.built = "" })
@@ -50,10 +52,13 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 		return fmt.Errorf("composing activation: %w", err)
 	}
 	now := w.a.now().UTC()
-	act.ID = w.runID(st.Seq, now, to.Ref)
+	act.ID = w.runID(st.Seq, now, way.to.Ref)
 	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
 	act.Deadline = now.Add(policy.ActivationDeadline.Or(fleet.DefaultActivation) + policy.VerifyDeadline.Or(fleet.DefaultVerify))
 	w.note(func(f *facts) { f.runID, f.run = "", nil })
+	if w.a.journal.State().Paused != nil {
+		return nil // While the staged one was read. The next decision says so.
+	}
 	return w.append(journal.Record{Kind: journal.KindActivating, Activation: act, Reason: p.Reason})
 }
 
@@ -89,26 +94,34 @@ func (w *worker) whole(ctx context.Context, d driver.Driver, staged journal.Buil
 	return false
 }
 
+// route is from where an activation leads to where, and back to where.
+type route struct {
+	from, to, back journal.Built
+	// again says that from was never verified: being there counts for nothing.
+	again bool
+}
+
 // compose makes the actions: the driver's own, with the secrets' link flipped
 // in front of them. Where only the secrets differ, only they change.
-func (w *worker) compose(ctx context.Context, d driver.Driver, from, to, back journal.Built, deadline time.Duration) (*journal.Activation, error) {
+func (w *worker) compose(ctx context.Context, d driver.Driver, r route, deadline time.Duration) (*journal.Activation, error) {
+	from, to, back := r.from, r.to, r.back
 	act := &journal.Activation{From: from, To: to}
 	if !back.Is(from.Ref) || back.Path != from.Path {
 		act.RollbackTo = &back
 	}
 	var do driver.Activation
 	var err error
-	if from.Path != to.Path {
+	if from.Path != to.Path || r.again {
 		if do, err = d.Activation(ctx, w.profile, from.Path, to.Path); err != nil {
 			return nil, err //nolint:wrapcheck // It says what failed.
 		}
 	}
 	if back.Path != from.Path {
-		undo := driver.Activation{}
-		if back.Path != to.Path {
-			if undo, err = d.Activation(ctx, w.profile, back.Path, to.Path); err != nil {
-				return nil, err //nolint:wrapcheck // It says what failed.
-			}
+		// Also where the way leads to back itself: half an activation is not
+		// undone by doing nothing.
+		undo, err := d.Activation(ctx, w.profile, back.Path, to.Path)
+		if err != nil {
+			return nil, err //nolint:wrapcheck // It says what failed.
 		}
 		do.Rollback = undo.Rollback
 	}
@@ -143,22 +156,28 @@ func (w *worker) deadlineOf(b journal.Built) time.Duration {
 func (w *worker) rollBack(ctx context.Context, p reconcile.Plan) error {
 	st := w.a.journal.State()
 	ps := st.Profile(w.profile)
-	w.note(func(f *facts) { f.runID, f.run, f.rollBack = "", nil, fleet.Reason{} })
-	record := journal.Record{Kind: journal.KindRollingBack, Reason: p.Reason, Blameless: reconcile.Blameless(p.Reason)}
-	switch {
-	case ps.Phase == journal.PhaseRollingBack:
+	w.note(func(f *facts) { f.runID, f.run = "", nil })
+	if ps.Phase == journal.PhaseRollingBack {
 		return w.startRun(ctx)
-	case ps.Activation != nil:
-		w.log.Warn("rolling back", "number", ps.Activation.To.Ref.Number.String(), "reason", string(p.Reason.Code))
-		return w.append(record)
 	}
-	// A person's: there is no activation to undo, so the way back is composed
-	// now, as if what runs had just been activated from last-good.
-	act, err := w.wayBack(ctx, st.Seq, ps)
-	if err != nil {
+	records := []journal.Record{{Kind: journal.KindRollingBack, Reason: p.Reason, Blameless: reconcile.Blameless(p.Reason)}}
+	if ps.Activation != nil {
+		w.log.Warn("rolling back", "number", ps.Activation.To.Ref.Number.String(), "reason", string(p.Reason.Code))
+	} else {
+		// A person's: there is no activation to undo, so the way back is composed
+		// now, as if what runs had just been activated from last-good.
+		act, err := w.wayBack(ctx, st.Seq, ps)
+		if err != nil {
+			return err
+		}
+		records = append([]journal.Record{{Kind: journal.KindActivating, Activation: act, Reason: p.Reason}}, records...)
+	}
+	if err := w.append(records...); err != nil {
 		return err
 	}
-	return w.append(journal.Record{Kind: journal.KindActivating, Activation: act, Reason: p.Reason}, record)
+	// Only now is a person's wish on record.
+	w.note(func(f *facts) { f.rollBack = fleet.Reason{} })
+	return nil
 }
 
 func (w *worker) wayBack(ctx context.Context, seq uint64, ps journal.ProfileState) (*journal.Activation, error) {
@@ -170,7 +189,8 @@ func (w *worker) wayBack(ctx context.Context, seq uint64, ps journal.ProfileStat
 	if err != nil {
 		return nil, err
 	}
-	act, err := w.compose(ctx, d, ps.LastGood, ps.Current, ps.LastGood, g.Policy.ActivationDeadline.Or(fleet.DefaultActivation))
+	way := route{from: ps.LastGood, to: ps.Current, back: ps.LastGood}
+	act, err := w.compose(ctx, d, way, g.Policy.ActivationDeadline.Or(fleet.DefaultActivation))
 	if err != nil {
 		return nil, fmt.Errorf("composing the way back: %w", err)
 	}

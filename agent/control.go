@@ -114,6 +114,15 @@ func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (fle
 			return fleet.Ref{}, err
 		}
 	}
+	if _, refused := ps.IsRefused(ps.Ref.Digest); refused && ps.Phase == journal.PhaseStuck && ps.Ref.Digest != d.Target.Digest {
+		// What keeps everything else from being tried.
+		if err := w.append(journal.Record{
+			Kind: journal.KindForgiven, Digest: ps.Ref.Digest, Actor: actor,
+			Reason: fleet.Reason{Code: fleet.ReasonNewGeneration, Message: "retried by " + actor},
+		}); err != nil {
+			return fleet.Ref{}, err
+		}
+	}
 	w.forgive()
 	return *d.Target, nil
 }

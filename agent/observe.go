@@ -41,6 +41,7 @@ func (w *worker) observe(now time.Time) inputs {
 		o.RollBackAsked = f.rollBack
 	}
 	o.LastGood, o.HasLastGood = lastGood(p)
+	o.Unsure = unsure(p)
 	for d, r := range p.Refused {
 		o.Refused[d] = r.Reason
 	}
@@ -72,6 +73,12 @@ func lastGood(p journal.ProfileState) (fleet.Ref, bool) {
 		}
 	}
 	return fleet.Ref{}, false
+}
+
+// unsure says that what runs was never verified, and nothing is in flight: a
+// rollback from it failed.
+func unsure(p journal.ProfileState) bool {
+	return p.Adopted && p.Activation == nil && !p.CurrentVerified()
 }
 
 // acked says whether everything that was said about the profile's newest
@@ -186,7 +193,7 @@ func outcome(r execute.Result) (reconcile.Run, string) {
 		return reconcile.RunSucceeded, ""
 	case execute.OutcomeHung:
 		return reconcile.RunHung, r.Message
-	case execute.OutcomeLost:
+	case execute.OutcomeLost, execute.OutcomeStopped:
 		return reconcile.RunLost, r.Message
 	case execute.OutcomeExit, execute.OutcomeError:
 	}

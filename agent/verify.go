@@ -36,13 +36,13 @@ func (w *worker) verify(ctx context.Context) error {
 	w.mu.Lock()
 	if w.facts.verifyID != act.ID {
 		f := &w.facts
-		f.verifyID, f.probes, f.probeDetail, f.reached, f.overdue, f.again = act.ID, "", "", false, false, 0
+		f.verifyID, f.probes, f.probeDetail, f.reached, f.overdue, f.again, f.unable = act.ID, "", "", false, false, 0, time.Time{}
 	}
 	late := w.facts.overdue
 	w.mu.Unlock()
 	g, err := w.a.bound.Load().desired.LoadAccepted(act.To.Ref.Digest)
 	if err != nil {
-		return err //nolint:wrapcheck // It says what failed.
+		return w.unable(err, fleet.DefaultVerify)
 	}
 	deadline := g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)
 	if late {
@@ -59,10 +59,32 @@ func (w *worker) verify(ctx context.Context) error {
 	return w.verifyWithin(ctx, act, g, deadline)
 }
 
+// unable is for a verification that can't begin: after the deadline that is
+// inconclusive, as any other that came to nothing.
+func (w *worker) unable(cause error, deadline time.Duration) error {
+	now, over := awake(), false
+	w.mu.Lock()
+	f := &w.facts
+	if f.unable.IsZero() {
+		f.unable = now
+	}
+	if over = now.Sub(f.unable) >= deadline; over {
+		f.probes, f.probeDetail, f.overdue = fleet.VerdictInconclusive, cause.Error(), true
+	}
+	w.mu.Unlock()
+	if over {
+		w.wake()
+	}
+	return cause
+}
+
 func (w *worker) verifyWithin(ctx context.Context, act *journal.Activation, g fleet.Generation, deadline time.Duration) error {
 	probes, env, err := w.probes(ctx, act, g)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if err != nil {
-		return err
+		return w.unable(err, g.Policy.VerifyDeadline.Or(fleet.DefaultVerify))
 	}
 	began, beganAwake := w.a.config.Now(), awake()
 	limited, cancel := context.WithTimeout(ctx, deadline)
@@ -105,7 +127,7 @@ func (w *worker) verified() error {
 	recs := []journal.Record{{Kind: journal.KindVerified}}
 	st := w.a.journal.State()
 	ps := st.Profile(w.profile)
-	if act := ps.Activation; act != nil && act.To.Ref.Number.Compare(act.From.Ref.Number) < 0 {
+	if act := ps.Activation; act != nil && !act.Forgiven && act.To.Ref.Number.Compare(act.From.Ref.Number) < 0 {
 		if _, known := ps.IsRefused(act.From.Ref.Digest); !known && act.From.Ref.Digest != "" {
 			recs = append(recs, journal.Record{Kind: journal.KindRefused, Ref: act.From.Ref, Reason: fleet.Reason{
 				Code: fleet.ReasonOperatorRefused, Message: "an operator sent this host back from it",

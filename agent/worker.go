@@ -59,7 +59,8 @@ type facts struct {
 	probeDetail string
 	reached     bool
 	overdue     bool
-	again       int // verifications after the deadline
+	again       int       // verifications after the deadline
+	unable      time.Time // since when verification can't even begin
 }
 
 // wait is a backoff; until is monotonic.

@@ -314,3 +314,32 @@ func TestStolenKeyShows(t *testing.T) {
 		t.Errorf("%d events, alarm %t", n, alarm)
 	}
 }
+
+// TestRollBackPassesOverRefused: what a host was sent back from it refuses, so a
+// later rollback must not aim there.
+func TestRollBackPassesOverRefused(t *testing.T) {
+	w := newWorld(t)
+	a := w.enrolled("galena")
+	op := w.operator("dana")
+	revertTo := func(refs ...fleet.Ref) func(*fleet.Generation) {
+		return func(g *fleet.Generation) { g.RevertTo = refs }
+	}
+	r1 := w.publish("r1", "", 1, galena)["galena"]
+	a.confirm(r1)
+	r2 := w.publish("r2", "r1", 2, galena, revertTo(r1))["galena"]
+	a.confirm(r2)
+	// Sent back from r2 to r1: the agent refuses r2 from then on.
+	_, err := op.RollBack(t.Context(), &fleetv1.RollBackRequest{Machine: "galena"})
+	check(t, err)
+	r3 := w.publish("r3", "r2", 3, galena, revertTo(r2, r1))["galena"]
+	_, err = a.host.Report(t.Context(), &fleetv1.ReportRequest{Report: a.sealReport(
+		fleet.ProfileStatus{State: fleet.StateConfirmed, Current: r3, Confirmed: r3, Highest: r3, Refused: []fleet.Ref{r2}},
+		a.transition(fleet.StateConfirmed, r1), a.transition(fleet.StateFailed, r2), a.transition(fleet.StateConfirmed, r3),
+	)})
+	check(t, err)
+	resp, err := op.RollBack(t.Context(), &fleetv1.RollBackRequest{Machine: "galena"})
+	check(t, err)
+	if got := resp.GetTarget().GetDigest(); got != string(r1.Digest) {
+		t.Errorf("sent back to %s, which the host refuses (r2 is %s); want r1 %s", got, r2.Digest, r1.Digest)
+	}
+}

@@ -239,7 +239,7 @@ func TestRunnerThatIsToldToStop(t *testing.T) {
 		}
 	}
 	res := waitFor(t, e, "a")
-	if res.Outcome != OutcomeError || !strings.Contains(res.Message, "told to stop") || alive(t, step) {
+	if res.Outcome != OutcomeStopped || !strings.Contains(res.Message, "told to stop") || alive(t, step) {
 		t.Errorf("got %+v", res)
 	}
 }

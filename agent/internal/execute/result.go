@@ -55,9 +55,11 @@ const (
 	OutcomeExit Outcome = "exit"
 	// OutcomeHung: the deadline passed; the program was killed.
 	OutcomeHung Outcome = "hung"
-	// OutcomeError: a step couldn't be carried out, or the runner was told to
-	// stop.
+	// OutcomeError: a step couldn't be carried out.
 	OutcomeError Outcome = "error"
+	// OutcomeStopped: the runner was told to stop, as at a shutdown; how much was
+	// done is unknown.
+	OutcomeStopped Outcome = "stopped"
 	// OutcomeLost: the runner died without a result; how much was done is
 	// unknown. Never written to a file.
 	OutcomeLost Outcome = "lost"

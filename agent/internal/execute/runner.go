@@ -142,7 +142,7 @@ func (r *run) hung(step int) Result {
 }
 
 func (r *run) stopped(step int) Result {
-	return Result{Outcome: OutcomeError, Step: step, Message: fmt.Sprintf(
+	return Result{Outcome: OutcomeStopped, Step: step, Message: fmt.Sprintf(
 		"the runner was told to stop in step %d of %d", step+1, len(r.req.Action.Steps))}
 }
 
@@ -167,7 +167,10 @@ func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
 	for {
 		select {
 		case <-done:
-			return r.judge(step, x, ended)
+			if res := r.judge(step, x, ended); res.Outcome == "" || !r.stopping(ended) {
+				return res
+			}
+			return r.stopped(step)
 		case <-tick.C:
 			r.log.trim()
 		case <-late:
@@ -177,6 +180,26 @@ func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
 			endGroup(cmd.Process.Pid, done, r.log)
 			return r.stopped(step)
 		}
+	}
+}
+
+// stopping says whether a program ended by SIGTERM because all processes are
+// told to: a shutdown tells the program and the runner in no order.
+func (r *run) stopping(err error) bool {
+	var exit *exitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	if ws, ok := exit.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() || ws.Signal() != syscall.SIGTERM {
+		return false
+	}
+	after, free := r.clock.After(time.Second)
+	defer free()
+	select {
+	case <-r.stop:
+		return true
+	case <-after:
+		return false
 	}
 }
 

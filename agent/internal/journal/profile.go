@@ -207,6 +207,9 @@ func (p *ProfileState) forgive(r *Record) (fleet.Ref, error) {
 	}
 	delete(p.Refused, r.Digest)
 	delete(p.Interrupted, r.Digest)
+	if p.Activation != nil && p.Activation.From.Ref.Digest == r.Digest {
+		p.Activation.Forgiven = true
+	}
 	if p.Undone.Ref.Digest == r.Digest && p.Staged == (Built{}) {
 		p.Staged, p.Undone = p.Undone, Built{}
 	}

@@ -82,6 +82,9 @@ type Activation struct {
 	Activate   driver.Action `json:"activate"`
 	Commit     driver.Action `json:"commit"`
 	Rollback   driver.Action `json:"rollback"`
+	// Forgiven says that From was allowed again meanwhile: a revert from it does
+	// not refuse it.
+	Forgiven bool `json:"forgiven,omitempty"`
 	// OnlineBefore says that the coordinator was reached right before.
 	OnlineBefore bool   `json:"online_before"`
 	BootID       string `json:"boot_id,omitempty"`

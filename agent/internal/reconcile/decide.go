@@ -34,7 +34,7 @@ func decide(now time.Time, d Desired, o Observed, p Policy) Plan {
 	switch {
 	case !o.Adopted:
 		return Plan{Step: StepAdopt}
-	case o.Unconfirmed && o.Acked:
+	case o.Unconfirmed && o.Acked && o.Change == nil:
 		return Plan{Step: StepConfirm, Target: o.Current}
 	case o.RollBackAsked.Code != "" && o.HasLastGood && o.Change == nil:
 		// A person asked to go back: whatever is desired, paused or not.
@@ -78,7 +78,7 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 	if target.Number.Compare(o.Highest.Number) > 0 {
 		return Plan{Step: StepAccept, Target: target, Reason: why(d, target)}
 	}
-	if target.Digest == o.Current.Digest {
+	if target.Digest == o.Current.Digest && !o.Unsure {
 		return settled(d, o)
 	}
 	if p.Mode != fleet.ModeManage {

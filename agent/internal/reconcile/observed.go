@@ -106,6 +106,9 @@ type Observed struct {
 	Adopted bool
 	// Current is what runs; the zero value is generation 0.
 	Current fleet.Ref
+	// Unsure says that Current was never verified and no change is in flight: a
+	// rollback from it failed.
+	Unsure bool
 	// LastGood is the newest verified generation before the one in question;
 	// HasLastGood tells generation 0 from none.
 	LastGood    fleet.Ref

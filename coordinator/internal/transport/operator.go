@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -209,7 +210,12 @@ func (o *operatorService) RollBack(ctx context.Context, req *fleetv1.RollBackReq
 	if err != nil {
 		return nil, err
 	}
-	target, err := o.s.o.Publisher.RollBack(ctx, callerOf(ctx).Path(), h.Name, profile, h.Observed.Confirmed[profile])
+	// What the host refuses by now it would not go back to.
+	status, _ := h.Observed.Profile(profile)
+	confirmed := slices.DeleteFunc(slices.Clone(h.Observed.Confirmed[profile]), func(c fleet.Ref) bool {
+		return slices.ContainsFunc(status.Refused, func(r fleet.Ref) bool { return r.Digest == c.Digest })
+	})
+	target, err := o.s.o.Publisher.RollBack(ctx, callerOf(ctx).Path(), h.Name, profile, confirmed)
 	if err != nil {
 		return nil, err
 	}
