@@ -130,7 +130,7 @@ func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (fle
 // Logs returns the output of the newest activation of a profile, the
 // rollback's included.
 func (a *Agent) Logs(_ context.Context, p fleet.ProfileName) (io.ReadCloser, error) {
-	return openLogs(a.runsDir(), a.runsOf(p), a.executor.Log)
+	return openLogs(a.runsDir(), runsIn(a.runsDir(), p), a.executor.Log)
 }
 
 // openLogs joins the logs of all runs of the newest activation.

@@ -142,7 +142,7 @@ func TestRollbackFailsToo(t *testing.T) {
 	if p.State != fleet.StateFailed {
 		t.Errorf("state: %s", p.State)
 	}
-	if n := len(h.agent.runsOf(fleet.System)); n != 2+reconcile.MaxRollBackAttempts {
+	if n := len(runsIn(h.agent.runsDir(), fleet.System)); n != 2+reconcile.MaxRollBackAttempts {
 		t.Errorf("%d runs, want two activations and %d rollbacks", n, reconcile.MaxRollBackAttempts)
 	}
 	if err := os.Remove(broken); err != nil {

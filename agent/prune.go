@@ -84,7 +84,7 @@ func (a *Agent) prune(ctx context.Context) {
 	for name := range st.Profiles {
 		errs = append(errs, secrets.Prune(a.config.secretsRoot(name), keepSecrets[name]))
 	}
-	errs = append(errs, a.bound.Load().desired.Prune(documents), a.executor.Prune(a.neededRuns(st)))
+	errs = append(errs, a.bound.Load().desired.Prune(documents), a.executor.Prune(a.neededRuns))
 	for _, d := range a.drivers {
 		if _, err := driver.Prune(ctx, d, paths); err != nil && !errors.Is(err, driver.ErrUnsupported) {
 			errs = append(errs, err)
@@ -124,12 +124,13 @@ func (a *Agent) neededBlobs(st journal.State, documents map[fleet.Digest]bool) m
 	return keep
 }
 
-// neededRuns lists the runs whose logs are kept, and those in flight, which are
+// neededRuns picks the runs whose logs are kept, and those in flight, which are
 // not the newest by name where the clock was set back.
-func (a *Agent) neededRuns(st journal.State) []string {
+func (a *Agent) neededRuns(all []string) []string {
+	st := a.journal.State()
 	var keep []string
 	for _, w := range a.sorted() {
-		runs := a.runsOf(w.profile)
+		runs := runsOf(all, w.profile)
 		keep = append(keep, runs[max(0, len(runs)-keepRuns):]...)
 		act := st.Profile(w.profile).Activation
 		for _, id := range runs {
@@ -141,22 +142,29 @@ func (a *Agent) neededRuns(st journal.State) []string {
 	return keep
 }
 
-// runsOf lists the runs of a profile, the oldest first.
-func (a *Agent) runsOf(p fleet.ProfileName) []string { return runsIn(a.runsDir(), p) }
+// runsOf picks the runs of a profile, the oldest first.
+func runsOf(all []string, p fleet.ProfileName) []string {
+	var runs []string
+	for _, id := range all {
+		// What follows the name is a time, so that "home-a" is not "home-a-b".
+		rest, ok := strings.CutPrefix(id, p.FileName()+"-")
+		if ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
+			runs = append(runs, id)
+		}
+	}
+	slices.Sort(runs)
+	return runs
+}
 
+// runsIn lists the runs of a profile in a directory, the oldest first.
 func runsIn(dir string, p fleet.ProfileName) []string {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
 	}
-	var runs []string
+	all := make([]string, 0, len(entries))
 	for _, e := range entries {
-		// What follows the name is a time, so that "home-a" is not "home-a-b".
-		rest, ok := strings.CutPrefix(e.Name(), p.FileName()+"-")
-		if ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
-			runs = append(runs, e.Name())
-		}
+		all = append(all, e.Name())
 	}
-	slices.Sort(runs)
-	return runs
+	return runsOf(all, p)
 }

@@ -7,8 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/refusal"
 )
 
 // TestRollsBack breaks a generation in each way that must lead back.
@@ -68,7 +71,7 @@ func TestRollsBack(t *testing.T) {
 			if p := h.coord.WaitState(fleet.StateRolledBack, good); p.Reason.Code != c.want {
 				t.Errorf("reason after restart: %+v", p.Reason)
 			}
-			if runs := h.agent.runsOf(fleet.System); len(runs) != 3 {
+			if runs := runsIn(h.agent.runsDir(), fleet.System); len(runs) != 3 {
 				t.Errorf("runs: %v, want three: a good activation, a bad one and its rollback", runs)
 			}
 
@@ -144,6 +147,21 @@ func TestUnreachable(t *testing.T) {
 		_, next := lost(h, fleet.InconclusiveKeep)
 		waitKept(t, h)
 		h.expectServing("next")
+		h.coord.Refuse("Report", nil)
+		h.coord.WaitState(fleet.StateConfirmed, next)
+	})
+	t.Run("a refusal is an answer", func(t *testing.T) {
+		h := newHost(t)
+		h.start()
+		h.confirmed(1, "good")
+		full := filepath.Join(t.TempDir(), "full")
+		next := h.publish(2, "next", gate(full), verifyIn(5*time.Second))
+		waitLocal(t, h, fleet.StateActivating)
+		h.coord.Refuse("Report", refusal.New(codes.ResourceExhausted, fleet.Reason{Code: refusal.TooMany, Message: "the disk is full"}))
+		open(t, full)
+		if p := waitLocal(t, h, fleet.StateVerified); p.Current != next {
+			t.Errorf("current: %v", p.Current)
+		}
 		h.coord.Refuse("Report", nil)
 		h.coord.WaitState(fleet.StateConfirmed, next)
 	})

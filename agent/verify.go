@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/probe"
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -138,11 +140,14 @@ func (w *worker) verified() error {
 	return w.append(recs...)
 }
 
-// reach reports over a new connection until that succeeds or ctx ends.
+// reach reports over a new connection until the coordinator answers or ctx
+// ends. A refusal is an answer: a coordinator with a full disk says nothing
+// against the host. That it acknowledged is needed for confirmed only.
 func (w *worker) reach(ctx context.Context) bool {
 	b := w.a.bound.Load()
 	for wait := reachFirst; ; wait = min(2*wait, reachMax) {
-		if _, err := w.a.report(ctx, b, b.client.Reach); err == nil {
+		_, err := w.a.report(ctx, b, b.client.Reach)
+		if refused := (*sync.RefusedError)(nil); err == nil || errors.As(err, &refused) {
 			return true
 		}
 		if sleep(ctx, spread(wait)+wait/2) != nil {

@@ -263,11 +263,38 @@ func TestOutputIsBounded(t *testing.T) {
 	if err := os.Truncate(e.Log("a"), 2*MaxLogBytes); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Prune([]string{"a"}); err != nil {
+	if err := e.Prune(keeping("a")); err != nil {
 		t.Fatal(err)
 	}
 	if fi, err := os.Stat(e.Log("a")); err != nil || fi.Size() != MaxLogBytes {
 		t.Errorf("after pruning: %v, %v", fi, err)
+	}
+}
+
+func keeping(ids ...string) func([]string) []string {
+	return func([]string) []string { return ids }
+}
+
+// TestPruneLeavesYoungerRuns: a run that begins once the runs are listed, and
+// that keep does not know of, is left alone.
+func TestPruneLeavesYoungerRuns(t *testing.T) {
+	t.Parallel()
+	e := executor(t, t.TempDir())
+	young := filepath.Join(e.dir, "young")
+	err := e.Prune(func(runs []string) []string {
+		if len(runs) > 0 {
+			t.Errorf("runs: %v", runs)
+		}
+		if err := os.Mkdir(young, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -280,7 +307,7 @@ func TestPrune(t *testing.T) {
 		}
 		waitFor(t, e, id)
 	}
-	if err := e.Prune([]string{"b"}); err != nil {
+	if err := e.Prune(keeping("b")); err != nil {
 		t.Fatal(err)
 	}
 	for id, want := range map[string]Phase{"a": PhaseAbsent, "b": PhaseDone, "c": PhaseAbsent} {

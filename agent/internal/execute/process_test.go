@@ -112,7 +112,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 			t.Errorf("got %+v, %v", st, err)
 		}
 	}
-	if err := e.Prune(nil); err != nil {
+	if err := e.Prune(keeping()); err != nil {
 		t.Error(err)
 	}
 	if err := os.WriteFile(hold, []byte("go\n"), 0o600); err != nil {

@@ -145,31 +145,37 @@ func (e *Executor) lost(ctx context.Context, id string) (Result, error) {
 	return res, nil
 }
 
-// Prune removes the directories of all runs but those in keep and those that
-// run, and cuts the logs of kept ones back to their bound, which a service that
-// kept its activation's output may have grown.
-func (e *Executor) Prune(keep []string) error {
+// Prune removes the directories of runs that neither run nor are kept, and cuts
+// the logs of kept ones back to their bound, which a service that kept its
+// activation's output may have grown. keep is asked once the runs are listed:
+// what is on record by then covers each of them, and younger ones are left
+// alone.
+func (e *Executor) Prune(keep func(runs []string) []string) error {
 	e.mu.Lock() // no run begins meanwhile
 	defer e.mu.Unlock()
 	entries, err := os.ReadDir(e.dir)
 	if err != nil {
 		return fmt.Errorf("pruning runs: %w", err)
 	}
-	var errs []error
+	var runs []string
 	for _, entry := range entries {
-		id := entry.Name()
-		if checkID(id) != nil || !entry.IsDir() {
-			continue
+		if checkID(entry.Name()) == nil && entry.IsDir() {
+			runs = append(runs, entry.Name())
 		}
+	}
+	kept := keep(runs)
+	var errs []error
+	for _, id := range runs {
 		e.reapLocked(id, false)
 		st, err := status(e.path(id))
 		switch {
-		case err == nil && st.Phase == PhaseRunning:
-		case slices.Contains(keep, id):
+		case slices.Contains(kept, id):
 			if fi, err := os.Stat(e.Log(id)); err == nil && fi.Size() > MaxLogBytes+int64(len(cutNote)) {
 				errs = append(errs, os.Truncate(e.Log(id), MaxLogBytes))
 			}
-		default:
+		case err != nil: // It may run.
+			errs = append(errs, err)
+		case st.Phase != PhaseRunning:
 			errs = append(errs, os.RemoveAll(e.path(id)))
 		}
 	}

@@ -96,15 +96,17 @@ func (p *Publisher) commitConds(ctx context.Context, id fleet.ReleaseID) (conds 
 	return conds, staged, nil
 }
 
-// taken takes a committed release into memory.
+// taken takes a committed release into memory: its generations first, so that
+// who sees the new head sees their numbers too.
 func (p *Publisher) taken(ctx context.Context, r Release, gens []*Gen) {
+	dropped := p.index.add(gens...)
 	p.mu.Lock()
 	p.releases = slices.Insert(p.releases, 0, r)
 	p.mu.Unlock()
 	p.stageMu.Lock()
 	delete(p.staged, r.ID)
 	p.stageMu.Unlock()
-	p.forget(ctx, p.index.add(gens...))
+	p.forget(ctx, dropped)
 }
 
 // stagedGens returns what is staged for a release: from memory where the

@@ -44,3 +44,11 @@ func (r *Registry) spend(e *entry, n int) error {
 	}
 	return nil
 }
+
+// refund gives back what was spent on events that could not be written: a full
+// disk must not use up what the host needs once there is room.
+func (r *Registry) refund(e *entry, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.events.used = max(0, e.events.used-n)
+}

@@ -96,3 +96,31 @@ func TestHelloIsPlainAndShort(t *testing.T) {
 		}
 	}
 }
+
+// TestFullDiskCostsNoAllowance: what could not be written is not held against
+// the host.
+func TestFullDiskCostsNoAllowance(t *testing.T) {
+	h := newHarness(t)
+	id := Identity{Fingerprint: "f", NotBefore: h.now, Expires: h.now.Add(time.Hour)}
+	if err := h.Admit(t.Context(), "m1", id); err != nil {
+		t.Fatal(err)
+	}
+	r := &fleet.Report{Machine: "m1", InstanceID: "i", Mode: fleet.ModeManage}
+	for seq := range 3 {
+		r.Transitions = append(r.Transitions, fleet.Transition{Seq: uint64(seq) + 1, Profile: fleet.System, State: fleet.StateHeld})
+	}
+	full := errors.New("no space left on device")
+	h.store.fail(full)
+	for range eventBurst {
+		if _, err := h.Report(t.Context(), "m1", r, nil); !errors.Is(err, full) {
+			t.Fatal(err)
+		}
+		if err := h.Renewed(t.Context(), "m1", id, audit.Entry{Actor: "host/m1", Kind: "identity-renewed", Machine: "m1"}); !errors.Is(err, full) {
+			t.Fatal(err)
+		}
+	}
+	h.store.fail(nil)
+	if _, err := h.Report(t.Context(), "m1", r, nil); err != nil {
+		t.Error(err)
+	}
+}

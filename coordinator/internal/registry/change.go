@@ -148,6 +148,7 @@ func (r *Registry) Renewed(ctx context.Context, name fleet.MachineName, id Ident
 		return err
 	}
 	if err := r.o.Log.Commit(ctx, audit.Change{Ops: []store.Op{op}, Entries: []audit.Entry{entry}}); err != nil {
+		r.refund(e, 1)
 		return err
 	}
 	r.update(e, func(h *Host) { h.Identity = next })

@@ -26,13 +26,25 @@ type counting struct {
 	mu   sync.Mutex
 	txns int
 	ops  int
+	err  error
+}
+
+// fail has all transactions fail; nil lets them work again.
+func (c *counting) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
 }
 
 func (c *counting) Txn(ctx context.Context, conds []store.Cond, ops []store.Op) (uint64, error) {
 	c.mu.Lock()
 	c.txns++
 	c.ops += len(ops)
+	err := c.err
 	c.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
 	return c.Store.Txn(ctx, conds, ops)
 }
 

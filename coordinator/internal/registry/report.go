@@ -46,6 +46,8 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 	if err := r.spend(e, len(fresh)); err != nil {
 		return 0, fmt.Errorf("taking %d transitions of %s: %w", len(fresh), name, err)
 	}
+	unspent := len(fresh)
+	defer func() { r.refund(e, unspent) }()
 	gap := fresh[0].Seq > old.Acked+1 && old.Instance == report.InstanceID
 	for i, chunk := range slices.Collect(slices.Chunk(fresh, reportChunk)) {
 		next.Acked = chunk[len(chunk)-1].Seq
@@ -66,6 +68,7 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 		if err := r.o.Log.Commit(ctx, c); err != nil {
 			return 0, fmt.Errorf("writing a report of %s: %w", name, err)
 		}
+		unspent -= len(chunk)
 		r.update(e, func(h *Host) { h.Observed = next })
 	}
 	return next.Acked, nil
