@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
@@ -175,6 +176,62 @@ func TestApplyInventory(t *testing.T) {
 	wantRefusal(t, err, codes.FailedPrecondition, refusal.NotAllowed)
 	_, err = apply("cameron", []*fleetv1.Operator{{Name: "cameron", Role: "king"}}, m)
 	wantRefusal(t, err, codes.InvalidArgument, refusal.Malformed)
+}
+
+// TestAdminsDoNotLockThemselvesOut: a slip of the pen in fleet.yaml is refused;
+// another admin may take the role away.
+func TestAdminsDoNotLockThemselvesOut(t *testing.T) {
+	w := newWorld(t)
+	apply := func(as fleet.OperatorName, operators ...*fleetv1.Operator) error {
+		_, err := w.operator(as).ApplyInventory(t.Context(), &fleetv1.ApplyInventoryRequest{Operators: operators})
+		return err
+	}
+	other := &fleetv1.Operator{Name: "other", Role: string(fleet.RoleAdmin)}
+	wantRefusal(t, apply("cameron", other), codes.FailedPrecondition, refusal.NotAllowed)
+	wantRefusal(t, apply("cameron", other, &fleetv1.Operator{Name: "cameron", Role: string(fleet.RoleViewer)}),
+		codes.FailedPrecondition, refusal.NotAllowed)
+	check(t, apply("cameron", other, &fleetv1.Operator{Name: "cameron", Role: string(fleet.RoleAdmin)}))
+	check(t, apply("other", other))
+	wantRefusal(t, apply("cameron", other), codes.PermissionDenied, refusal.NotAllowed)
+}
+
+// TestFollowerCeasesToBeOperator: a stream that goes on for long ends with the
+// operator's role, and with its certificate.
+func TestFollowerCeasesToBeOperator(t *testing.T) {
+	follow := func(w *world) grpc.ServerStreamingClient[fleetv1.WatchEventsResponse] {
+		s, err := w.operator("vic").WatchEvents(t.Context(), &fleetv1.WatchEventsRequest{FromSeq: 1, Follow: true})
+		check(t, err)
+		_, err = s.Recv()
+		check(t, err)
+		return s
+	}
+	ended := func(s grpc.ServerStreamingClient[fleetv1.WatchEventsResponse]) (err error) {
+		for err == nil {
+			_, err = s.Recv()
+		}
+		return err
+	}
+	t.Run("role", func(t *testing.T) {
+		w := newWorld(t)
+		s := follow(w)
+		_, err := w.operator("cameron").ApplyInventory(t.Context(), &fleetv1.ApplyInventoryRequest{
+			Operators: []*fleetv1.Operator{{Name: "cameron", Role: string(fleet.RoleAdmin)}},
+			Machines:  []*fleetv1.Machine{{Name: "galena", Class: string(fleet.ClassNixOS)}},
+		})
+		check(t, err)
+		w.join("galena") // The next event, at the latest.
+		wantRefusal(t, ended(s), codes.PermissionDenied, refusal.NotAllowed)
+	})
+	t.Run("certificate", func(t *testing.T) {
+		w := newWorld(t)
+		s := follow(w)
+		admin := w.operator("cameron")
+		w.clock.advance(pki.HostTTL + time.Hour)
+		_, err := admin.Ban(t.Context(), &fleetv1.BanRequest{Machine: "pyrite", Reason: "an event"})
+		wantRefusal(t, err, codes.Unauthenticated, refusal.IdentityExpired)
+		w.join("galena") // with a new certificate
+		wantRefusal(t, ended(s), codes.Unauthenticated, refusal.IdentityExpired)
+	})
 }
 
 func TestEvents(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/kit"
 )
 
@@ -98,7 +99,13 @@ Exit codes: 0 stopped in order, 1 error, 2 wrong arguments.`,
 		// Fails only for a flag that is not there.
 		_ = run.MarkFlagRequired(name)
 	}
-	root.AddCommand(run)
+	root.AddCommand(run, &cobra.Command{
+		Use: "version", Short: "Show the program's version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(stdout, "fleet-coordinator %s\n", buildinfo.Version())
+			return err
+		},
+	})
 	return root
 }
 

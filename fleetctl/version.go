@@ -1,9 +1,11 @@
 package fleetctl
 
 import (
-	"runtime/debug"
+	"runtime"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 )
 
 // versionInfo is the JSON form of version.
@@ -22,10 +24,7 @@ func newVersionCommand(o *options) *cobra.Command {
 }
 
 func runVersion(o *options) error {
-	v := versionInfo{Version: "unknown"}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		v.Version, v.Go = info.Main.Version, info.GoVersion
-	}
+	v := versionInfo{Version: buildinfo.Version(), Go: runtime.Version()}
 	p := o.printer()
 	if p.JSON() {
 		return p.Value(v)

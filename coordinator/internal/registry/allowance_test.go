@@ -111,7 +111,8 @@ func TestFullDiskCostsNoAllowance(t *testing.T) {
 	}
 	full := errors.New("no space left on device")
 	h.store.fail(full)
-	for range eventBurst {
+	h.lookup("m1").events.take(eventBurst-len(r.Transitions), h.now)
+	for range 3 {
 		if _, err := h.Report(t.Context(), "m1", r, nil); !errors.Is(err, full) {
 			t.Fatal(err)
 		}

@@ -258,12 +258,11 @@ func (r *Registry) alarm(ctx context.Context, name fleet.MachineName, kind audit
 	}
 	r.alarmed[key] = now
 	r.mu.Unlock()
-	r.o.Slog.Warn("alarm", "kind", string(kind), "machine", string(name), "message", message)
 	err := r.o.Log.Commit(ctx, audit.Change{Entries: []audit.Entry{{
 		Actor: "host/" + string(name), Kind: kind, Machine: name, Message: message, Alarm: true,
 	}}})
 	if err != nil {
-		r.o.Slog.Error("writing an alarm failed", "kind", string(kind), "machine", string(name), "error", err)
+		r.o.Slog.Error("writing an alarm failed", "kind", string(kind), "machine", string(name), "message", message, "error", err)
 	}
 }
 

@@ -48,7 +48,9 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 	}
 	unspent := len(fresh)
 	defer func() { r.refund(e, unspent) }()
-	gap := fresh[0].Seq > old.Acked+1 && old.Instance == report.InstanceID
+	// Before the first, there is nothing that it could follow on: a store that was
+	// lost does not know what was acknowledged to it.
+	gap := old.Acked > 0 && fresh[0].Seq > old.Acked+1 && old.Instance == report.InstanceID
 	for i, chunk := range slices.Collect(slices.Chunk(fresh, reportChunk)) {
 		next.Acked = chunk[len(chunk)-1].Seq
 		c, err := reportChange(name, next, chunk)
@@ -62,7 +64,7 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 		if i == 0 && gap {
 			c.Entries = append(c.Entries, audit.Entry{
 				Actor: "host/" + string(name), Kind: KindGap, Machine: name,
-				Message: fmt.Sprintf("the host dropped transitions %d to %d: it was away for too long", old.Acked+1, fresh[0].Seq-1),
+				Message: fmt.Sprintf("transitions %d to %d are not here: the host was away for too long and dropped them, or sent them to a store that was lost", old.Acked+1, fresh[0].Seq-1),
 			})
 		}
 		if err := r.o.Log.Commit(ctx, c); err != nil {

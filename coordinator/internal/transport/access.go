@@ -114,9 +114,7 @@ func (a *authorizer) authorize(ctx context.Context, method string) (*caller, err
 		return nil, err
 	}
 	if c.Expired && !need.expired {
-		return nil, refuse(codes.Unauthenticated, refusal.IdentityExpired,
-			fmt.Sprintf("the certificate of %s ended on %s", c.Path(), c.Leaf.NotAfter.UTC().Format(time.RFC3339)),
-			"hosts renew it by themselves; operators make a new one with fleetctl")
+		return nil, expired(c)
 	}
 	switch c.Kind {
 	case pki.KindHost:
@@ -141,9 +139,9 @@ func (a *authorizer) operator(c *caller, need access) error {
 	if need.who == host {
 		return refuse(codes.PermissionDenied, refusal.NotAllowed, c.Path()+" is an operator: only hosts may do this", "")
 	}
-	role, ok := a.registry.Role(fleet.OperatorName(c.Name))
-	if !ok {
-		return refuse(codes.PermissionDenied, refusal.NotAllowed, c.Path()+" is not in the fleet's list of operators", "an admin adds it to operators in fleet.yaml and publishes")
+	role, err := a.role(c)
+	if err != nil {
+		return err
 	}
 	c.role = role
 	if need.who == operator && !role.Includes(need.role) {
@@ -151,6 +149,35 @@ func (a *authorizer) operator(c *caller, need access) error {
 			fmt.Sprintf("%s has the role %s, this needs %s", c.Path(), role, need.role), "ask an admin, or have the role changed in fleet.yaml")
 	}
 	return nil
+}
+
+// role is an operator's role now.
+func (a *authorizer) role(c *caller) (fleet.Role, error) {
+	role, ok := a.registry.Role(fleet.OperatorName(c.Name))
+	if !ok {
+		return "", refuse(codes.PermissionDenied, refusal.NotAllowed, c.Path()+" is not in the fleet's list of operators",
+			"an admin adds it to operators in fleet.yaml and publishes; where there is none left, give the coordinator a new kit (fleetctl kit) and restart it")
+	}
+	return role, nil
+}
+
+// still says whether the operator of a stream that goes on for long is one
+// still: its role, and its certificate, were judged when it began.
+func (a *authorizer) still(ctx context.Context) error {
+	c := callerOf(ctx)
+	if _, err := a.role(c); err != nil {
+		return err
+	}
+	if now := a.now(); now.After(c.Leaf.NotAfter) {
+		return expired(c)
+	}
+	return nil
+}
+
+func expired(c *caller) error {
+	return refuse(codes.Unauthenticated, refusal.IdentityExpired,
+		fmt.Sprintf("the certificate of %s ended on %s", c.Path(), c.Leaf.NotAfter.UTC().Format(time.RFC3339)),
+		"hosts renew it by themselves; operators make a new one with fleetctl")
 }
 
 // identify reads the caller's certificate, which the handshake verified.

@@ -42,6 +42,7 @@ var answers = []struct {
 	{registry.ErrStopping, codes.Unavailable, refusal.Stopping, "try again in a moment"},
 	{registry.ErrUnknownMachine, codes.NotFound, refusal.UnknownMachine, "check the name; publish once to bring the inventory up to date"},
 	{registry.ErrNoAdmin, codes.FailedPrecondition, refusal.NotAllowed, "give at least one operator in fleet.yaml the role admin"},
+	{errOwnRole, codes.FailedPrecondition, refusal.NotAllowed, "keep yourself as admin under operators in fleet.yaml; to leave, have another admin publish it"},
 	{registry.ErrReport, codes.InvalidArgument, refusal.Malformed, ""},
 	{registry.ErrNoKeys, codes.FailedPrecondition, refusal.HostKeysWanted, "the host attaches its keys to the next report"},
 	{registry.ErrTooOften, codes.ResourceExhausted, refusal.TooMany, "the host tries again by itself; if this goes on, look at what it reports"},

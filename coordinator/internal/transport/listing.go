@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -116,6 +117,9 @@ func (o *operatorService) WatchEvents(req *fleetv1.WatchEventsRequest, stream gr
 	if !req.GetFollow() {
 		return o.sendEvents(ctx, max(from, 1), head.Seq, send)
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go o.whileOperator(ctx, cancel)
 	for e, err := range o.s.o.Log.Follow(ctx, from) {
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil && errors.Is(err, ctx.Err()) {
@@ -123,11 +127,34 @@ func (o *operatorService) WatchEvents(req *fleetv1.WatchEventsRequest, stream gr
 			}
 			return err
 		}
+		if err := o.s.auth.still(ctx); err != nil {
+			return err
+		}
 		if err := send(e); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// stillEvery is how often a silent stream of an operator is judged again.
+const stillEvery = time.Minute
+
+// whileOperator ends a stream soon after its operator ceased to be one. It
+// returns when ctx ends.
+func (o *operatorService) whileOperator(ctx context.Context, end context.CancelCauseFunc) {
+	tick := time.NewTicker(stillEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := o.s.auth.still(ctx); err != nil {
+				end(err)
+			}
+		}
+	}
 }
 
 // sendEvents sends the events from number from to number to.

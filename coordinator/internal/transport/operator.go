@@ -30,6 +30,9 @@ type operatorService struct {
 	s *Server
 }
 
+// errOwnRole keeps admins from locking themselves out by a slip of the pen.
+var errOwnRole = errors.New("you would be admin no longer")
+
 // ApplyInventory replaces machines and, for admins, operators.
 func (o *operatorService) ApplyInventory(ctx context.Context, req *fleetv1.ApplyInventoryRequest) (*fleetv1.ApplyInventoryResponse, error) {
 	machines, operators, err := inventoryFromProto(req)
@@ -39,6 +42,9 @@ func (o *operatorService) ApplyInventory(ctx context.Context, req *fleetv1.Apply
 	c := callerOf(ctx)
 	if c.role != fleet.RoleAdmin || len(operators) == 0 {
 		operators = nil
+	}
+	if operators != nil && !slices.Contains(operators, registry.Operator{Name: fleet.OperatorName(c.Name), Role: fleet.RoleAdmin}) {
+		return nil, errOwnRole
 	}
 	changed, err := o.s.o.Registry.ApplyInventory(ctx, c.Path(), machines, operators)
 	if err != nil {

@@ -76,6 +76,7 @@ type Options struct {
 // Server serves the coordinator's gRPC services.
 type Server struct {
 	o      Options
+	auth   *authorizer
 	grpc   *grpc.Server
 	health *health.Server
 	// stopping ends streams that would go on for ever.
@@ -89,6 +90,7 @@ func New(o Options) *Server {
 	s := &Server{o: o, health: health.NewServer()}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	auth := &authorizer{registry: o.Registry, now: o.Now}
+	s.auth = auth
 	s.grpc = grpc.NewServer(
 		grpc.Creds(newGuard(s.stopping, credentials.NewTLS(pki.ServerTLS(pki.ServerConfig{
 			Certificate: o.Authority.Server, CAs: o.Authority.CAs, Fleet: o.Fleet, Now: o.Now, Grace: pki.RenewGrace,
