@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -97,6 +98,30 @@ func (l *testLog) Write(p []byte) (int, error) {
 	defer l.mu.Unlock()
 	l.t.Logf("%s", p[:max(0, len(p)-1)])
 	return len(p), nil
+}
+
+// testBuffer keeps what is logged.
+type testBuffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (b *testBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+// count counts the lines with a text.
+func (b *testBuffer) count(text string) (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for l := range bytes.Lines(b.all.Bytes()) {
+		if bytes.Contains(l, []byte(text)) {
+			n++
+		}
+	}
+	return n
 }
 
 // shortTempDir keeps the control socket's path within its limit.

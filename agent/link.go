@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"slices"
 	stdsync "sync"
@@ -283,11 +282,8 @@ func (a *Agent) take(b *bound, got sync.Desired) error {
 	for _, p := range b.desired.Profiles() {
 		a.worker(p)
 	}
-	a.link.note(troubleLoosening, fleet.Reason{})
-	for _, l := range got.Loosenings {
-		if err := a.loosen(b, l); err != nil {
-			return err
-		}
+	if err := a.loosenAll(b, got.Loosenings); err != nil {
+		return err
 	}
 	if err := a.recordFloor(b.desired.Floor()); err != nil {
 		return err
@@ -308,46 +304,6 @@ func (a *Agent) recordRoot(t *release.Trust) error {
 	return a.journal.Append(journal.Record{ //nolint:wrapcheck // It says what failed.
 		Kind: journal.KindRoot, Root: &journal.Root{Version: t.Root().Version, Digest: t.Digest()},
 	})
-}
-
-// loosen carries out a signed loosening, once. One that is refused is said and
-// passed over.
-func (a *Agent) loosen(b *bound, envelope []byte) error {
-	t := b.desired.Trust()
-	if t == nil {
-		return nil
-	}
-	st := a.journal.State()
-	l, err := t.OpenLoosening(envelope)
-	if err == nil && st.Used(l.Digest) {
-		return nil
-	}
-	if err == nil {
-		err = t.AdmitLoosening(b.host(l.Doc.Profile, fleet.Ref{}), l, a.now())
-	}
-	if err != nil {
-		a.link.note(troubleLoosening, release.ReasonOf(err))
-		a.config.Log.Warn("loosening refused", "reason", string(release.ReasonOf(err).Code), "error", err)
-		return nil
-	}
-	if l.Doc.Action != fleet.LoosenRetry {
-		return nil
-	}
-	err = a.journal.Append(journal.Record{
-		Kind: journal.KindForgiven, Profile: l.Doc.Profile, Digest: l.Doc.Digest,
-		Loosening: l.Digest, Expires: l.Doc.Expires,
-		Reason: fleet.Reason{Code: fleet.ReasonNewGeneration, Message: "a signed document has it tried again"},
-	})
-	if errors.Is(err, journal.ErrRecord) || errors.Is(err, journal.ErrUsed) {
-		a.config.Log.Warn("loosening does not apply", "error", err)
-		return nil
-	}
-	if err != nil {
-		return err //nolint:wrapcheck // It says what failed.
-	}
-	a.worker(l.Doc.Profile).forgive()
-	a.link.wantReport()
-	return nil
 }
 
 // grow is the wait after so many failed attempts.

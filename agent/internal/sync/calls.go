@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"google.golang.org/grpc"
@@ -10,6 +11,19 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
+
+// Bounds on an answer: each entry costs work before its signature can be found
+// wanting.
+const (
+	// maxLoosenings is more than a coordinator lets wait for one machine.
+	maxLoosenings = 64
+	// maxRoots is the length of the longest chain that a host keeps.
+	maxRoots = 10_000
+)
+
+// ErrAnswer is wrapped by errors about an answer that no honest coordinator
+// gives. It changes nothing.
+var ErrAnswer = errors.New("coordinator's answer is out of bounds")
 
 // Desired is what the coordinator desires of this host, unverified.
 type Desired struct {
@@ -25,7 +39,8 @@ func (c *Client) GetDesired(ctx context.Context, rootVersion uint64) (Desired, e
 	defer cancel()
 	var d Desired
 	err := c.do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		m, err := fleetv1.NewHostServiceClient(conn).GetDesired(ctx, &fleetv1.GetDesiredRequest{RootVersion: rootVersion})
+		m, err := fleetv1.NewHostServiceClient(conn).GetDesired(ctx,
+			&fleetv1.GetDesiredRequest{RootVersion: rootVersion}, withRoots())
 		if err != nil {
 			return err //nolint:wrapcheck // explain wants it as it is.
 		}
@@ -39,10 +54,19 @@ func (c *Client) GetDesired(ctx context.Context, rootVersion uint64) (Desired, e
 }
 
 func desiredOf(m *fleetv1.GetDesiredResponse) (Desired, error) {
-	d := Desired{Roots: m.GetRoots(), Loosenings: m.GetLoosenings()}
-	if len(m.GetProfiles()) > fleet.MaxProfiles {
-		return d, fmt.Errorf("%d profiles are offered, at most %d", len(m.GetProfiles()), fleet.MaxProfiles)
+	for _, c := range []struct {
+		what      string
+		got, most int
+	}{
+		{"profiles", len(m.GetProfiles()), fleet.MaxProfiles},
+		{"loosenings", len(m.GetLoosenings()), maxLoosenings},
+		{"trust roots", len(m.GetRoots()), maxRoots},
+	} {
+		if c.got > c.most {
+			return Desired{}, fmt.Errorf("%w: %d %s, at most %d", ErrAnswer, c.got, c.what, c.most)
+		}
 	}
+	d := Desired{Roots: m.GetRoots(), Loosenings: m.GetLoosenings()}
 	for _, p := range m.GetProfiles() {
 		name, err := fleet.ParseProfileName(p.GetProfile())
 		if err != nil {

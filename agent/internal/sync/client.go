@@ -25,8 +25,10 @@ import (
 )
 
 const (
-	// maxMessageBytes bounds an answer: a chain of trust roots is the longest.
-	maxMessageBytes = 16 << 20
+	// maxMessageBytes bounds an answer, and a piece of a blob.
+	maxMessageBytes = 4 << 20
+	// maxRootsBytes bounds one with a chain of trust roots, the longest there is.
+	maxRootsBytes = 16 << 20
 	// maxHeaderBytes bounds its headers; a refusal is in them, twice.
 	maxHeaderBytes = 64 << 10
 	// dialTimeout bounds one attempt at one address.
@@ -178,6 +180,9 @@ func dial(addresses []string, config *tls.Config, open Dial) (*grpc.ClientConn, 
 	return conn, nil
 }
 
+// withRoots lets the answer to one call be as long as one with trust roots.
+func withRoots() grpc.CallOption { return grpc.MaxCallRecvMsgSize(maxRootsBytes) }
+
 // explain turns a gRPC error into one of this package's, and leaves others.
 func explain(ctx context.Context, err error) error {
 	if err == nil {
@@ -213,6 +218,12 @@ func ReasonOf(err error) fleet.Reason {
 	}
 	if r := (*RefusedError)(nil); errors.As(err, &r) {
 		return r.Reason
+	}
+	if errors.Is(err, ErrAnswer) {
+		return fleet.Reason{
+			Code: fleet.ReasonRefused, Message: err.Error(),
+			Hint: "the coordinator is broken or taken over: look at it; this host keeps what it has",
+		}
 	}
 	return fleet.Reason{
 		Code: fleet.ReasonUnreachable, Message: err.Error(),

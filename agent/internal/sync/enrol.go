@@ -41,7 +41,7 @@ func Enrol(ctx context.Context, e Enrolment, addresses []string, now func() time
 	m, err := fleetv1.NewEnrolmentServiceClient(conn).Enrol(ctx, &fleetv1.EnrolRequest{
 		Machine: string(e.Join.Machine), Token: e.Join.Token(), Csr: e.CSR,
 		HostKeys: e.HostKeys, HostKeysMac: e.Join.MAC(e.HostKeys), InstanceId: e.InstanceID,
-	})
+	}, withRoots())
 	if err := explain(ctx, err); err != nil {
 		return Enrolled{}, fmt.Errorf("enrolling %s: %w", e.Join.Machine, err)
 	}

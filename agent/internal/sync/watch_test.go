@@ -65,6 +65,8 @@ type pipe struct {
 	listener *bufconn.Listener
 	server   *grpc.Server
 	watch    func(grpc.ServerStreamingServer[fleetv1.WatchResponse]) error
+	desired  *fleetv1.GetDesiredResponse
+	renewed  *fleetv1.RenewResponse
 }
 
 func (p *pipe) Watch(_ *fleetv1.WatchRequest, s grpc.ServerStreamingServer[fleetv1.WatchResponse]) error {
