@@ -17,7 +17,7 @@ import (
 
 // activate admits the target once more, composes the way there and back, and
 // records the intent. Starting it is the next step: after a crash between the
-// two, the journal says that it never ran.
+// two, the journal says that it never ran, and it is judged once more.
 func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	b := w.a.bound.Load()
 	st := w.a.journal.State()

@@ -268,9 +268,14 @@ func TestNewerWaitsForActivation(t *testing.T) {
 	h := newHost(t)
 	h.start()
 	h.confirmed(1, "one")
-	door := filepath.Join(t.TempDir(), "door")
-	second := h.publish(2, "two", gate(door))
-	waitLocal(t, h, fleet.StateActivating)
+	dir := t.TempDir()
+	door, begun := filepath.Join(dir, "door"), filepath.Join(dir, "begun")
+	second := h.publish(2, "two", "touch '"+begun+"'\n"+gate(door))
+	// Before that it is only an intent, which a newer one may replace.
+	waitProfile(t, h, "begun", func(control.Profile) bool {
+		_, err := os.Stat(begun)
+		return err == nil
+	})
 	third := h.publish(3, "three", "")
 	looked := h.coord.Calls("GetDesired")
 	h.coord.Wait("the newer one to be seen", func() bool { return h.coord.Calls("GetDesired") >= looked })

@@ -35,6 +35,8 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 		return func(ctx context.Context) error { return w.activate(ctx, p) }, false
 	case reconcile.StepStart:
 		return w.startRun, false
+	case reconcile.StepWithdraw:
+		return func(context.Context) error { return w.withdraw(p) }, false
 	case reconcile.StepAwait:
 		return w.awaitRun, true
 	case reconcile.StepActivated:
@@ -268,7 +270,14 @@ func (w *worker) prepareSecrets(ctx context.Context, o *desired.Opened) (string,
 		}, w.a.identity.AgeIdentities())
 }
 
-// startRun starts the action in flight, whose intent is in the journal.
+// withdraw records that what was to be activated never began and may not now.
+func (w *worker) withdraw(p reconcile.Plan) error {
+	w.log.Warn("not starting what was to be activated", "number", p.Target.Number.String(), "reason", string(p.Reason.Code))
+	return w.append(journal.Record{Kind: journal.KindWithdrawn, Reason: p.Reason})
+}
+
+// startRun starts the action in flight, whose intent is in the journal. That it
+// may start was decided just now, by the documents as they are now.
 func (w *worker) startRun(ctx context.Context) error {
 	st := w.a.journal.State()
 	p := st.Profile(w.profile)

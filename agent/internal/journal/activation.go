@@ -27,7 +27,7 @@ func (p *ProfileState) activating(r *Record) (fleet.Ref, error) {
 	if err := p.checkRefused(a.To.Ref); err != nil {
 		return fleet.Ref{}, err
 	}
-	p.Activation = a.clone()
+	p.Activation, p.Superseded = a.clone(), p.Activation
 	p.drop(a.To.Ref)
 	if p.Staged.Is(a.To.Ref) {
 		p.Staged = Built{}
@@ -36,11 +36,31 @@ func (p *ProfileState) activating(r *Record) (fleet.Ref, error) {
 	return a.To.Ref, nil
 }
 
+// withdrawn undoes activating, of which nothing but the record exists.
+func (p *ProfileState) withdrawn(r *Record) (fleet.Ref, error) {
+	if p.Phase != PhaseActivating || p.Activation == nil {
+		return fleet.Ref{}, p.wrong(r, "no activation that could be taken back")
+	}
+	to := p.Activation.To
+	p.Activation, p.Superseded = p.Superseded, nil
+	p.undo(to)
+	_, refused := p.Refused[to.Ref.Digest]
+	switch {
+	case p.Activation != nil:
+		p.enter(r, PhaseActivated, p.Activation.To.Ref)
+	case refused:
+		p.enter(r, PhaseFailed, to.Ref)
+	default:
+		p.enter(r, PhaseStaged, to.Ref)
+	}
+	return to.Ref, nil
+}
+
 func (p *ProfileState) activated(r *Record) (fleet.Ref, error) {
 	if p.Phase != PhaseActivating || p.Activation == nil {
 		return fleet.Ref{}, p.wrong(r, "no activation runs")
 	}
-	p.Current = p.Activation.To
+	p.Current, p.Superseded = p.Activation.To, nil
 	p.enter(r, PhaseActivated, p.Current.Ref)
 	return p.Current.Ref, nil
 }
@@ -74,6 +94,7 @@ func (p *ProfileState) rollingBack(r *Record) (fleet.Ref, error) {
 	if blame {
 		p.refuse(r, ref)
 	}
+	p.Superseded = nil
 	p.enter(r, PhaseRollingBack, ref)
 	return ref, nil
 }
@@ -100,7 +121,7 @@ func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
 }
 
 // undo keeps what another attempt needs: at once where it was only
-// interrupted, after a retry where it is refused.
+// interrupted or withdrawn, after a retry where it is refused.
 func (p *ProfileState) undo(to Built) {
 	if _, refused := p.Refused[to.Ref.Digest]; refused {
 		p.Undone = to

@@ -35,6 +35,7 @@ func (p *ProfileState) clone() *ProfileState {
 	c.Held = clonePtr(p.Held)
 	c.History = slices.Clone(p.History)
 	c.Activation = p.Activation.clone()
+	c.Superseded = p.Superseded.clone()
 	return &c
 }
 

@@ -34,7 +34,7 @@ func apply(s *State, r *Record) error {
 		s.restoring = r.Kind == KindSnapshot
 	}
 	switch r.Kind {
-	case KindAdopt, KindAccept, KindStaged, KindActivating, KindActivated, KindVerified,
+	case KindAdopt, KindAccept, KindStaged, KindActivating, KindWithdrawn, KindActivated, KindVerified,
 		KindCommitted, KindConfirmed, KindRollingBack, KindRolledBack, KindRollbackFailed,
 		KindFailed, KindRefused, KindForgiven, KindHeld, KindUnheld:
 		return applyProfile(s, r)

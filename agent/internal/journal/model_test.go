@@ -19,7 +19,7 @@ func anyRecord(t *rapid.T, s *State) Record {
 	n := rapid.Uint64Range(1, 8).Draw(t, "n")
 	kinds := []Kind{
 		KindAdopt, KindAccept, KindStaged, KindActivating, KindActivating, KindActivated, KindActivated, KindVerified,
-		KindVerified, KindCommitted, KindConfirmed, KindRollingBack, KindRolledBack, KindRolledBack,
+		KindVerified, KindCommitted, KindConfirmed, KindWithdrawn, KindRollingBack, KindRolledBack, KindRolledBack,
 		KindRollbackFailed, KindFailed, KindRefused, KindForgiven, KindHeld, KindUnheld, KindPaused,
 		KindResumed, KindMode, KindFloor, KindRoot, KindAck,
 	}
@@ -57,7 +57,7 @@ func anyRecord(t *rapid.T, s *State) Record {
 		r = Record{Kind: KindRoot, Root: &Root{Version: n}}
 	case KindAck:
 		r = Record{Kind: KindAck, Acked: rapid.Uint64Range(0, s.Transitions+1).Draw(t, "acked")}
-	case KindActivated, KindVerified, KindCommitted, KindConfirmed, KindRolledBack, KindRollbackFailed,
+	case KindWithdrawn, KindActivated, KindVerified, KindCommitted, KindConfirmed, KindRolledBack, KindRollbackFailed,
 		KindHeld, KindUnheld, KindPaused, KindResumed, KindSnapshot, KindPending:
 	}
 	return r
@@ -112,6 +112,9 @@ func invariants(t *rapid.T, before, after *State, kind Kind) {
 				t.Fatalf("%s, but %v isn't in the history", is.Phase, is.Current)
 			}
 		}
+	}
+	if is.Superseded != nil && is.Phase != PhaseActivating {
+		t.Fatalf("%s, and yet another activation is superseded", is.Phase)
 	}
 	if is.Current != was.Current && kind != KindAdopt && kind != KindActivated && kind != KindRolledBack {
 		t.Fatalf("%s moved what runs from %v to %v", kind, was.Current, is.Current)

@@ -52,6 +52,8 @@ func (p *ProfileState) apply(r *Record) (fleet.Ref, error) {
 		return p.stage(r)
 	case KindActivating:
 		return p.activating(r)
+	case KindWithdrawn:
+		return p.withdrawn(r)
 	case KindActivated:
 		return p.activated(r)
 	case KindVerified:

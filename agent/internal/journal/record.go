@@ -23,6 +23,10 @@ const (
 	KindStaged Kind = "staged"
 	// KindActivating is the intent to activate [Activation]. T
 	KindActivating Kind = "activating"
+	// KindWithdrawn takes KindActivating back: the activation never began, and
+	// must not now [Reason]. It lies ready again, without blame; where it had
+	// superseded an activation, that one is in flight again. T
+	KindWithdrawn Kind = "withdrawn"
 	// KindActivated: the activation ended well. T
 	KindActivated Kind = "activated"
 	// KindVerified: probes good and the coordinator reached. T
@@ -112,7 +116,7 @@ func (k Kind) transition() (fleet.State, bool) {
 		return fleet.StateIdle, true
 	case KindAccept:
 		return fleet.StateFetching, true
-	case KindStaged:
+	case KindStaged, KindWithdrawn:
 		return fleet.StateStaged, true
 	case KindActivating:
 		return fleet.StateActivating, true

@@ -142,9 +142,12 @@ type ProfileState struct {
 	// forgiven, it is tried again without anybody to ask for it. Zero where there
 	// is none, and from a higher one's acceptance on.
 	Undone Built `json:"undone,omitzero"`
-	// Activation is in flight: from activating until committed, rolled-back or
-	// rollback-failed. At most one.
+	// Activation is in flight: from activating until withdrawn, committed,
+	// rolled-back or rollback-failed. At most one.
 	Activation *Activation `json:"activation,omitempty"`
+	// Superseded is the unverified activation that Activation took the place of,
+	// for as long as that may be withdrawn; nil where there was none.
+	Superseded *Activation `json:"superseded,omitempty"`
 	// Refused generations by digest.
 	Refused map[fleet.Digest]Refusal `json:"refused,omitempty"`
 	// Interrupted counts blameless rollbacks by digest.

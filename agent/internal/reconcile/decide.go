@@ -27,7 +27,7 @@ func Decide(now time.Time, d Desired, o Observed, p Policy) (Plan, []fleet.Reaso
 
 func decide(now time.Time, d Desired, o Observed, p Policy) Plan {
 	if o.Change != nil {
-		if plan, done := inFlight(d, o, p); done {
+		if plan, done := inFlight(now, d, o, p); done {
 			return plan
 		}
 	}

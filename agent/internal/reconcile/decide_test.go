@@ -29,6 +29,50 @@ func TestConverges(t *testing.T) {
 	})
 }
 
+// TestChangesItsMind has documents expire, come back and be superseded, the
+// host be paused and told to observe, and the agent crash between any two steps:
+// nothing begins that may not at that moment, nobody is to blame for that, and
+// once all is allowed the host arrives.
+func TestChangesItsMind(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		w.online = rapid.Bool().Draw(t, "online")
+		highest := uint64(0)
+		for range rapid.IntRange(1, 4).Draw(t, "rounds") {
+			highest++
+			r := ref(highest)
+			good := Desired{Target: &r}
+			w.desired = good
+			for range rapid.IntRange(0, 40).Draw(t, "steps") {
+				switch rapid.SampledFrom([]string{"", "", "", "", "expire", "renew", "pause", "observe", "allow", "crash"}).Draw(t, "meanwhile") {
+				case "expire":
+					w.desired = Desired{Refusal: fleet.Reason{Code: "expired"}}
+				case "renew":
+					w.desired = good
+				case "pause":
+					w.policy.Paused = "lunch"
+				case "observe":
+					w.policy.Mode = fleet.ModeObserve
+				case "allow":
+					w.policy = Policy{Mode: fleet.ModeManage}
+				case "crash":
+					w.crash(false)
+				}
+				w.step(t)
+			}
+			if rapid.Bool().Draw(t, "superseded") {
+				continue
+			}
+			w.desired, w.policy = good, Policy{Mode: fleet.ModeManage}
+			settle(t, w, 0)
+			atRest(t, w)
+			if w.running != r || len(w.obs.Refused) > 0 {
+				t.Fatalf("%s runs, %s is desired, refused are %v: %v", w.running.Number, r.Number, w.obs.Refused, w.log)
+			}
+		}
+	})
+}
+
 func publish(t *rapid.T, w *world, highest *uint64) {
 	switch rapid.SampledFrom([]string{"new", "new", "new", "revert", "none", "refused", "operator"}).Draw(t, "publish") {
 	case "new":
@@ -106,7 +150,7 @@ func atRest(t *rapid.T, w *world) {
 func TestTotal(t *testing.T) {
 	known := map[Step]bool{}
 	for _, s := range []Step{
-		StepNothing, StepHold, StepAdopt, StepAccept, StepFetch, StepBuild, StepActivate, StepStart, StepAwait,
+		StepNothing, StepHold, StepAdopt, StepAccept, StepFetch, StepBuild, StepActivate, StepStart, StepWithdraw, StepAwait,
 		StepActivated, StepVerify, StepVerified, StepCommit, StepConfirm, StepRollBack, StepRolledBack, StepFail,
 	} {
 		known[s] = true

@@ -2,16 +2,20 @@ package reconcile
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
 // inFlight decides about a change that is under way. done is false where the
 // change only waits, and something newer may replace it.
-func inFlight(d Desired, o Observed, p Policy) (plan Plan, done bool) {
+func inFlight(now time.Time, d Desired, o Observed, p Policy) (plan Plan, done bool) {
 	c := o.Change
 	switch c.Phase {
 	case PhaseActivating:
+		if c.Run == RunNone {
+			return unstarted(now, d, o, p), true
+		}
 		return activating(c), true
 	case PhaseVerifying:
 		return verifying(d, o, p)
@@ -24,10 +28,23 @@ func inFlight(d Desired, o Observed, p Policy) (plan Plan, done bool) {
 	return rollBack(c, fleet.ReasonInternal, fmt.Sprintf("the journal names an unknown phase %q", c.Phase)), true
 }
 
+// unstarted decides about an activation that is only an intent. However old
+// that is, after a crash or where nothing could be started, it counts no more
+// than on the day of its start: the same is asked as of one that lies ready.
+// What is newer may replace it, for it ends nothing midway.
+func unstarted(now time.Time, d Desired, o Observed, p Policy) Plan {
+	c := o.Change
+	o.Change, o.Staged, o.Wait = nil, c.To.Digest, nil
+	again := towards(now, d, o, p)
+	if again.Step == StepActivate && again.Target.Digest == c.To.Digest {
+		return Plan{Step: StepStart, Target: c.To}
+	}
+	return Plan{Step: StepWithdraw, Target: c.To, Reason: again.Reason}
+}
+
+// activating decides about an activation that began.
 func activating(c *Change) Plan {
 	switch c.Run {
-	case RunNone:
-		return Plan{Step: StepStart, Target: c.To}
 	case RunRunning:
 		return Plan{Step: StepAwait, Target: c.To}
 	case RunSucceeded:
@@ -36,7 +53,7 @@ func activating(c *Change) Plan {
 		return rollBack(c, fleet.ReasonActivationFailed, c.RunDetail)
 	case RunHung:
 		return rollBack(c, fleet.ReasonActivationHung, c.RunDetail)
-	case RunLost:
+	case RunNone, RunLost:
 	}
 	// Lost, or a word that is none: how far it came is unknown, so back.
 	return rollBack(c, fleet.ReasonActivationUnknown, "the activation was interrupted and left no result")

@@ -35,7 +35,8 @@ type Phase string
 
 // The phases of a change.
 const (
-	// PhaseActivating: the intent to activate is in the journal.
+	// PhaseActivating: the intent to activate is in the journal. Until a run
+	// begins it is no more than that.
 	PhaseActivating Phase = "activating"
 	// PhaseVerifying: the activation ended well; nothing is proved yet.
 	PhaseVerifying Phase = "verifying"

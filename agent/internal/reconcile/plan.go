@@ -24,11 +24,16 @@ const (
 	StepFetch Step = "fetch"
 	// StepBuild builds the target and makes it durable.
 	StepBuild Step = "build"
-	// StepActivate admits the target once more, records the intent and starts
-	// the activation.
+	// StepActivate admits the target once more and records the intent; StepStart
+	// follows.
 	StepActivate Step = "activate"
-	// StepStart starts the recorded action, which certainly never ran.
+	// StepStart starts the recorded action, which certainly never ran. An
+	// activation is started only where it would be decided upon now as well.
 	StepStart Step = "start"
+	// StepWithdraw takes back the intent to activate the target, which certainly
+	// never ran and may not run now: nothing is to be undone, and the target is
+	// not to blame.
+	StepWithdraw Step = "withdraw"
 	// StepAwait waits for the runner of the action in flight.
 	StepAwait Step = "await"
 	// StepActivated records that the activation ended well.

@@ -19,9 +19,14 @@ func TestDecide(t *testing.T) {
 		change(&o)
 		return o
 	}
-	flight := func(c Change) Observed {
+	flight := func(c Change, changes ...func(*Observed)) Observed {
 		c.From, c.To = one, two
-		return settled(func(o *Observed) { o.Change = &c })
+		return settled(func(o *Observed) {
+			o.Change = &c
+			for _, change := range changes {
+				change(o)
+			}
+		})
 	}
 	want := func(r fleet.Ref) Desired { return Desired{Target: &r} }
 	manage, keep := Policy{Mode: fleet.ModeManage}, Policy{Mode: fleet.ModeManage, OnInconclusive: fleet.InconclusiveKeep}
@@ -59,6 +64,20 @@ func TestDecide(t *testing.T) {
 		{"a person's rollback", want(one), settled(func(o *Observed) { o.RollBackAsked = fleet.Reason{Code: fleet.ReasonOperatorRefused} }), manage, StepRollBack, fleet.Ref{}, fleet.ReasonOperatorRefused},
 
 		{"starts what never ran", want(two), flight(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepStart, two, ""},
+		{"starts it, whatever else was refused", Desired{Target: &two, Refusal: fleet.Reason{Code: "unknown-key"}}, flight(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepStart, two, ""},
+		{"starts it, whatever failed before", want(two), flight(Change{Phase: PhaseActivating, Run: RunNone}, func(o *Observed) {
+			o.Wait = &Wait{Until: now.Add(time.Second), Reason: fleet.Reason{Code: fleet.ReasonFetchFailed}}
+		}), manage, StepStart, two, ""},
+		{"starts no expired one", Desired{Refusal: fleet.Reason{Code: "expired"}}, flight(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepWithdraw, two, "expired"},
+		{"starts none that is not desired", Desired{}, flight(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepWithdraw, two, fleet.ReasonNothingDesired},
+		{"starts none while paused", want(two), flight(Change{Phase: PhaseActivating, Run: RunNone}), Policy{Mode: fleet.ModeManage, Paused: "x"}, StepWithdraw, two, fleet.ReasonPaused},
+		{"starts none while observing", want(two), flight(Change{Phase: PhaseActivating, Run: RunNone}), Policy{Mode: fleet.ModeObserve}, StepWithdraw, two, fleet.ReasonObserve},
+		{"starts none that was refused", want(two), flight(Change{Phase: PhaseActivating, Run: RunNone}, func(o *Observed) {
+			o.Refused[two.Digest] = fleet.Reason{Code: fleet.ReasonOperatorRefused}
+		}), manage, StepWithdraw, two, fleet.ReasonOperatorRefused},
+		{"starts what is newer instead", want(three), flight(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepWithdraw, two, fleet.ReasonNewGeneration},
+		{"starts none that the host is sent back from", Desired{Target: &one, Revert: true}, flight(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepWithdraw, two, fleet.ReasonUpToDate},
+		{"awaits an expired one", Desired{Refusal: fleet.Reason{Code: "expired"}}, flight(Change{Phase: PhaseActivating, Run: RunRunning}), manage, StepAwait, two, ""},
 		{"awaits, whatever is newer", want(three), flight(Change{Phase: PhaseActivating, Run: RunRunning}), manage, StepAwait, two, ""},
 		{"awaits, although paused", want(two), flight(Change{Phase: PhaseActivating, Run: RunRunning}), Policy{Paused: "x"}, StepAwait, two, ""},
 		{"activated", want(two), flight(Change{Phase: PhaseActivating, Run: RunSucceeded}), manage, StepActivated, two, ""},

@@ -26,6 +26,9 @@ type world struct {
 	probes      map[fleet.Digest]fleet.Verdict
 	online      bool
 	interrupted map[fleet.Digest]int
+	// superseded is the change, kept unverified, that the one in flight took the
+	// place of.
+	superseded *Change
 	// looked counts verify steps since the activation, a stand-in for time.
 	looked int
 	// undone is set when a rollback can't work.
@@ -59,30 +62,46 @@ func (w *world) step(t *rapid.T) bool {
 	if plan != again {
 		t.Fatalf("deciding twice differs: %v, %v", plan, again)
 	}
-	w.log = append(w.log, fmt.Sprintf("%s %s", plan.Step, plan.Target.Number))
+	w.log = append(w.log, fmt.Sprintf("%s %s %s", plan.Step, plan.Target.Number, plan.Reason.Code))
 	w.check(t, plan)
 	return w.carryOut(plan)
 }
 
 // check holds what must be true of every plan.
 func (w *world) check(t *rapid.T, p Plan) {
+	c := w.obs.Change
+	if p.Step == StepWithdraw && (c == nil || c.Phase != PhaseActivating || c.Run != RunNone || p.Reason.Code == "") {
+		t.Fatalf("withdraws %+v, because of %+v", c, p.Reason)
+	}
+	if p.Step == StepStart && c.Phase == PhaseActivating {
+		w.checkAllowed(t, p)
+	}
 	if p.Step != StepActivate {
 		return
 	}
-	if _, no := w.obs.Refused[p.Target.Digest]; no {
-		t.Fatalf("activates refused generation %s", p.Target.Number)
-	}
-	if w.policy.Mode != fleet.ModeManage || w.policy.Paused != "" {
-		t.Fatalf("activates in mode %s, paused %q", w.policy.Mode, w.policy.Paused)
-	}
-	if p.Target.Number.Compare(w.obs.Highest.Number) < 0 && !w.desired.Revert {
-		t.Fatalf("activates %s below %s without revert", p.Target.Number, w.obs.Highest.Number)
-	}
+	w.checkAllowed(t, p)
 	if w.obs.Staged != p.Target.Digest {
 		t.Fatalf("activates %s, which is not staged", p.Target.Number)
 	}
-	if c := w.obs.Change; c != nil && (c.Phase != PhaseVerifying || !c.Overdue) {
+	if c != nil && (c.Phase != PhaseVerifying || !c.Overdue) {
 		t.Fatalf("activates %s while %s is %s", p.Target.Number, c.To.Number, c.Phase)
+	}
+}
+
+// checkAllowed holds what must be true when an activation is decided upon, and
+// again when it is started.
+func (w *world) checkAllowed(t *rapid.T, p Plan) {
+	if d := w.desired.Target; d == nil || d.Digest != p.Target.Digest {
+		t.Fatalf("%s of %s although %+v is desired", p.Step, p.Target.Number, d)
+	}
+	if _, no := w.obs.Refused[p.Target.Digest]; no {
+		t.Fatalf("%s of refused generation %s", p.Step, p.Target.Number)
+	}
+	if w.policy.Mode != fleet.ModeManage || w.policy.Paused != "" {
+		t.Fatalf("%s in mode %s, paused %q", p.Step, w.policy.Mode, w.policy.Paused)
+	}
+	if p.Target.Number.Compare(w.obs.Highest.Number) < 0 && !w.desired.Revert {
+		t.Fatalf("%s of %s below %s without revert", p.Step, p.Target.Number, w.obs.Highest.Number)
 	}
 }
 
@@ -110,6 +129,7 @@ func (w *world) carryOut(p Plan) bool {
 	case StepActivate:
 		o.Staged, o.Fetched = "", ""
 		from := o.Current
+		w.superseded = o.Change
 		if o.Change != nil { // kept, unverified: last-good stays what it was
 			from = o.Change.From
 		}
@@ -117,6 +137,8 @@ func (w *world) carryOut(p Plan) bool {
 		w.looked = 0
 	case StepStart:
 		w.start(o.Change)
+	case StepWithdraw:
+		o.Staged, o.Change, w.superseded = o.Change.To.Digest, w.superseded, nil
 	case StepAwait:
 		w.finish(o.Change)
 	case StepActivated:
