@@ -16,6 +16,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/identity"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/refusal"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
@@ -95,7 +96,9 @@ func newLogsCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "logs [PROFILE]",
 		Short: "Show the output of the newest activation, and of its rollback",
-		Args:  cobra.MaximumNArgs(1),
+		Long: `Show the output of the newest activation, and of its rollback. On a terminal,
+control characters are replaced; piped, the output is as the programs wrote it.`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runLogs(cmd.Context(), o, profileArg(args))
 		},
@@ -253,17 +256,22 @@ func refText(r fleet.Ref) string {
 }
 
 func runLogs(ctx context.Context, o *options, profile fleet.ProfileName) error {
+	out := o.stdout
+	if ui.OnTerminal(out) {
+		// A home profile's user wrote some of it, and root reads it.
+		out = refusal.PlainWriter(out)
+	}
 	c, err := control.Dial(o.runDir)
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	err = c.Logs(ctx, profile, o.stdout)
+	err = c.Logs(ctx, profile, out)
 	if errors.Is(err, control.ErrNoAgent) {
 		// What was logged is there without an agent, too.
 		dir := filepath.Join(o.stateDir, runsDir)
 		var f io.ReadCloser
 		if f, err = openLogs(dir, runsIn(dir, profile), func(id string) string { return filepath.Join(dir, id, "log") }); err == nil {
-			_, err = io.Copy(o.stdout, f)
+			_, err = io.Copy(out, f)
 			err = errors.Join(err, f.Close())
 		}
 	}

@@ -5,8 +5,6 @@ package refusal
 
 import (
 	"errors"
-	"strings"
-	"unicode"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -103,18 +101,4 @@ func clip(s string, most int) string {
 		s = s[:most]
 	}
 	return Plain(s)
-}
-
-// Plain makes what the other side wrote harmless to show: without control and
-// formatting characters, which could rewrite what a terminal shows.
-func Plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return ' '
-		case unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == unicode.ReplacementChar:
-			return -1
-		}
-		return r
-	}, s)
 }

@@ -1,8 +1,10 @@
 package refusal_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -39,6 +41,33 @@ func TestOfIsBounded(t *testing.T) {
 		t.Errorf("%d, %d, %d bytes", len(r.Code), len(r.Message), len(r.Hint))
 	}
 }
+
+func TestPlainWriter(t *testing.T) {
+	in := "a\x1b[2Jb\r\tc\n\x00ü€😀\u202e\x9b\xff.\x7f"
+	want := "a\ufffd[2Jb\ufffd\tc\n\ufffdü€😀\ufffd\ufffd\ufffd.\ufffd"
+	for size := 1; size <= len(in); size++ {
+		var out bytes.Buffer
+		w := refusal.PlainWriter(&out)
+		for rest := []byte(in); len(rest) > 0; {
+			piece := rest[:min(size, len(rest))]
+			if n, err := w.Write(piece); n != len(piece) || err != nil {
+				t.Fatalf("%d of %d bytes, %v", n, len(piece), err)
+			}
+			rest = rest[len(piece):]
+		}
+		if out.String() != want {
+			t.Errorf("in pieces of %d: %q, want %q", size, out.String(), want)
+		}
+	}
+	if n, err := refusal.PlainWriter(closed{}).Write([]byte("x")); n != 0 || !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("writing to what is closed: %d, %v", n, err)
+	}
+}
+
+// closed can't be written to.
+type closed struct{}
+
+func (closed) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 func TestOfIsPlain(t *testing.T) {
 	evil := "a\x1b[2J\u202eb\x00\nc"

@@ -130,9 +130,11 @@ func (p *Printer) Paint(t Tone, s string) string {
 // IsTerminal says whether w is a terminal that wants colours and progress:
 // NO_COLOR and TERM=dumb are honoured.
 func IsTerminal(w any, getenv func(string) string) bool {
+	return getenv("NO_COLOR") == "" && getenv("TERM") != "dumb" && OnTerminal(w)
+}
+
+// OnTerminal says whether w is a terminal, whatever it wants.
+func OnTerminal(w any) bool {
 	f, ok := w.(*os.File)
-	if !ok || getenv("NO_COLOR") != "" || getenv("TERM") == "dumb" {
-		return false
-	}
-	return term.IsTerminal(int(f.Fd()))
+	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -175,8 +175,11 @@ func (e *Executor) spawn(dir string, lock *os.File) (*child, error) {
 	return c, nil
 }
 
+// openLog opens the log to append to it, and not to read: it may become the
+// output of another user's program. Each opening has flags and a position of its
+// own, which programs could change for all who share them.
 func openLog(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, fileLog), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600) //nolint:gosec // Below the agent's own state directory.
+	f, err := os.OpenFile(filepath.Join(dir, fileLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) //nolint:gosec // Below the agent's own state directory.
 	if err != nil {
 		return nil, fmt.Errorf("opening log: %w", err)
 	}

@@ -29,6 +29,8 @@ func TestMain(m *testing.M) {
 		os.Exit(RunAction(flag.Arg(1)))
 	case "dying-agent":
 		os.Exit(dyingAgent(flag.Arg(1), flag.Arg(2)))
+	case "spoil-output":
+		os.Exit(spoilOutput())
 	}
 	goleak.VerifyTestMain(m)
 }

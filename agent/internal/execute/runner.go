@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -89,7 +90,7 @@ func runAction(dir string, c clock, stop <-chan os.Signal) error {
 		return err
 	}
 	syscall.Umask(0o022)
-	r := run{req: req, log: &boundedLog{file: log, most: MaxLogBytes}, stop: stop, clock: c}
+	r := run{req: req, dir: dir, log: &boundedLog{file: log, most: MaxLogBytes}, stop: stop, clock: c}
 	res := r.all()
 	res.Started, res.Ended = now, c.Now()
 	r.log.finish()
@@ -99,6 +100,7 @@ func runAction(dir string, c clock, stop <-chan os.Signal) error {
 // run carries out one request.
 type run struct {
 	req   request
+	dir   string
 	log   *boundedLog
 	stop  <-chan os.Signal
 	clock clock
@@ -148,10 +150,7 @@ func (r *run) stopped(step int) Result {
 
 // exec runs one program; the zero Result means that it ended well.
 func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
-	cmd, err := command(x, r.req.Env, r.log.file)
-	if err == nil {
-		err = cmd.Start()
-	}
+	cmd, err := r.start(x)
 	if err != nil {
 		return Result{Outcome: OutcomeError, Message: fmt.Sprintf("step %d: starting %s: %v", step+1, x.Argv[0], err)}
 	}
@@ -201,6 +200,20 @@ func (r *run) stopping(err error) bool {
 	case <-after:
 		return false
 	}
+}
+
+// start starts a program with a log of its own to write to.
+func (r *run) start(x *driver.Exec) (*exec.Cmd, error) {
+	out, err := openLog(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = out.Close() }()
+	cmd, err := command(x, r.req.Env, out)
+	if err != nil {
+		return nil, err
+	}
+	return cmd, cmd.Start()
 }
 
 func (r *run) judge(step int, x *driver.Exec, err error) Result {
