@@ -3,8 +3,12 @@ package sync
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
@@ -67,6 +71,27 @@ func TestAnswersAreBounded(t *testing.T) {
 					t.Errorf("reason: %+v", r)
 				}
 			})
+		})
+	}
+}
+
+// TestFloodIsNotDecoded: an answer with millions of entries is refused before
+// room is made for them.
+func TestFloodIsNotDecoded(t *testing.T) {
+	for name, m := range map[string]*fleetv1.GetDesiredResponse{
+		"loosenings": {Loosenings: make([][]byte, 1_000_000)},
+		"profiles":   {Profiles: slices.Repeat([]*fleetv1.DesiredProfile{{}}, 1_000_000)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, err := proto.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got fleetv1.GetDesiredResponse
+			err = newCounted().Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, &got)
+			if !errors.Is(err, ErrAnswer) || len(got.GetLoosenings()) > 0 || len(got.GetProfiles()) > 0 {
+				t.Errorf("%d loosenings and %d profiles were decoded: %v", len(got.GetLoosenings()), len(got.GetProfiles()), err)
+			}
 		})
 	}
 }

@@ -39,8 +39,12 @@ func (c *Client) GetDesired(ctx context.Context, rootVersion uint64) (Desired, e
 	defer cancel()
 	var d Desired
 	err := c.do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		codec := newCounted()
 		m, err := fleetv1.NewHostServiceClient(conn).GetDesired(ctx,
-			&fleetv1.GetDesiredRequest{RootVersion: rootVersion}, withRoots())
+			&fleetv1.GetDesiredRequest{RootVersion: rootVersion}, withRoots(), grpc.ForceCodecV2(codec))
+		if codec.err != nil {
+			return codec.err
+		}
 		if err != nil {
 			return err //nolint:wrapcheck // explain wants it as it is.
 		}
