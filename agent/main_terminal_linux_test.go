@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"errors"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -11,7 +13,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
-// terminal is a terminal that keeps what it is told to show.
+// terminal is a terminal that keeps what it is told to show; shown ends it.
 func terminal(t *testing.T) (tty *os.File, shown func() string) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -30,15 +32,18 @@ func terminal(t *testing.T) (tty *os.File, shown func() string) {
 	if err != nil {
 		t.Skipf("no terminals here: %v", err)
 	}
-	t.Cleanup(func() { _ = tty.Close() })
 	return tty, func() string {
 		t.Helper()
-		b := make([]byte, 64<<10) // more than these tests write
-		got, err := master.Read(b)
-		if err != nil {
+		if err := tty.Close(); err != nil {
 			t.Fatal(err)
 		}
-		return string(b[:got])
+		// What was written is still there; after it, an error says that nobody
+		// has the terminal any more.
+		got, err := io.ReadAll(master)
+		if err != nil && !errors.Is(err, unix.EIO) {
+			t.Fatal(err)
+		}
+		return string(got)
 	}
 }
 
