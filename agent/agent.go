@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -41,6 +42,7 @@ type Agent struct {
 	drivers  map[string]driver.Driver
 	stop     func() error // ends the drivers; nil before they are open
 	bootID   string
+	run      string       // names this run: a random text
 	floor    atomic.Int64 // unix nanoseconds of the newest signed time seen
 
 	link *link
@@ -79,7 +81,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		config: c, workers: map[fleet.ProfileName]*worker{},
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
-		bootID: readBootID(), link: newLink(), rest: newRest(c.Activity),
+		bootID: readBootID(), run: rand.Text(), link: newLink(), rest: newRest(c.Activity),
 	}
 	if a.journal, err = journal.Open(c.StateDir, journal.Options{Now: a.now, Log: c.Log}); err != nil {
 		return nil, fmt.Errorf("starting agent: %w", err)

@@ -171,7 +171,7 @@ func (a *Agent) newClient(id identity.Binding) *sync.Client {
 			Certificate: a.identity.Certificate, CAs: a.identity.CAs, Fleet: id.Fleet, Now: a.now,
 		}),
 		Hello: sync.Hello{
-			Version: a.config.Version, InstanceID: a.identity.InstanceID(), BootID: a.bootID, Capabilities: drivers,
+			Version: a.config.Version, InstanceID: a.identity.InstanceID(), BootID: a.bootID, RunID: a.run, Capabilities: drivers,
 		},
 	})
 }

@@ -222,6 +222,7 @@ type agent struct {
 	mac      []byte
 	instance string
 	boot     string
+	run      string // where it names one
 	cert     tls.Certificate
 	host     fleetv1.HostServiceClient
 	seq      uint64
@@ -292,7 +293,7 @@ func (w *world) enrolled(m fleet.MachineName) *agent {
 type watchStream = grpc.ServerStreamingClient[fleetv1.WatchResponse]
 
 func (a *agent) watch(ctx context.Context) (watchStream, error) {
-	s, err := a.host.Watch(ctx, &fleetv1.WatchRequest{AgentVersion: "test", InstanceId: a.instance, BootId: a.boot, Capabilities: []string{"bundle"}})
+	s, err := a.host.Watch(ctx, &fleetv1.WatchRequest{AgentVersion: "test", InstanceId: a.instance, BootId: a.boot, RunId: a.run, Capabilities: []string{"bundle"}})
 	if err != nil {
 		return nil, err
 	}

@@ -100,6 +100,18 @@ func TestOneInstance(t *testing.T) {
 	_, err = a.watch(ctx)
 	wantRefusal(t, err, codes.FailedPrecondition, fleet.ReasonDuplicate)
 
+	// Nor does a run that was over, of an agent that names its runs: copies of
+	// one state directory may run under one kernel.
+	a.boot, a.run = "boot-2", "run-1"
+	fourth := a.mustWatch(ctx)
+	wantRefusal(t, ended(third), codes.Aborted, refusal.Replaced)
+	a.run = "run-2"
+	third = a.mustWatch(ctx)
+	wantRefusal(t, ended(fourth), codes.Aborted, refusal.Replaced)
+	a.run = "run-1"
+	_, err = a.watch(ctx)
+	wantRefusal(t, err, codes.FailedPrecondition, fleet.ReasonDuplicate)
+
 	// A while after the last sign of life another instance may come.
 	cancel()
 	_ = ended(third)

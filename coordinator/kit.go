@@ -75,7 +75,7 @@ func applyKit(ctx context.Context, s store.Store, r *registry.Registry, k *kit.K
 		return fmt.Errorf("applying the kit: %w", err)
 	}
 	for _, b := range k.Bans {
-		if err := r.SeedBan(ctx, b.Machine, b.Reason, b.Time); err != nil {
+		if err := r.SeedBan(ctx, actor, b.Machine, b.Reason, b.Time); err != nil {
 			return fmt.Errorf("applying the kit: %w", err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cameronraysmith/fleet/coordinator"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
@@ -193,6 +194,41 @@ func TestAdminsDoNotLockThemselvesOut(t *testing.T) {
 	check(t, apply("cameron", other, &fleetv1.Operator{Name: "cameron", Role: string(fleet.RoleAdmin)}))
 	check(t, apply("other", other))
 	wantRefusal(t, apply("cameron", other), codes.PermissionDenied, refusal.NotAllowed)
+}
+
+// TestBansOfTheRepository: an admin's inventory brings the bans back that a lost
+// store had, and no one that was lifted since.
+func TestBansOfTheRepository(t *testing.T) {
+	w := newWorld(t)
+	a := w.enrolled("galena")
+	at := w.clock.now()
+	w.clock.advance(time.Minute)
+	apply := func(as fleet.OperatorName, bans ...*fleetv1.RecordedBan) error {
+		_, err := w.operator(as).ApplyInventory(t.Context(), &fleetv1.ApplyInventoryRequest{
+			Machines: []*fleetv1.Machine{{Name: "galena", Class: string(fleet.ClassNixOS)}}, Bans: bans,
+		})
+		return err
+	}
+	ban := &fleetv1.RecordedBan{Machine: "galena", Reason: "stolen", Time: timestamppb.New(at)}
+	served := func() error {
+		_, err := a.host.GetDesired(t.Context(), &fleetv1.GetDesiredRequest{})
+		return err
+	}
+	check(t, apply("dana", ban)) // a deployer: ignored
+	check(t, served())
+	check(t, apply("cameron", ban))
+	wantRefusal(t, served(), codes.PermissionDenied, fleet.ReasonBanned)
+	if n, _ := count(w.events("galena"), "host-banned"); n != 1 {
+		t.Errorf("%d events", n)
+	}
+	check(t, apply("cameron", ban)) // again: nothing new
+	_, err := w.operator("cameron").Ban(t.Context(), &fleetv1.BanRequest{Machine: "galena", Reason: "found", Lift: true})
+	check(t, err)
+	check(t, apply("cameron", ban)) // a checkout that is behind
+	check(t, served())
+	for _, bad := range []*fleetv1.RecordedBan{{Machine: "../x", Reason: "x"}, {Machine: "galena"}, {Machine: "galena", Reason: strings.Repeat("x", 1<<20)}} {
+		wantRefusal(t, apply("cameron", bad), codes.InvalidArgument, refusal.Malformed)
+	}
 }
 
 // TestFollowerCeasesToBeOperator: a stream that goes on for long ends with the

@@ -26,7 +26,8 @@ func newBanCommand(o *options) *cobra.Command {
 		Short: "Cut a machine's identity off, at once",
 		Long: `Cut MACHINE off: its open connections end at once, and the coordinator takes
 nothing from it any longer. The ban is recorded in trust/bans.json too, so that
-a coordinator that lost its store knows it from the kit ("fleetctl kit").
+a coordinator that lost its store knows it from the kit ("fleetctl kit"), or from
+the next "fleetctl publish" of an admin. Publishing leaves the machine out.
 
 --lift undoes it. An agent that was refused asks again after a pause:
 it can take some minutes until it is back, unless the agent is restarted.`,
@@ -69,26 +70,49 @@ func runBan(ctx context.Context, o *options, opts *banOptions, name string) erro
 		return err
 	}
 	defer unlock()
-	// The record comes first: a ban must not depend on the coordinator.
-	if err := s.SetBan(repo.Ban{Machine: m, Reason: reason, Operator: s.operator, Time: o.Now().UTC()}, opts.Lift); err != nil {
+	ban := repo.Ban{Machine: m, Reason: reason, Operator: s.operator, Time: o.Now().UTC()}
+	if opts.Lift {
+		return s.liftBan(ctx, o, ban)
+	}
+	before, err := s.Bans()
+	if err != nil {
 		return err
 	}
-	cut, err := s.Ban(ctx, m, reason, opts.Lift)
+	// The record comes first: a ban must not depend on the coordinator.
+	if err := s.SetBan(ban, false); err != nil {
+		return err
+	}
+	cut, err := s.Ban(ctx, m, reason, false)
 	if errors.Is(err, client.ErrUnreachable) {
 		return ui.WithHint(fmt.Errorf("it is recorded in trust/bans.json, but not in force: %w", err),
 			"run this again when the coordinator is back, or give it a new kit (fleetctl kit)")
 	}
 	if err != nil {
+		// It was refused, and so must not come into force by the record.
+		return errors.Join(err, s.SetBans(before))
+	}
+	p := o.printer()
+	if p.JSON() {
+		return p.Value(banResult{Machine: m, Banned: true, Reason: reason, StreamsCut: cut})
+	}
+	p.Printf("%s is banned; %s cut. Commit trust/bans.json.\n"+
+		"Make a new kit too (fleetctl kit): a coordinator that lost its store starts from it.\n", m, plural(cut, "connection"))
+	return nil
+}
+
+// liftBan asks the coordinator first: what it refuses stays recorded.
+func (s *session) liftBan(ctx context.Context, o *options, ban repo.Ban) error {
+	if _, err := s.Ban(ctx, ban.Machine, ban.Reason, true); err != nil {
+		return err
+	}
+	if err := s.SetBan(ban, true); err != nil {
 		return err
 	}
 	p := o.printer()
 	if p.JSON() {
-		return p.Value(banResult{Machine: m, Banned: !opts.Lift, Reason: reason, StreamsCut: cut})
+		return p.Value(banResult{Machine: ban.Machine, Reason: ban.Reason})
 	}
-	if opts.Lift {
-		p.Printf("%s is no longer banned. Commit trust/bans.json.\n", m)
-		return nil
-	}
-	p.Printf("%s is banned; %s cut. Commit trust/bans.json.\n", m, plural(cut, "connection"))
+	p.Printf("%s is not banned any longer. Commit trust/bans.json.\n"+
+		"Its agent asks again within some minutes, or at once when it is restarted.\n", ban.Machine)
 	return nil
 }

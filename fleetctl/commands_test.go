@@ -6,15 +6,18 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
+	"github.com/cameronraysmith/fleet/pkg/refusal"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
@@ -220,6 +223,59 @@ func TestBan(t *testing.T) {
 	if bans, err := repo.At(w.dir).Bans(); len(bans) != 1 || err != nil {
 		t.Errorf("bans %v, %v", bans, err)
 	}
+}
+
+// TestRefusedBan leaves the record as it was: what the coordinator refused must
+// not come into force by the next kit.
+func TestRefusedBan(t *testing.T) {
+	w := newWorld(t)
+	bans := func() int {
+		t.Helper()
+		all, err := repo.At(w.dir).Bans()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	w.server.Before = func(method string) error {
+		if method == fleetv1.OperatorService_Ban_FullMethodName {
+			return refusal.New(codes.PermissionDenied, fleet.Reason{Code: refusal.NotAllowed, Message: "not you", Hint: "ask an admin"})
+		}
+		return nil
+	}
+	w.fails(exitRefused, "not you", "ban", "galena", "--reason", "stolen")
+	if bans() != 0 {
+		t.Error("a refused ban is recorded")
+	}
+	w.server.Before = nil
+	w.ok("ban", "galena", "--reason", "stolen")
+	w.server.Before = func(string) error {
+		return refusal.New(codes.PermissionDenied, fleet.Reason{Code: refusal.NotAllowed, Message: "not you", Hint: "ask an admin"})
+	}
+	w.fails(exitRefused, "not you", "ban", "galena", "--reason", "found", "--lift")
+	if bans() != 1 {
+		t.Error("a ban whose lifting was refused is not recorded any longer")
+	}
+}
+
+// TestBannedIsLeftOut: nothing is published to a banned machine, and each
+// publish hands the bans over.
+func TestBannedIsLeftOut(t *testing.T) {
+	w := newWorld(t)
+	w.ok("ban", "galena", "--reason", "stolen")
+	res := w.published()
+	if !slices.Equal(res.Banned, []string{"galena"}) {
+		t.Errorf("banned: %v", res.Banned)
+	}
+	for _, g := range res.Generations {
+		if g.Machine == "galena" {
+			t.Error("it was published to")
+		}
+	}
+	if b := w.server.Bans; len(b) != 1 || b[0].GetMachine() != "galena" || b[0].GetReason() != "stolen" || !b[0].GetTime().AsTime().Equal(w.clock) {
+		t.Errorf("handed over: %v", b)
+	}
+	w.fails(exitError, "is banned", "publish", "galena")
 }
 
 func TestKit(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,6 +60,7 @@ type publishResult struct {
 	// Recorded are machines whose keys were recorded in hosts/.
 	Recorded []fleet.MachineName `json:"recorded_hosts"`
 	Skipped  []string            `json:"skipped"`
+	Banned   []string            `json:"banned"`
 	Warnings []string            `json:"warnings"`
 	Alarms   []string            `json:"alarms"`
 }
@@ -84,23 +86,26 @@ func runPublish(ctx context.Context, o *options, opts *publishOptions, names []s
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
-	targets, skipped, err := selectTargets(s.workspace, names)
+	inv, err := s.inventory()
+	if err != nil {
+		return err
+	}
+	targets, left, err := selectTargets(s.workspace, names)
 	if err != nil {
 		return err
 	}
 	rep := &reporter{progress: o.progress()}
 	defer rep.progress.Done()
 	pub := s.publisher(o, rep)
-	machines, operators := inventoryOf(s.fleet)
 	res, err := pub.Publish(ctx, publisher.Request{
-		Targets: targets, Machines: machines, Operators: operators,
+		Targets: targets, Inventory: inv,
 		Refresh: opts.Refresh, DryRun: opts.DryRun, Revision: revision(ctx, s.Dir()),
 	})
 	if err != nil {
 		return err
 	}
 	rep.progress.Done()
-	return showPublished(o, res, opts.DryRun, skipped, rep)
+	return showPublished(o, res, opts.DryRun, left, rep)
 }
 
 func (s *session) publisher(o *options, rep publisher.Reporter) *publisher.Publisher {
@@ -127,10 +132,10 @@ func revision(ctx context.Context, dir string) string {
 	return rev
 }
 
-func showPublished(o *options, res *publisher.Result, dryRun bool, skipped []string, rep *reporter) error {
+func showPublished(o *options, res *publisher.Result, dryRun bool, left leftOut, rep *reporter) error {
 	out := publishResult{
 		Release: res.Release, ExpectedHead: res.Expected, DryRun: dryRun,
-		Generations: []publishedResult{}, Recorded: append([]fleet.MachineName{}, res.Recorded...), Skipped: append([]string{}, skipped...),
+		Generations: []publishedResult{}, Recorded: append([]fleet.MachineName{}, res.Recorded...), Skipped: append([]string{}, left.noSource...), Banned: append([]string{}, left.banned...),
 		Warnings: append([]string{}, rep.warnings...), Alarms: append([]string{}, rep.alarms...),
 	}
 	var rows [][]string
@@ -149,15 +154,25 @@ func showPublished(o *options, res *publisher.Result, dryRun bool, skipped []str
 		return p.Value(out)
 	}
 	p.Table([]string{"MACHINE", "PROFILE", "NUMBER", "DIGEST", "SOURCE", "SECRETS", "EXPIRES"}, rows)
-	if len(skipped) > 0 {
-		p.Printf("No source: %s\n", strings.Join(skipped, ", "))
+	if len(left.noSource) > 0 {
+		p.Printf("No source: %s\n", strings.Join(left.noSource, ", "))
+	}
+	if len(left.banned) > 0 {
+		p.Printf("Banned: %s\n", strings.Join(left.banned, ", "))
 	}
 	if dryRun {
 		p.Printf("Nothing was published: this was a dry run. The head is %s.\n", dash(string(res.Expected)))
 		return nil
 	}
 	p.Printf("Published release %s for %s.\n", res.Release, plural(len(res.Generations), "machine"))
-	p.Printf("Commit releases/, secrets/ and hosts/; follow it with \"fleetctl status\".\n")
+	changed := []string{"releases/"}
+	if slices.ContainsFunc(res.Generations, func(g publisher.Generation) bool { return g.SecretsChanged > 0 }) {
+		changed = append(changed, "secrets/")
+	}
+	if len(res.Recorded) > 0 {
+		changed = append(changed, "hosts/")
+	}
+	p.Printf("Commit %s; follow it with \"fleetctl status\".\n", strings.Join(changed, ", "))
 	return nil
 }
 

@@ -89,17 +89,23 @@ func runStatus(ctx context.Context, o *options, name string) error {
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
 	machines := s.fleet.Machines()
+	var unknown error
 	if name != "" {
-		m, err := s.machine(name)
-		if err != nil {
-			return err
+		if _, err := fleet.ParseMachineName(name); err != nil {
+			return usageError{err}
 		}
-		machines = []inventory.Machine{m}
+		m, err := s.machine(name)
+		if machines, unknown = []inventory.Machine{m}, err; err != nil {
+			machines = nil // A stray one, perhaps.
+		}
 	}
 	hosts, err := s.Hosts(ctx, fleet.MachineName(name))
 	// One that the coordinator does not know yet is shown as such.
 	if err != nil && !errors.Is(err, client.ErrNotFound) {
 		return err
+	}
+	if unknown != nil && len(hosts) == 0 {
+		return unknown
 	}
 	res := statusResult{Machines: combine(machines, hosts)}
 	for i := range res.Machines {

@@ -160,8 +160,12 @@ func showMachine(p *ui.Printer, m *machineStatus, now time.Time) {
 		if q.Reason.Code != "" {
 			why = strings.TrimSpace(fmt.Sprintf("%s (%s)", why, q.Reason.Code))
 		}
+		hint := q.Reason.Hint
+		if m.Banned != "" { // What it said last is not why it is where it is.
+			why, hint = m.Banned, "fleetctl ban "+m.Machine+" --lift, if that is over"
+		}
 		line("reason", why)
-		line("next", q.Reason.Hint)
+		line("next", hint)
 		line("desired", refText(q.Desired))
 		line("current", refText(q.Current))
 		line("confirmed", refText(q.Confirmed))

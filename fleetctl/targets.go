@@ -10,6 +10,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/publisher"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/inventory"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -18,18 +19,35 @@ import (
 // errNotSelectable is a named machine that can't be published to.
 var errNotSelectable = errors.New("nothing can be published to it")
 
+// leftOut are machines that nothing is published to.
+type leftOut struct {
+	noSource []string
+	banned   []string
+}
+
 // selectTargets turns names, or none for all, into targets. Of all machines
-// the disabled ones and those without a source are left out; skipped names the
-// latter. A named one of these is an error.
-func selectTargets(w *workspace, names []string) (targets []publisher.Target, skipped []string, err error) {
+// the disabled ones, the banned ones and those without a source are left out;
+// a named one of these is an error.
+func selectTargets(w *workspace, names []string) (targets []publisher.Target, left leftOut, err error) {
+	bans, err := w.Bans()
+	if err != nil {
+		return nil, left, err
+	}
+	banned := func(m inventory.Machine) bool {
+		return slices.ContainsFunc(bans, func(b repo.Ban) bool { return b.Machine == m.Name })
+	}
 	var machines []inventory.Machine
 	for _, name := range names {
 		m, err := w.machine(name)
 		if err != nil {
-			return nil, nil, err
+			return nil, left, err
 		}
 		if m.Disabled {
-			return nil, nil, ui.WithHint(fmt.Errorf("%s is disabled: %w", name, errNotSelectable), `take it out of "disabled" in fleet.yaml`)
+			return nil, left, ui.WithHint(fmt.Errorf("%s is disabled: %w", name, errNotSelectable), `take it out of "disabled" in fleet.yaml`)
+		}
+		if banned(m) {
+			return nil, left, ui.WithHint(fmt.Errorf("%s is banned: %w", name, errNotSelectable),
+				fmt.Sprintf("lift the ban with fleetctl ban %s --lift, if that is over", name))
 		}
 		if !slices.ContainsFunc(machines, func(o inventory.Machine) bool { return o.Name == m.Name }) {
 			machines = append(machines, m)
@@ -40,28 +58,32 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, sk
 	}
 	slices.SortFunc(machines, func(a, b inventory.Machine) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	for _, m := range machines {
+		if banned(m) {
+			left.banned = append(left.banned, string(m.Name))
+			continue
+		}
 		dep, err := w.fleet.Settings(m.Name)
 		if err != nil {
-			return nil, nil, err
+			return nil, left, err
 		}
 		if dep.Source.IsZero() {
 			if len(names) > 0 {
-				return nil, nil, ui.WithHint(fmt.Errorf("%s has no source: %w", m.Name, errNotSelectable),
+				return nil, left, ui.WithHint(fmt.Errorf("%s has no source: %w", m.Name, errNotSelectable),
 					fmt.Sprintf("set source: {bundle: DIR} for it in fleet.yaml, below settings.machine.%s, say", m.Name))
 			}
-			skipped = append(skipped, string(m.Name))
+			left.noSource = append(left.noSource, string(m.Name))
 			continue
 		}
 		t, err := target(w, m, dep)
 		if err != nil {
-			return nil, nil, err
+			return nil, left, err
 		}
 		targets = append(targets, t)
 	}
 	if len(targets) == 0 {
-		return nil, nil, ui.WithHint(errors.New("no machine has anything to publish"), "set source: {bundle: DIR} below settings in fleet.yaml")
+		return nil, left, ui.WithHint(errors.New("no machine has anything to publish"), "set source: {bundle: DIR} below settings in fleet.yaml")
 	}
-	return targets, skipped, nil
+	return targets, left, nil
 }
 
 func target(w *workspace, m inventory.Machine, dep inventory.Deployment) (publisher.Target, error) {
@@ -85,15 +107,21 @@ func target(w *workspace, m inventory.Machine, dep inventory.Deployment) (publis
 	return t, nil
 }
 
-// inventoryOf is what the coordinator is told of the fleet.
-func inventoryOf(f *inventory.Fleet) ([]client.Machine, []client.Operator) {
-	var machines []client.Machine
-	for _, m := range f.Machines() {
-		machines = append(machines, client.Machine{Name: m.Name, Class: m.Class, Tags: m.Tags, Disabled: m.Disabled})
+// inventory is what the coordinator is told of the fleet.
+func (w *workspace) inventory() (client.Inventory, error) {
+	var inv client.Inventory
+	for _, m := range w.fleet.Machines() {
+		inv.Machines = append(inv.Machines, client.Machine{Name: m.Name, Class: m.Class, Tags: m.Tags, Disabled: m.Disabled})
 	}
-	var operators []client.Operator
-	for _, op := range f.Operators() {
-		operators = append(operators, client.Operator{Name: op.Name, Role: op.Role})
+	for _, op := range w.fleet.Operators() {
+		inv.Operators = append(inv.Operators, client.Operator{Name: op.Name, Role: op.Role})
 	}
-	return machines, operators
+	bans, err := w.Bans()
+	if err != nil {
+		return client.Inventory{}, err
+	}
+	for _, b := range bans {
+		inv.Bans = append(inv.Bans, client.Ban{Machine: b.Machine, Reason: b.Reason, Time: b.Time})
+	}
+	return inv, nil
 }

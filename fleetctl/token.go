@@ -63,8 +63,11 @@ func runToken(ctx context.Context, o *options, name string) error {
 		return err
 	}
 	// The coordinator may not know a machine that was added just now.
-	machines, operators := inventoryOf(s.fleet)
-	if _, err := s.ApplyInventory(ctx, machines, operators); err != nil {
+	inv, err := s.inventory()
+	if err != nil {
+		return err
+	}
+	if _, err := s.ApplyInventory(ctx, inv); err != nil {
 		return err
 	}
 	recipients, err := s.Recipients()

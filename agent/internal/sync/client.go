@@ -71,7 +71,7 @@ type Dial func(ctx context.Context, address string) (net.Conn, error)
 
 // Hello says who watches.
 type Hello struct {
-	Version, InstanceID, BootID string
+	Version, InstanceID, BootID, RunID string
 	Capabilities                []string
 }
 

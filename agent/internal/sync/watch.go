@@ -73,7 +73,7 @@ func (c *Client) stream(ctx context.Context, onHint func(Hint)) error {
 		defer silent.Stop()
 		h := c.config.Hello
 		s, err := fleetv1.NewHostServiceClient(conn).Watch(ctx, &fleetv1.WatchRequest{
-			AgentVersion: h.Version, InstanceId: h.InstanceID, BootId: h.BootID, Capabilities: h.Capabilities,
+			AgentVersion: h.Version, InstanceId: h.InstanceID, BootId: h.BootID, RunId: h.RunID, Capabilities: h.Capabilities,
 		})
 		if err != nil {
 			return err //nolint:wrapcheck // explain wants it as it is.

@@ -18,7 +18,7 @@ import (
 func isDuplicate(err error) bool { return errors.Is(err, ErrDuplicate) }
 
 func sameHello(a, b Hello) bool {
-	return a.Version == b.Version && a.Instance == b.Instance && a.Boot == b.Boot && slices.Equal(a.Capabilities, b.Capabilities)
+	return a.Version == b.Version && a.Instance == b.Instance && a.Boot == b.Boot && a.Run == b.Run && slices.Equal(a.Capabilities, b.Capabilities)
 }
 
 // Ban keeps a machine out, at once and for good, and returns how many streams
@@ -64,9 +64,10 @@ func (r *Registry) Unban(ctx context.Context, actor string, name fleet.MachineNa
 	return nil
 }
 
-// SeedBan bans a machine by the kit, unless it is banned, or such a ban was
-// lifted after at, the time at which this one was made.
-func (r *Registry) SeedBan(ctx context.Context, name fleet.MachineName, reason string, at time.Time) error {
+// SeedBan bans a machine as the kit or the fleet's repository says, unless it is
+// banned, or such a ban was lifted after at, the time at which this one was
+// made.
+func (r *Registry) SeedBan(ctx context.Context, actor string, name fleet.MachineName, reason string, at time.Time) error {
 	kv, err := r.o.Store.Get(ctx, banPrefix+string(name))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("banning %s: %w", name, err)
@@ -81,7 +82,7 @@ func (r *Registry) SeedBan(ctx context.Context, name fleet.MachineName, reason s
 		}
 	}
 	r.entry(name)
-	_, err = r.Ban(ctx, r.o.Actor, name, reason)
+	_, err = r.Ban(ctx, actor, name, reason)
 	return err
 }
 
@@ -115,7 +116,7 @@ func (r *Registry) Enrol(ctx context.Context, name fleet.MachineName, id Identit
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.pendingIdentity, name)
-	e.prevBoot = ""
+	e.prevLife = ""
 	e.updateLocked(func(h *Host) {
 		h.Identity = id
 		h.Hello = Hello{Instance: instance}

@@ -51,7 +51,17 @@ type Hello struct {
 	Version      string   `json:"version,omitempty"`
 	Instance     string   `json:"instance,omitempty"`
 	Boot         string   `json:"boot,omitempty"`
+	Run          string   `json:"run,omitempty"`
 	Capabilities []string `json:"capabilities,omitempty"`
+}
+
+// life names what is over for good once another one was there: the run of the
+// agent's program, or the boot where an agent does not name its run.
+func (h Hello) life() string {
+	if h.Run != "" {
+		return h.Run
+	}
+	return h.Boot
 }
 
 // Identity is the registered host identity of a machine; the zero Identity is

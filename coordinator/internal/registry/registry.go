@@ -94,9 +94,9 @@ type entry struct {
 	// flushed is what seen was when it was last written. Guarded by flushes
 	// being one at a time.
 	flushed int64
-	// prevBoot is the boot id of the stream that was replaced last: boots never
-	// come back, so one that does is a copy of the machine. Guarded by mu.
-	prevBoot string
+	// prevLife is the Hello.life of the stream that was replaced last: runs and
+	// boots never come back, so one that does is a copy. Guarded by mu.
+	prevLife string
 	// events bounds what the host writes into the event log. Guarded by mu.
 	events allowance
 	// change orders durable changes of this machine, so that the store and the

@@ -90,7 +90,7 @@ func CheckHello(h Hello) error {
 	if h.Instance == "" || len(h.Capabilities) > maxCapabilities {
 		return fmt.Errorf("%w: hello: instance missing, or too many capabilities", ErrReport)
 	}
-	for _, s := range append([]string{h.Instance, h.Boot, h.Version}, h.Capabilities...) {
+	for _, s := range append([]string{h.Instance, h.Boot, h.Run, h.Version}, h.Capabilities...) {
 		if !plain(s) {
 			return fmt.Errorf("%w: hello: a part is too long, or no plain text", ErrReport)
 		}
@@ -139,14 +139,14 @@ func (r *Registry) attach(e *entry, hello Hello) (*Session, error) {
 		return nil, err
 	}
 	same := hello.Instance == h.Hello.Instance
-	if same && hello.Boot != "" && hello.Boot == e.prevBoot && hello.Boot != h.Hello.Boot {
-		return nil, fmt.Errorf("%w: a boot that was over came back: two machines run with one state directory; enrol one of them anew", ErrDuplicate)
+	if life := hello.life(); same && life != "" && life == e.prevLife && life != h.Hello.life() {
+		return nil, fmt.Errorf("%w: one that was over came back: two agents run with copies of one state directory; enrol one of them anew", ErrDuplicate)
 	}
 	switch {
 	case !same:
-		e.prevBoot = ""
-	case h.Hello.Boot != hello.Boot:
-		e.prevBoot = h.Hello.Boot
+		e.prevLife = ""
+	case h.Hello.life() != hello.life():
+		e.prevLife = h.Hello.life()
 	}
 	if !sameHello(h.Hello, hello) {
 		e.updateLocked(func(h *Host) { h.Hello = hello })

@@ -98,6 +98,31 @@ func inventoryFromProto(req *fleetv1.ApplyInventoryRequest) ([]registry.Machine,
 	return machines, operators, nil
 }
 
+// recordedBan is a ban as the fleet's repository has it.
+type recordedBan struct {
+	machine fleet.MachineName
+	reason  string
+	time    time.Time
+}
+
+func bansFromProto(all []*fleetv1.RecordedBan) ([]recordedBan, error) {
+	if len(all) > kit.MaxMachines {
+		return nil, errors.New("more bans than a fleet may have machines")
+	}
+	bans := make([]recordedBan, 0, len(all))
+	for _, b := range all {
+		name, err := fleet.ParseMachineName(b.GetMachine())
+		if err != nil {
+			return nil, err
+		}
+		if b.GetReason() == "" || len(b.GetReason()) > maxText {
+			return nil, fmt.Errorf("the reason of the ban of %s is missing or too long", name)
+		}
+		bans = append(bans, recordedBan{machine: name, reason: b.GetReason(), time: b.GetTime().AsTime()})
+	}
+	return bans, nil
+}
+
 // hostToProto tells of a host and of what is desired of it.
 func hostToProto(h registry.Host, desired []publish.Desired, now time.Time) *fleetv1.Host {
 	out := &fleetv1.Host{

@@ -22,7 +22,7 @@ const (
 	defaultReleases = 50
 	maxReleases     = 1000
 	// maxText bounds what people write into requests, in bytes.
-	maxText = 1024
+	maxText = fleet.MaxReasonBytes
 )
 
 type operatorService struct {
@@ -33,9 +33,14 @@ type operatorService struct {
 // errOwnRole keeps admins from locking themselves out by a slip of the pen.
 var errOwnRole = errors.New("you would be admin no longer")
 
-// ApplyInventory replaces machines and, for admins, operators.
+// ApplyInventory replaces machines and, for admins, operators, and adds the bans
+// that the repository has.
 func (o *operatorService) ApplyInventory(ctx context.Context, req *fleetv1.ApplyInventoryRequest) (*fleetv1.ApplyInventoryResponse, error) {
 	machines, operators, err := inventoryFromProto(req)
+	if err != nil {
+		return nil, malformed(err)
+	}
+	bans, err := bansFromProto(req.GetBans())
 	if err != nil {
 		return nil, malformed(err)
 	}
@@ -49,6 +54,13 @@ func (o *operatorService) ApplyInventory(ctx context.Context, req *fleetv1.Apply
 	changed, err := o.s.o.Registry.ApplyInventory(ctx, c.Path(), machines, operators)
 	if err != nil {
 		return nil, err
+	}
+	if c.role == fleet.RoleAdmin {
+		for _, b := range bans {
+			if err := o.s.o.Registry.SeedBan(ctx, c.Path(), b.machine, b.reason, b.time); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return &fleetv1.ApplyInventoryResponse{Changed: changed}, nil
 }

@@ -83,7 +83,8 @@ func (h *hostService) Watch(req *fleetv1.WatchRequest, stream grpc.ServerStreami
 // attach opens the session. It is apart so that the request is not held on to.
 func (h *hostService) attach(ctx context.Context, req *fleetv1.WatchRequest) (*registry.Session, error) {
 	hello := registry.Hello{
-		Version: req.GetAgentVersion(), Instance: req.GetInstanceId(), Boot: req.GetBootId(), Capabilities: req.GetCapabilities(),
+		Version: req.GetAgentVersion(), Instance: req.GetInstanceId(), Boot: req.GetBootId(),
+		Run: req.GetRunId(), Capabilities: req.GetCapabilities(),
 	}
 	if err := registry.CheckHello(hello); err != nil {
 		return nil, err

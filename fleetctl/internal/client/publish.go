@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pace"
@@ -85,18 +86,36 @@ type Operator struct {
 	Role fleet.Role
 }
 
-// ApplyInventory tells the coordinator what the fleet consists of.
-func (c *Client) ApplyInventory(ctx context.Context, machines []Machine, operators []Operator) (changed bool, err error) {
+// Ban is a ban as the repository has it.
+type Ban struct {
+	Machine fleet.MachineName
+	Reason  string
+	Time    time.Time
+}
+
+// Inventory is what the coordinator is told of the fleet.
+type Inventory struct {
+	Machines  []Machine
+	Operators []Operator
+	Bans      []Ban
+}
+
+// ApplyInventory tells the coordinator what the fleet consists of. Operators
+// and bans count from admins only.
+func (c *Client) ApplyInventory(ctx context.Context, inv Inventory) (changed bool, err error) {
 	ctx, cancel := c.call(ctx)
 	defer cancel()
 	req := &fleetv1.ApplyInventoryRequest{}
-	for _, m := range machines {
+	for _, m := range inv.Machines {
 		req.Machines = append(req.Machines, &fleetv1.Machine{
 			Name: string(m.Name), Class: string(m.Class), Tags: m.Tags, Disabled: m.Disabled,
 		})
 	}
-	for _, o := range operators {
+	for _, o := range inv.Operators {
 		req.Operators = append(req.Operators, &fleetv1.Operator{Name: string(o.Name), Role: string(o.Role)})
+	}
+	for _, b := range inv.Bans {
+		req.Bans = append(req.Bans, &fleetv1.RecordedBan{Machine: string(b.Machine), Reason: b.Reason, Time: timestamppb.New(b.Time)})
 	}
 	res, err := c.rpc.ApplyInventory(ctx, req)
 	if err != nil {

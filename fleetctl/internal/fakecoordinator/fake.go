@@ -47,6 +47,7 @@ type Server struct {
 type State struct {
 	Machines  []*fleetv1.Machine
 	Operators []*fleetv1.Operator
+	Bans      []*fleetv1.RecordedBan
 	// Tokens maps hashes to machines.
 	Tokens   map[string]string
 	HostKeys []*fleetv1.HostKeys
@@ -162,7 +163,7 @@ func (s *Server) enter(ctx context.Context, method string) error {
 func (s *Server) ApplyInventory(_ context.Context, req *fleetv1.ApplyInventoryRequest) (*fleetv1.ApplyInventoryResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.Machines, s.Operators = req.GetMachines(), req.GetOperators()
+	s.Machines, s.Operators, s.Bans = req.GetMachines(), req.GetOperators(), req.GetBans()
 	return &fleetv1.ApplyInventoryResponse{Changed: true}, nil
 }
 

@@ -40,7 +40,7 @@ var (
 // Coordinator is what the publisher needs of the coordinator; *client.Client
 // is one.
 type Coordinator interface {
-	ApplyInventory(ctx context.Context, machines []client.Machine, operators []client.Operator) (bool, error)
+	ApplyInventory(ctx context.Context, inv client.Inventory) (bool, error)
 	HostKeys(ctx context.Context) ([]client.HostKeys, error)
 	Head(ctx context.Context) (client.Head, error)
 	Has(ctx context.Context, ref fleet.BlobRef) (bool, error)
@@ -130,8 +130,7 @@ type Secret struct {
 // Request says what to publish.
 type Request struct {
 	Targets   []Target
-	Machines  []client.Machine
-	Operators []client.Operator
+	Inventory client.Inventory
 	// Refresh signs again what was published last, with a new expiry.
 	Refresh bool
 	// DryRun changes nothing, neither here nor at the coordinator.
@@ -189,7 +188,7 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	}
 	p.Reporter.Step(StepInventory)
 	if !req.DryRun {
-		if _, err := p.Coordinator.ApplyInventory(ctx, req.Machines, req.Operators); err != nil {
+		if _, err := p.Coordinator.ApplyInventory(ctx, req.Inventory); err != nil {
 			return nil, err
 		}
 	}

@@ -82,6 +82,11 @@ func (r *Repository) SetBan(b Ban, lift bool) error {
 		bans = append(bans, b)
 	}
 	slices.SortFunc(bans, func(a, b Ban) int { return strings.Compare(string(a.Machine), string(b.Machine)) })
+	return r.SetBans(bans)
+}
+
+// SetBans records these bans and no others.
+func (r *Repository) SetBans(bans []Ban) error {
 	return r.writeJSON(banFile{Bans: bans}, "trust", "bans.json")
 }
 

@@ -88,7 +88,10 @@ type WatchRequest struct {
 	// Boot id of the operating system.
 	BootId string `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	// Abilities of the agent, for example the names of its drivers.
-	Capabilities  []string `protobuf:"bytes,4,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	Capabilities []string `protobuf:"bytes,4,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	// Random id of this run of the agent's program. One that was over and comes
+	// back is that of a copy.
+	RunId         string `protobuf:"bytes,5,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,6 +152,13 @@ func (x *WatchRequest) GetCapabilities() []string {
 		return x.Capabilities
 	}
 	return nil
+}
+
+func (x *WatchRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
 }
 
 // WatchResponse is one hint; the same bytes go to every stream it concerns.
@@ -711,13 +721,14 @@ var File_fleet_v1_host_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_host_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleet/v1/host.proto\x12\bfleet.v1\x1a\x14fleet/v1/types.proto\"\x91\x01\n" +
+	"\x13fleet/v1/host.proto\x12\bfleet.v1\x1a\x14fleet/v1/types.proto\"\xa8\x01\n" +
 	"\fWatchRequest\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
 	"instanceId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\"\n" +
-	"\fcapabilities\x18\x04 \x03(\tR\fcapabilities\"=\n" +
+	"\fcapabilities\x18\x04 \x03(\tR\fcapabilities\x12\x15\n" +
+	"\x06run_id\x18\x05 \x01(\tR\x05runId\"=\n" +
 	"\rWatchResponse\x12,\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x14.fleet.v1.WakeReasonR\x06reason\"6\n" +
 	"\x11GetDesiredRequest\x12!\n" +

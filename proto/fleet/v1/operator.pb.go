@@ -156,7 +156,11 @@ type ApplyInventoryRequest struct {
 	// All machines.
 	Machines []*Machine `protobuf:"bytes,1,rep,name=machines,proto3" json:"machines,omitempty"`
 	// All operators; ignored unless the caller is an admin.
-	Operators     []*Operator `protobuf:"bytes,2,rep,name=operators,proto3" json:"operators,omitempty"`
+	Operators []*Operator `protobuf:"bytes,2,rep,name=operators,proto3" json:"operators,omitempty"`
+	// Bans that the fleet's repository has; ignored unless the caller is an
+	// admin. They are added to those that are there, for a coordinator that lost
+	// its store; one that was lifted since it was made is not.
+	Bans          []*RecordedBan `protobuf:"bytes,3,rep,name=bans,proto3" json:"bans,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +209,77 @@ func (x *ApplyInventoryRequest) GetOperators() []*Operator {
 	return nil
 }
 
+func (x *ApplyInventoryRequest) GetBans() []*RecordedBan {
+	if x != nil {
+		return x.Bans
+	}
+	return nil
+}
+
+// RecordedBan is a ban as the fleet's repository has it.
+type RecordedBan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The machine.
+	Machine string `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	// Why, for people.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it was made.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordedBan) Reset() {
+	*x = RecordedBan{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordedBan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordedBan) ProtoMessage() {}
+
+func (x *RecordedBan) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordedBan.ProtoReflect.Descriptor instead.
+func (*RecordedBan) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RecordedBan) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *RecordedBan) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RecordedBan) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 // ApplyInventoryResponse answers ApplyInventory.
 type ApplyInventoryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -216,7 +291,7 @@ type ApplyInventoryResponse struct {
 
 func (x *ApplyInventoryResponse) Reset() {
 	*x = ApplyInventoryResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[3]
+	mi := &file_fleet_v1_operator_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +303,7 @@ func (x *ApplyInventoryResponse) String() string {
 func (*ApplyInventoryResponse) ProtoMessage() {}
 
 func (x *ApplyInventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[3]
+	mi := &file_fleet_v1_operator_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +316,7 @@ func (x *ApplyInventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyInventoryResponse.ProtoReflect.Descriptor instead.
 func (*ApplyInventoryResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{3}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ApplyInventoryResponse) GetChanged() bool {
@@ -266,7 +341,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[4]
+	mi := &file_fleet_v1_operator_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -278,7 +353,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[4]
+	mi := &file_fleet_v1_operator_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -291,7 +366,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{4}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateTokenRequest) GetMachine() string {
@@ -326,7 +401,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[5]
+	mi := &file_fleet_v1_operator_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +413,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[5]
+	mi := &file_fleet_v1_operator_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +426,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{5}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateTokenResponse) GetExpires() *timestamppb.Timestamp {
@@ -370,7 +445,7 @@ type ListHostKeysRequest struct {
 
 func (x *ListHostKeysRequest) Reset() {
 	*x = ListHostKeysRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[6]
+	mi := &file_fleet_v1_operator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +457,7 @@ func (x *ListHostKeysRequest) String() string {
 func (*ListHostKeysRequest) ProtoMessage() {}
 
 func (x *ListHostKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[6]
+	mi := &file_fleet_v1_operator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +470,7 @@ func (x *ListHostKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListHostKeysRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{6}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{7}
 }
 
 // ListHostKeysResponse lists host keys.
@@ -409,7 +484,7 @@ type ListHostKeysResponse struct {
 
 func (x *ListHostKeysResponse) Reset() {
 	*x = ListHostKeysResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[7]
+	mi := &file_fleet_v1_operator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -421,7 +496,7 @@ func (x *ListHostKeysResponse) String() string {
 func (*ListHostKeysResponse) ProtoMessage() {}
 
 func (x *ListHostKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[7]
+	mi := &file_fleet_v1_operator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -434,7 +509,7 @@ func (x *ListHostKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListHostKeysResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{7}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListHostKeysResponse) GetHosts() []*HostKeys {
@@ -461,7 +536,7 @@ type HostKeys struct {
 
 func (x *HostKeys) Reset() {
 	*x = HostKeys{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[8]
+	mi := &file_fleet_v1_operator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +548,7 @@ func (x *HostKeys) String() string {
 func (*HostKeys) ProtoMessage() {}
 
 func (x *HostKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[8]
+	mi := &file_fleet_v1_operator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +561,7 @@ func (x *HostKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostKeys.ProtoReflect.Descriptor instead.
 func (*HostKeys) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{8}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HostKeys) GetMachine() string {
@@ -526,7 +601,7 @@ type GetHeadRequest struct {
 
 func (x *GetHeadRequest) Reset() {
 	*x = GetHeadRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[9]
+	mi := &file_fleet_v1_operator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +613,7 @@ func (x *GetHeadRequest) String() string {
 func (*GetHeadRequest) ProtoMessage() {}
 
 func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[9]
+	mi := &file_fleet_v1_operator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +626,7 @@ func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
 func (*GetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{10}
 }
 
 // GetHeadResponse is the head release or one generation.
@@ -570,7 +645,7 @@ type GetHeadResponse struct {
 
 func (x *GetHeadResponse) Reset() {
 	*x = GetHeadResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[10]
+	mi := &file_fleet_v1_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +657,7 @@ func (x *GetHeadResponse) String() string {
 func (*GetHeadResponse) ProtoMessage() {}
 
 func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[10]
+	mi := &file_fleet_v1_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +670,7 @@ func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadResponse.ProtoReflect.Descriptor instead.
 func (*GetHeadResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{10}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetHeadResponse) GetHead() string {
@@ -632,7 +707,7 @@ type StatBlobRequest struct {
 
 func (x *StatBlobRequest) Reset() {
 	*x = StatBlobRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[11]
+	mi := &file_fleet_v1_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +719,7 @@ func (x *StatBlobRequest) String() string {
 func (*StatBlobRequest) ProtoMessage() {}
 
 func (x *StatBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[11]
+	mi := &file_fleet_v1_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +732,7 @@ func (x *StatBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatBlobRequest.ProtoReflect.Descriptor instead.
 func (*StatBlobRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{11}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StatBlobRequest) GetDigest() string {
@@ -687,7 +762,7 @@ type StatBlobResponse struct {
 
 func (x *StatBlobResponse) Reset() {
 	*x = StatBlobResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[12]
+	mi := &file_fleet_v1_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +774,7 @@ func (x *StatBlobResponse) String() string {
 func (*StatBlobResponse) ProtoMessage() {}
 
 func (x *StatBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[12]
+	mi := &file_fleet_v1_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +787,7 @@ func (x *StatBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatBlobResponse.ProtoReflect.Descriptor instead.
 func (*StatBlobResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{12}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StatBlobResponse) GetComplete() bool {
@@ -746,7 +821,7 @@ type PutBlobRequest struct {
 
 func (x *PutBlobRequest) Reset() {
 	*x = PutBlobRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[13]
+	mi := &file_fleet_v1_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +833,7 @@ func (x *PutBlobRequest) String() string {
 func (*PutBlobRequest) ProtoMessage() {}
 
 func (x *PutBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[13]
+	mi := &file_fleet_v1_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +846,7 @@ func (x *PutBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutBlobRequest.ProtoReflect.Descriptor instead.
 func (*PutBlobRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{13}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PutBlobRequest) GetDigest() string {
@@ -813,7 +888,7 @@ type PutBlobResponse struct {
 
 func (x *PutBlobResponse) Reset() {
 	*x = PutBlobResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[14]
+	mi := &file_fleet_v1_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +900,7 @@ func (x *PutBlobResponse) String() string {
 func (*PutBlobResponse) ProtoMessage() {}
 
 func (x *PutBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[14]
+	mi := &file_fleet_v1_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +913,7 @@ func (x *PutBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutBlobResponse.ProtoReflect.Descriptor instead.
 func (*PutBlobResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{14}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PutBlobResponse) GetOffset() uint64 {
@@ -861,7 +936,7 @@ type StageRequest struct {
 
 func (x *StageRequest) Reset() {
 	*x = StageRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[15]
+	mi := &file_fleet_v1_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +948,7 @@ func (x *StageRequest) String() string {
 func (*StageRequest) ProtoMessage() {}
 
 func (x *StageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[15]
+	mi := &file_fleet_v1_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +961,7 @@ func (x *StageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageRequest.ProtoReflect.Descriptor instead.
 func (*StageRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{15}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StageRequest) GetRelease() string {
@@ -914,7 +989,7 @@ type StageResponse struct {
 
 func (x *StageResponse) Reset() {
 	*x = StageResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[16]
+	mi := &file_fleet_v1_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1001,7 @@ func (x *StageResponse) String() string {
 func (*StageResponse) ProtoMessage() {}
 
 func (x *StageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[16]
+	mi := &file_fleet_v1_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1014,7 @@ func (x *StageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageResponse.ProtoReflect.Descriptor instead.
 func (*StageResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{16}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StageResponse) GetCount() uint32 {
@@ -966,7 +1041,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[17]
+	mi := &file_fleet_v1_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1053,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[17]
+	mi := &file_fleet_v1_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1066,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CommitRequest) GetRelease() string {
@@ -1031,7 +1106,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[18]
+	mi := &file_fleet_v1_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1118,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[18]
+	mi := &file_fleet_v1_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1131,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{18}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
 // ListReleasesRequest asks for releases.
@@ -1070,7 +1145,7 @@ type ListReleasesRequest struct {
 
 func (x *ListReleasesRequest) Reset() {
 	*x = ListReleasesRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[19]
+	mi := &file_fleet_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1157,7 @@ func (x *ListReleasesRequest) String() string {
 func (*ListReleasesRequest) ProtoMessage() {}
 
 func (x *ListReleasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[19]
+	mi := &file_fleet_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1170,7 @@ func (x *ListReleasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReleasesRequest.ProtoReflect.Descriptor instead.
 func (*ListReleasesRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListReleasesRequest) GetLimit() uint32 {
@@ -1116,7 +1191,7 @@ type ListReleasesResponse struct {
 
 func (x *ListReleasesResponse) Reset() {
 	*x = ListReleasesResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[20]
+	mi := &file_fleet_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1203,7 @@ func (x *ListReleasesResponse) String() string {
 func (*ListReleasesResponse) ProtoMessage() {}
 
 func (x *ListReleasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[20]
+	mi := &file_fleet_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1216,7 @@ func (x *ListReleasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReleasesResponse.ProtoReflect.Descriptor instead.
 func (*ListReleasesResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListReleasesResponse) GetReleases() []*Release {
@@ -1174,7 +1249,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[21]
+	mi := &file_fleet_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1261,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[21]
+	mi := &file_fleet_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1274,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Release) GetId() string {
@@ -1262,7 +1337,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[22]
+	mi := &file_fleet_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1349,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[22]
+	mi := &file_fleet_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1362,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListHostsRequest) GetMachine() string {
@@ -1308,7 +1383,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[23]
+	mi := &file_fleet_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1395,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[23]
+	mi := &file_fleet_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1408,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListHostsResponse) GetHost() *Host {
@@ -1370,7 +1445,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[24]
+	mi := &file_fleet_v1_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1457,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[24]
+	mi := &file_fleet_v1_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1470,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Host) GetMachine() *Machine {
@@ -1476,7 +1551,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[25]
+	mi := &file_fleet_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1563,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[25]
+	mi := &file_fleet_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1576,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchEventsRequest) GetFromSeq() uint64 {
@@ -1550,7 +1625,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[26]
+	mi := &file_fleet_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1637,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[26]
+	mi := &file_fleet_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1650,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchEventsResponse) GetSeq() uint64 {
@@ -1647,7 +1722,7 @@ type RollBackRequest struct {
 
 func (x *RollBackRequest) Reset() {
 	*x = RollBackRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[27]
+	mi := &file_fleet_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1734,7 @@ func (x *RollBackRequest) String() string {
 func (*RollBackRequest) ProtoMessage() {}
 
 func (x *RollBackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[27]
+	mi := &file_fleet_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1747,7 @@ func (x *RollBackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollBackRequest.ProtoReflect.Descriptor instead.
 func (*RollBackRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RollBackRequest) GetMachine() string {
@@ -1700,7 +1775,7 @@ type RollBackResponse struct {
 
 func (x *RollBackResponse) Reset() {
 	*x = RollBackResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[28]
+	mi := &file_fleet_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1787,7 @@ func (x *RollBackResponse) String() string {
 func (*RollBackResponse) ProtoMessage() {}
 
 func (x *RollBackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[28]
+	mi := &file_fleet_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1800,7 @@ func (x *RollBackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollBackResponse.ProtoReflect.Descriptor instead.
 func (*RollBackResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RollBackResponse) GetTarget() *GenerationRef {
@@ -1746,7 +1821,7 @@ type LoosenRequest struct {
 
 func (x *LoosenRequest) Reset() {
 	*x = LoosenRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[29]
+	mi := &file_fleet_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +1833,7 @@ func (x *LoosenRequest) String() string {
 func (*LoosenRequest) ProtoMessage() {}
 
 func (x *LoosenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[29]
+	mi := &file_fleet_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +1846,7 @@ func (x *LoosenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoosenRequest.ProtoReflect.Descriptor instead.
 func (*LoosenRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LoosenRequest) GetDocument() []byte {
@@ -1790,7 +1865,7 @@ type LoosenResponse struct {
 
 func (x *LoosenResponse) Reset() {
 	*x = LoosenResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[30]
+	mi := &file_fleet_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +1877,7 @@ func (x *LoosenResponse) String() string {
 func (*LoosenResponse) ProtoMessage() {}
 
 func (x *LoosenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[30]
+	mi := &file_fleet_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +1890,7 @@ func (x *LoosenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoosenResponse.ProtoReflect.Descriptor instead.
 func (*LoosenResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 // BanRequest bans or unbans a machine.
@@ -1833,7 +1908,7 @@ type BanRequest struct {
 
 func (x *BanRequest) Reset() {
 	*x = BanRequest{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[31]
+	mi := &file_fleet_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1920,7 @@ func (x *BanRequest) String() string {
 func (*BanRequest) ProtoMessage() {}
 
 func (x *BanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[31]
+	mi := &file_fleet_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +1933,7 @@ func (x *BanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BanRequest.ProtoReflect.Descriptor instead.
 func (*BanRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BanRequest) GetMachine() string {
@@ -1893,7 +1968,7 @@ type BanResponse struct {
 
 func (x *BanResponse) Reset() {
 	*x = BanResponse{}
-	mi := &file_fleet_v1_operator_proto_msgTypes[32]
+	mi := &file_fleet_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +1980,7 @@ func (x *BanResponse) String() string {
 func (*BanResponse) ProtoMessage() {}
 
 func (x *BanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_operator_proto_msgTypes[32]
+	mi := &file_fleet_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +1993,7 @@ func (x *BanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BanResponse.ProtoReflect.Descriptor instead.
 func (*BanResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *BanResponse) GetStreamsCut() uint32 {
@@ -1940,10 +2015,15 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\bdisabled\x18\x04 \x01(\bR\bdisabled\"2\n" +
 	"\bOperator\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04role\x18\x02 \x01(\tR\x04role\"x\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\"\xa3\x01\n" +
 	"\x15ApplyInventoryRequest\x12-\n" +
 	"\bmachines\x18\x01 \x03(\v2\x11.fleet.v1.MachineR\bmachines\x120\n" +
-	"\toperators\x18\x02 \x03(\v2\x12.fleet.v1.OperatorR\toperators\"2\n" +
+	"\toperators\x18\x02 \x03(\v2\x12.fleet.v1.OperatorR\toperators\x12)\n" +
+	"\x04bans\x18\x03 \x03(\v2\x15.fleet.v1.RecordedBanR\x04bans\"o\n" +
+	"\vRecordedBan\x12\x18\n" +
+	"\amachine\x18\x01 \x01(\tR\amachine\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"2\n" +
 	"\x16ApplyInventoryResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\"n\n" +
 	"\x12CreateTokenRequest\x12\x18\n" +
@@ -2079,96 +2159,99 @@ func file_fleet_v1_operator_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_operator_proto_rawDescData
 }
 
-var file_fleet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_fleet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_fleet_v1_operator_proto_goTypes = []any{
 	(*Machine)(nil),                // 0: fleet.v1.Machine
 	(*Operator)(nil),               // 1: fleet.v1.Operator
 	(*ApplyInventoryRequest)(nil),  // 2: fleet.v1.ApplyInventoryRequest
-	(*ApplyInventoryResponse)(nil), // 3: fleet.v1.ApplyInventoryResponse
-	(*CreateTokenRequest)(nil),     // 4: fleet.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),    // 5: fleet.v1.CreateTokenResponse
-	(*ListHostKeysRequest)(nil),    // 6: fleet.v1.ListHostKeysRequest
-	(*ListHostKeysResponse)(nil),   // 7: fleet.v1.ListHostKeysResponse
-	(*HostKeys)(nil),               // 8: fleet.v1.HostKeys
-	(*GetHeadRequest)(nil),         // 9: fleet.v1.GetHeadRequest
-	(*GetHeadResponse)(nil),        // 10: fleet.v1.GetHeadResponse
-	(*StatBlobRequest)(nil),        // 11: fleet.v1.StatBlobRequest
-	(*StatBlobResponse)(nil),       // 12: fleet.v1.StatBlobResponse
-	(*PutBlobRequest)(nil),         // 13: fleet.v1.PutBlobRequest
-	(*PutBlobResponse)(nil),        // 14: fleet.v1.PutBlobResponse
-	(*StageRequest)(nil),           // 15: fleet.v1.StageRequest
-	(*StageResponse)(nil),          // 16: fleet.v1.StageResponse
-	(*CommitRequest)(nil),          // 17: fleet.v1.CommitRequest
-	(*CommitResponse)(nil),         // 18: fleet.v1.CommitResponse
-	(*ListReleasesRequest)(nil),    // 19: fleet.v1.ListReleasesRequest
-	(*ListReleasesResponse)(nil),   // 20: fleet.v1.ListReleasesResponse
-	(*Release)(nil),                // 21: fleet.v1.Release
-	(*ListHostsRequest)(nil),       // 22: fleet.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),      // 23: fleet.v1.ListHostsResponse
-	(*Host)(nil),                   // 24: fleet.v1.Host
-	(*WatchEventsRequest)(nil),     // 25: fleet.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),    // 26: fleet.v1.WatchEventsResponse
-	(*RollBackRequest)(nil),        // 27: fleet.v1.RollBackRequest
-	(*RollBackResponse)(nil),       // 28: fleet.v1.RollBackResponse
-	(*LoosenRequest)(nil),          // 29: fleet.v1.LoosenRequest
-	(*LoosenResponse)(nil),         // 30: fleet.v1.LoosenResponse
-	(*BanRequest)(nil),             // 31: fleet.v1.BanRequest
-	(*BanResponse)(nil),            // 32: fleet.v1.BanResponse
-	(*timestamppb.Timestamp)(nil),  // 33: google.protobuf.Timestamp
-	(*SignedGeneration)(nil),       // 34: fleet.v1.SignedGeneration
-	(*ProfileStatus)(nil),          // 35: fleet.v1.ProfileStatus
-	(*GenerationRef)(nil),          // 36: fleet.v1.GenerationRef
+	(*RecordedBan)(nil),            // 3: fleet.v1.RecordedBan
+	(*ApplyInventoryResponse)(nil), // 4: fleet.v1.ApplyInventoryResponse
+	(*CreateTokenRequest)(nil),     // 5: fleet.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),    // 6: fleet.v1.CreateTokenResponse
+	(*ListHostKeysRequest)(nil),    // 7: fleet.v1.ListHostKeysRequest
+	(*ListHostKeysResponse)(nil),   // 8: fleet.v1.ListHostKeysResponse
+	(*HostKeys)(nil),               // 9: fleet.v1.HostKeys
+	(*GetHeadRequest)(nil),         // 10: fleet.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),        // 11: fleet.v1.GetHeadResponse
+	(*StatBlobRequest)(nil),        // 12: fleet.v1.StatBlobRequest
+	(*StatBlobResponse)(nil),       // 13: fleet.v1.StatBlobResponse
+	(*PutBlobRequest)(nil),         // 14: fleet.v1.PutBlobRequest
+	(*PutBlobResponse)(nil),        // 15: fleet.v1.PutBlobResponse
+	(*StageRequest)(nil),           // 16: fleet.v1.StageRequest
+	(*StageResponse)(nil),          // 17: fleet.v1.StageResponse
+	(*CommitRequest)(nil),          // 18: fleet.v1.CommitRequest
+	(*CommitResponse)(nil),         // 19: fleet.v1.CommitResponse
+	(*ListReleasesRequest)(nil),    // 20: fleet.v1.ListReleasesRequest
+	(*ListReleasesResponse)(nil),   // 21: fleet.v1.ListReleasesResponse
+	(*Release)(nil),                // 22: fleet.v1.Release
+	(*ListHostsRequest)(nil),       // 23: fleet.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),      // 24: fleet.v1.ListHostsResponse
+	(*Host)(nil),                   // 25: fleet.v1.Host
+	(*WatchEventsRequest)(nil),     // 26: fleet.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),    // 27: fleet.v1.WatchEventsResponse
+	(*RollBackRequest)(nil),        // 28: fleet.v1.RollBackRequest
+	(*RollBackResponse)(nil),       // 29: fleet.v1.RollBackResponse
+	(*LoosenRequest)(nil),          // 30: fleet.v1.LoosenRequest
+	(*LoosenResponse)(nil),         // 31: fleet.v1.LoosenResponse
+	(*BanRequest)(nil),             // 32: fleet.v1.BanRequest
+	(*BanResponse)(nil),            // 33: fleet.v1.BanResponse
+	(*timestamppb.Timestamp)(nil),  // 34: google.protobuf.Timestamp
+	(*SignedGeneration)(nil),       // 35: fleet.v1.SignedGeneration
+	(*ProfileStatus)(nil),          // 36: fleet.v1.ProfileStatus
+	(*GenerationRef)(nil),          // 37: fleet.v1.GenerationRef
 }
 var file_fleet_v1_operator_proto_depIdxs = []int32{
 	0,  // 0: fleet.v1.ApplyInventoryRequest.machines:type_name -> fleet.v1.Machine
 	1,  // 1: fleet.v1.ApplyInventoryRequest.operators:type_name -> fleet.v1.Operator
-	33, // 2: fleet.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
-	8,  // 3: fleet.v1.ListHostKeysResponse.hosts:type_name -> fleet.v1.HostKeys
-	34, // 4: fleet.v1.GetHeadResponse.generation:type_name -> fleet.v1.SignedGeneration
-	33, // 5: fleet.v1.GetHeadResponse.time:type_name -> google.protobuf.Timestamp
-	34, // 6: fleet.v1.StageRequest.generation:type_name -> fleet.v1.SignedGeneration
-	21, // 7: fleet.v1.ListReleasesResponse.releases:type_name -> fleet.v1.Release
-	33, // 8: fleet.v1.Release.committed:type_name -> google.protobuf.Timestamp
-	24, // 9: fleet.v1.ListHostsResponse.host:type_name -> fleet.v1.Host
-	0,  // 10: fleet.v1.Host.machine:type_name -> fleet.v1.Machine
-	33, // 11: fleet.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
-	35, // 12: fleet.v1.Host.profiles:type_name -> fleet.v1.ProfileStatus
-	33, // 13: fleet.v1.Host.identity_expires:type_name -> google.protobuf.Timestamp
-	33, // 14: fleet.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	36, // 15: fleet.v1.RollBackResponse.target:type_name -> fleet.v1.GenerationRef
-	2,  // 16: fleet.v1.OperatorService.ApplyInventory:input_type -> fleet.v1.ApplyInventoryRequest
-	4,  // 17: fleet.v1.OperatorService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
-	6,  // 18: fleet.v1.OperatorService.ListHostKeys:input_type -> fleet.v1.ListHostKeysRequest
-	9,  // 19: fleet.v1.OperatorService.GetHead:input_type -> fleet.v1.GetHeadRequest
-	11, // 20: fleet.v1.OperatorService.StatBlob:input_type -> fleet.v1.StatBlobRequest
-	13, // 21: fleet.v1.OperatorService.PutBlob:input_type -> fleet.v1.PutBlobRequest
-	15, // 22: fleet.v1.OperatorService.Stage:input_type -> fleet.v1.StageRequest
-	17, // 23: fleet.v1.OperatorService.Commit:input_type -> fleet.v1.CommitRequest
-	19, // 24: fleet.v1.OperatorService.ListReleases:input_type -> fleet.v1.ListReleasesRequest
-	22, // 25: fleet.v1.OperatorService.ListHosts:input_type -> fleet.v1.ListHostsRequest
-	25, // 26: fleet.v1.OperatorService.WatchEvents:input_type -> fleet.v1.WatchEventsRequest
-	27, // 27: fleet.v1.OperatorService.RollBack:input_type -> fleet.v1.RollBackRequest
-	29, // 28: fleet.v1.OperatorService.Loosen:input_type -> fleet.v1.LoosenRequest
-	31, // 29: fleet.v1.OperatorService.Ban:input_type -> fleet.v1.BanRequest
-	3,  // 30: fleet.v1.OperatorService.ApplyInventory:output_type -> fleet.v1.ApplyInventoryResponse
-	5,  // 31: fleet.v1.OperatorService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
-	7,  // 32: fleet.v1.OperatorService.ListHostKeys:output_type -> fleet.v1.ListHostKeysResponse
-	10, // 33: fleet.v1.OperatorService.GetHead:output_type -> fleet.v1.GetHeadResponse
-	12, // 34: fleet.v1.OperatorService.StatBlob:output_type -> fleet.v1.StatBlobResponse
-	14, // 35: fleet.v1.OperatorService.PutBlob:output_type -> fleet.v1.PutBlobResponse
-	16, // 36: fleet.v1.OperatorService.Stage:output_type -> fleet.v1.StageResponse
-	18, // 37: fleet.v1.OperatorService.Commit:output_type -> fleet.v1.CommitResponse
-	20, // 38: fleet.v1.OperatorService.ListReleases:output_type -> fleet.v1.ListReleasesResponse
-	23, // 39: fleet.v1.OperatorService.ListHosts:output_type -> fleet.v1.ListHostsResponse
-	26, // 40: fleet.v1.OperatorService.WatchEvents:output_type -> fleet.v1.WatchEventsResponse
-	28, // 41: fleet.v1.OperatorService.RollBack:output_type -> fleet.v1.RollBackResponse
-	30, // 42: fleet.v1.OperatorService.Loosen:output_type -> fleet.v1.LoosenResponse
-	32, // 43: fleet.v1.OperatorService.Ban:output_type -> fleet.v1.BanResponse
-	30, // [30:44] is the sub-list for method output_type
-	16, // [16:30] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	3,  // 2: fleet.v1.ApplyInventoryRequest.bans:type_name -> fleet.v1.RecordedBan
+	34, // 3: fleet.v1.RecordedBan.time:type_name -> google.protobuf.Timestamp
+	34, // 4: fleet.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	9,  // 5: fleet.v1.ListHostKeysResponse.hosts:type_name -> fleet.v1.HostKeys
+	35, // 6: fleet.v1.GetHeadResponse.generation:type_name -> fleet.v1.SignedGeneration
+	34, // 7: fleet.v1.GetHeadResponse.time:type_name -> google.protobuf.Timestamp
+	35, // 8: fleet.v1.StageRequest.generation:type_name -> fleet.v1.SignedGeneration
+	22, // 9: fleet.v1.ListReleasesResponse.releases:type_name -> fleet.v1.Release
+	34, // 10: fleet.v1.Release.committed:type_name -> google.protobuf.Timestamp
+	25, // 11: fleet.v1.ListHostsResponse.host:type_name -> fleet.v1.Host
+	0,  // 12: fleet.v1.Host.machine:type_name -> fleet.v1.Machine
+	34, // 13: fleet.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
+	36, // 14: fleet.v1.Host.profiles:type_name -> fleet.v1.ProfileStatus
+	34, // 15: fleet.v1.Host.identity_expires:type_name -> google.protobuf.Timestamp
+	34, // 16: fleet.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	37, // 17: fleet.v1.RollBackResponse.target:type_name -> fleet.v1.GenerationRef
+	2,  // 18: fleet.v1.OperatorService.ApplyInventory:input_type -> fleet.v1.ApplyInventoryRequest
+	5,  // 19: fleet.v1.OperatorService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
+	7,  // 20: fleet.v1.OperatorService.ListHostKeys:input_type -> fleet.v1.ListHostKeysRequest
+	10, // 21: fleet.v1.OperatorService.GetHead:input_type -> fleet.v1.GetHeadRequest
+	12, // 22: fleet.v1.OperatorService.StatBlob:input_type -> fleet.v1.StatBlobRequest
+	14, // 23: fleet.v1.OperatorService.PutBlob:input_type -> fleet.v1.PutBlobRequest
+	16, // 24: fleet.v1.OperatorService.Stage:input_type -> fleet.v1.StageRequest
+	18, // 25: fleet.v1.OperatorService.Commit:input_type -> fleet.v1.CommitRequest
+	20, // 26: fleet.v1.OperatorService.ListReleases:input_type -> fleet.v1.ListReleasesRequest
+	23, // 27: fleet.v1.OperatorService.ListHosts:input_type -> fleet.v1.ListHostsRequest
+	26, // 28: fleet.v1.OperatorService.WatchEvents:input_type -> fleet.v1.WatchEventsRequest
+	28, // 29: fleet.v1.OperatorService.RollBack:input_type -> fleet.v1.RollBackRequest
+	30, // 30: fleet.v1.OperatorService.Loosen:input_type -> fleet.v1.LoosenRequest
+	32, // 31: fleet.v1.OperatorService.Ban:input_type -> fleet.v1.BanRequest
+	4,  // 32: fleet.v1.OperatorService.ApplyInventory:output_type -> fleet.v1.ApplyInventoryResponse
+	6,  // 33: fleet.v1.OperatorService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
+	8,  // 34: fleet.v1.OperatorService.ListHostKeys:output_type -> fleet.v1.ListHostKeysResponse
+	11, // 35: fleet.v1.OperatorService.GetHead:output_type -> fleet.v1.GetHeadResponse
+	13, // 36: fleet.v1.OperatorService.StatBlob:output_type -> fleet.v1.StatBlobResponse
+	15, // 37: fleet.v1.OperatorService.PutBlob:output_type -> fleet.v1.PutBlobResponse
+	17, // 38: fleet.v1.OperatorService.Stage:output_type -> fleet.v1.StageResponse
+	19, // 39: fleet.v1.OperatorService.Commit:output_type -> fleet.v1.CommitResponse
+	21, // 40: fleet.v1.OperatorService.ListReleases:output_type -> fleet.v1.ListReleasesResponse
+	24, // 41: fleet.v1.OperatorService.ListHosts:output_type -> fleet.v1.ListHostsResponse
+	27, // 42: fleet.v1.OperatorService.WatchEvents:output_type -> fleet.v1.WatchEventsResponse
+	29, // 43: fleet.v1.OperatorService.RollBack:output_type -> fleet.v1.RollBackResponse
+	31, // 44: fleet.v1.OperatorService.Loosen:output_type -> fleet.v1.LoosenResponse
+	33, // 45: fleet.v1.OperatorService.Ban:output_type -> fleet.v1.BanResponse
+	32, // [32:46] is the sub-list for method output_type
+	18, // [18:32] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_operator_proto_init() }
@@ -2183,7 +2266,7 @@ func file_fleet_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_operator_proto_rawDesc), len(file_fleet_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
