@@ -180,3 +180,27 @@ func TestPublishConnectionCut(t *testing.T) {
 		t.Errorf("%d uploads, want 3: two were cut", puts)
 	}
 }
+
+// TestPublishCommittedAndOvertaken: a publisher that died after Commit, and whom
+// another one overtook, still lists what hosts ran as a place to go back to.
+func TestPublishCommittedAndOvertaken(t *testing.T) {
+	w := newWorld(t)
+	w.published()
+	w.published()
+	rs := w.releases()
+	// Killed between the coordinator's commit and the mark in the repository.
+	last := rs[len(rs)-1]
+	last.State = repo.ReleasePrepared
+	if err := repo.At(w.dir).WriteRelease(last); err != nil {
+		t.Fatal(err)
+	}
+	w.clone().published() // the other publisher, who pulled
+	w.published()
+	d, _ := w.desired("galena")
+	for _, r := range d.Doc.RevertTo {
+		if r.Release == last.ID {
+			return
+		}
+	}
+	t.Errorf("revert_to of %s lacks %s, which hosts had: %v", d.Doc.Number, last.ID, d.Doc.RevertTo)
+}

@@ -70,16 +70,8 @@ func (p *Publisher) look(ctx context.Context, t *release.Trust, write bool) (*hi
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range releases {
-		if r.ID == head.Release && r.State == repo.ReleasePrepared {
-			// The publisher was interrupted between Commit and its record.
-			r.State = repo.ReleaseCommitted
-			if write {
-				if err := p.Repo.WriteRelease(r); err != nil {
-					return nil, err
-				}
-			}
-		}
+	if err := p.markCommitted(ctx, releases, write); err != nil {
+		return nil, err
 	}
 	h, err := gather(t, releases, head)
 	if err != nil {
@@ -90,6 +82,35 @@ func (p *Publisher) look(ctx context.Context, t *release.Trust, write bool) (*hi
 			"get the other publisher's commit; if nobody published it, the release key is stolen", u.Number, u.Release))
 	}
 	return h, h.signed.checkBehind(p.Now())
+}
+
+// maxAsked is how many releases back one that was interrupted is looked for: as
+// many as a coordinator tells.
+const maxAsked = 1000
+
+// markCommitted finds the releases whose publisher was interrupted between
+// Commit and its record, by now perhaps below others' on top.
+func (p *Publisher) markCommitted(ctx context.Context, releases []*repo.Release, write bool) error {
+	prepared := slices.DeleteFunc(slices.Clone(releases), func(r *repo.Release) bool { return r.State != repo.ReleasePrepared })
+	if len(prepared) == 0 {
+		return nil
+	}
+	committed, err := p.Coordinator.Releases(ctx, maxAsked)
+	if err != nil {
+		return err
+	}
+	for _, r := range prepared {
+		if !slices.ContainsFunc(committed, func(c client.Release) bool { return c.ID == r.ID }) {
+			continue
+		}
+		r.State = repo.ReleaseCommitted
+		if write {
+			if err := p.Repo.WriteRelease(r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // gather is the pure part of look.

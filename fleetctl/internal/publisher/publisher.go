@@ -43,6 +43,7 @@ type Coordinator interface {
 	ApplyInventory(ctx context.Context, inv client.Inventory) (bool, error)
 	HostKeys(ctx context.Context) ([]client.HostKeys, error)
 	Head(ctx context.Context) (client.Head, error)
+	Releases(ctx context.Context, limit uint32) ([]client.Release, error)
 	Has(ctx context.Context, ref fleet.BlobRef) (bool, error)
 	Upload(ctx context.Context, ref fleet.BlobRef, src io.ReaderAt, progress func(done uint64)) error
 	Stage(ctx context.Context, id fleet.ReleaseID, gens []client.Envelopes) error
