@@ -23,13 +23,23 @@ type eventsOptions struct {
 func newEventsCommand(o *options) *cobra.Command {
 	opts := &eventsOptions{}
 	cmd := &cobra.Command{
-		Use:   "events",
+		Use:   "events [MACHINE]",
 		Short: "Show the event log",
-		Long: `Show the coordinator's event log: who changed what, and what hosts reported. With
+		Long: `Show the coordinator's event log, or what of it is about MACHINE: who changed
+what, and what hosts reported. With
 --output json each event is one line: {seq, time, actor, kind, machine, message,
 alarm, hash}; hash is what the next record chains to.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runEvents(cmd.Context(), o, opts) },
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: o.completeMachines(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				if opts.Machine != "" && opts.Machine != args[0] {
+					return usageError{ui.WithHint(errors.New("two machines are named"), "name one: as the argument, or with -m")}
+				}
+				opts.Machine = args[0]
+			}
+			return runEvents(cmd.Context(), o, opts)
+		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&opts.Follow, "follow", "f", false, "go on with new events until interrupted")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 
@@ -127,7 +128,7 @@ func (opts *initOptions) config(o *options, dir string) (*bootstrap.Config, erro
 	}
 	name := opts.Operator
 	if name == "" {
-		name = o.Getenv("USER")
+		name = userName(o.Getenv)
 	}
 	operator, err := fleet.ParseOperatorName(name)
 	if err != nil {
@@ -136,14 +137,30 @@ func (opts *initOptions) config(o *options, dir string) (*bootstrap.Config, erro
 	if _, err := keyring.ParseRecipients(opts.Recipients); err != nil {
 		return nil, usageError{err}
 	}
+	cfg := &bootstrap.Config{
+		Dir: dir, Fleet: id, Coordinator: machine, Address: opts.Address, Operator: operator,
+		RootKeys: opts.RootKeys, RootThreshold: opts.RootThreshold, OperatorDir: o.identityDir(id), Now: o.Now(),
+	}
+	if err := cfg.CheckRootKeys(); err != nil {
+		return nil, usageError{err}
+	}
 	file, err := relativeTo(dir, opts.Inventory)
 	if err != nil {
 		return nil, err
 	}
-	return &bootstrap.Config{
-		Dir: dir, Fleet: id, Coordinator: machine, Address: opts.Address, Inventory: file, Operator: operator,
-		RootKeys: opts.RootKeys, RootThreshold: opts.RootThreshold, OperatorDir: o.identityDir(id), Now: o.Now(),
-	}, nil
+	cfg.Inventory = file
+	return cfg, nil
+}
+
+// userName is who runs the program: not everything sets USER.
+func userName(getenv func(string) string) string {
+	if name := getenv("USER"); name != "" {
+		return name
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return ""
 }
 
 // relativeTo names a file as the fleet file in dir should.

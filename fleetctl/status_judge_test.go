@@ -73,6 +73,9 @@ func TestMistakes(t *testing.T) {
 	w := newWorld(t)
 	w.fails(exitUsage, "host:port", "status", "--coordinator", "nowhere")
 	w.fails(exitError, "typo", "events", "-m", "typo")
+	w.fails(exitError, "typo", "events", "typo")
+	w.fails(exitUsage, "two machines", "events", "galena", "-m", "pyrite")
+	w.fails(exitUsage, "root threshold", "init", t.TempDir(), "--fleet", "x", "--coordinator-machine", "y", "--address", "z:1", "--root-threshold", "3")
 	w.server.Events = []*fleetv1.WatchEventsResponse{{Seq: 1, Time: timestamppb.New(w.clock), Kind: "ban", Machine: "gone"}}
 	w.ok("events", "-m", "gone")
 	w.published()

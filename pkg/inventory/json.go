@@ -39,8 +39,15 @@ func readJSON(file string, data []byte) (*node, error) {
 	return n, nil
 }
 
-// checkSize refuses documents beyond MaxBytes.
+// checkSize refuses documents beyond MaxBytes, and what some editors put in
+// front.
 func checkSize(file string, data []byte) error {
+	if bytes.HasPrefix(data, []byte("\ufeff")) {
+		return &Problem{
+			Place: Place{File: file, Line: 1}, kind: strictjson.ErrSyntax,
+			Message: "the file begins with a byte order mark", Hint: "save it as UTF-8 without one",
+		}
+	}
 	if len(data) <= MaxBytes {
 		return nil
 	}

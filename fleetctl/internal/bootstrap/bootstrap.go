@@ -59,7 +59,7 @@ func names() []string { return []string{"trust", repo.FleetFile} }
 // Create makes the fleet. It refuses to replace anything. Interrupted, it
 // leaves no repository; run again, it begins anew.
 func Create(cfg Config) (err error) {
-	if err := cfg.check(); err != nil {
+	if err := cfg.CheckRootKeys(); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil { //nolint:gosec // What people commit is for everyone to read.
@@ -119,7 +119,9 @@ func removeMarker(marker string) error {
 	return nil
 }
 
-func (cfg *Config) check() error {
+// CheckRootKeys says whether these numbers make a trust root that survives the
+// loss of one key.
+func (cfg *Config) CheckRootKeys() error {
 	if cfg.RootKeys < 2 || cfg.RootKeys > 8 {
 		return fmt.Errorf("%d root keys: want 2 to 8, so that the loss of one is not the end", cfg.RootKeys)
 	}

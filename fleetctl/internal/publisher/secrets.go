@@ -60,11 +60,15 @@ func (b *builder) secrets(target Target, it *item) ([]fleet.SecretEntry, error) 
 // readers are the machine's own key and those of the repository, sorted.
 func (b *builder) readers(target Target) ([]string, error) {
 	own := target.Age
+	host, err := b.p.Repo.Host(target.Machine)
+	if err != nil {
+		return nil, err
+	}
+	if own != "" && host != nil && host.Age != "" && host.Age != own {
+		b.p.Reporter.Warn(fmt.Sprintf("the age key of %s in the inventory is not the one that it showed at enrolment (%s): "+
+			"it can open its secrets only with --age-identity, or when enrolled anew", target.Machine, host.Age))
+	}
 	if own == "" {
-		host, err := b.p.Repo.Host(target.Machine)
-		if err != nil {
-			return nil, err
-		}
 		if host == nil || host.Age == "" {
 			return nil, ui.WithHint(fmt.Errorf("it has secrets, but %w", ErrNoHostKey),
 				fmt.Sprintf("enrol it first (fleetctl token %s), or set settings.machine.%s.age in fleet.yaml", target.Machine, target.Machine))
