@@ -43,12 +43,15 @@ func (a *Agent) snapshot() control.Status {
 		w.mu.Lock()
 		said := w.said
 		w.mu.Unlock()
-		p := profileStatus(w.profile, st.Profile(w.profile))
+		ps := st.Profile(w.profile)
+		p := profileStatus(w.profile, ps)
 		p.Desired = said.desired
 		if said.plan.Reason.Code != "" {
 			p.Reason = said.plan.Reason
 		}
 		if state, ok := stateOf(said.plan); ok {
+			p.State = state
+		} else if state, ok := settledState(said, ps); ok {
 			p.State = state
 		}
 		if w.profile == fleet.System && said.mode != "" {
@@ -139,6 +142,21 @@ func stateOf(p reconcile.Plan) (fleet.State, bool) {
 		reconcile.StepFail:
 	}
 	return "", false
+}
+
+// settledState is the state of a profile that runs what is desired of it. The
+// journal's phase may be about another generation: one that was accepted, and
+// from which the host was sent back before it ran.
+func settledState(s said, p journal.ProfileState) (fleet.State, bool) {
+	current := p.Current.Ref.Digest
+	switch {
+	case s.plan.Step != reconcile.StepNothing, current == "", current != s.desired.Digest,
+		s.plan.Reason.Code == fleet.ReasonRollbackFailed, !p.CurrentVerified():
+		return "", false
+	case p.Phase == journal.PhaseVerified, p.Confirmed.Digest != current:
+		return fleet.StateVerified, true
+	}
+	return fleet.StateConfirmed, true
 }
 
 // activationOf is the activation that a run belongs to.
