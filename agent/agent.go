@@ -262,9 +262,11 @@ func (a *Agent) raiseFloor(t time.Time) bool {
 	return false
 }
 
-// recordFloor lifts the floor for good where t is above it.
+// recordFloor lifts the floor, for good where t is above what is on record.
 func (a *Agent) recordFloor(t time.Time) error {
-	if !a.raiseFloor(t) {
+	a.raiseFloor(t)
+	// By the journal: an earlier attempt to record it may have failed.
+	if st := a.journal.State(); !t.After(st.Floor) {
 		return nil
 	}
 	return a.journal.Append(journal.Record{Kind: journal.KindFloor, Floor: t}) //nolint:wrapcheck // It says what failed.

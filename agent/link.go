@@ -8,11 +8,9 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/identity"
-	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
-	"github.com/cameronraysmith/fleet/pkg/release"
 )
 
 const (
@@ -47,6 +45,7 @@ const (
 	troubleDesired                  // the question what is desired was refused
 	troubleRoot                     // this host refused a trust root
 	troubleLoosening                // this host refused a loosening
+	troubleLocal                    // this host could not keep what it was told
 	troubles                        // how many there are
 )
 
@@ -55,6 +54,12 @@ func (l *link) note(t trouble, why fleet.Reason) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.troubles[t] = why
+}
+
+func (l *link) trouble(t trouble) fleet.Reason {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.troubles[t]
 }
 
 func newLink() *link {
@@ -225,85 +230,30 @@ func (a *Agent) refreshLoop(ctx context.Context, b *bound) error {
 		case <-a.link.refresh:
 			t.Stop()
 		}
-		answered, err := a.refresh(ctx, b)
+		got, err := a.refresh(ctx, b)
 		if err != nil {
 			return err
 		}
-		pause := refreshPause
-		if answered {
+		if err := sleep(ctx, refreshPause); err != nil {
+			return err
+		}
+		if got == refreshed {
 			failed = 0
-		} else if a.link.isUp() {
-			pause += spread(grow(a.config.Retry, failed))
-			failed++
-			a.link.wantRefresh()
+			continue
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if !a.link.isUp() {
+			continue // The next stream's hello asks.
+		}
+		var early <-chan struct{}
+		if got == notKept {
+			early = a.link.refresh // The coordinator is well: a hint is worth an attempt.
+		}
+		if err := sleepOr(ctx, spread(grow(a.config.Retry, failed)), early); err != nil {
 			return err
 		}
+		failed++
+		a.link.wantRefresh()
 	}
-}
-
-// refresh asks once, and keeps what is admissible. Refusals by this host and
-// failures of the network are no errors: answered tells about the latter.
-func (a *Agent) refresh(ctx context.Context, b *bound) (answered bool, err error) {
-	got, err := b.client.GetDesired(ctx, b.desired.RootVersion())
-	if err != nil {
-		if ctx.Err() == nil {
-			a.config.Log.Warn("asking what is desired failed", "error", err)
-			a.link.note(troubleDesired, sync.ReasonOf(err))
-		}
-		return false, nil
-	}
-	a.link.note(troubleDesired, fleet.Reason{})
-	return true, a.take(b, got)
-}
-
-// take keeps what is admissible of an answer.
-func (a *Agent) take(b *bound, got sync.Desired) error {
-	a.link.answered(a.config.Now())
-	err := b.desired.AddRoots(got.Roots)
-	a.link.note(troubleRoot, release.ReasonOf(err))
-	if err != nil {
-		a.config.Log.Warn("trust root refused", "reason", string(release.ReasonOf(err).Code), "error", err)
-	}
-	if t := b.desired.Trust(); t != nil {
-		if err := a.recordRoot(t); err != nil {
-			return err
-		}
-	}
-	for _, o := range got.Offers {
-		st := a.journal.State()
-		h := b.host(o.Profile, st.Profile(o.Profile).Highest)
-		if err := b.desired.Take(h, o, a.now()); err != nil {
-			a.config.Log.Warn("generation refused", "profile", string(o.Profile),
-				"reason", string(release.ReasonOf(err).Code), "error", err)
-		}
-	}
-	for _, p := range b.desired.Profiles() {
-		a.worker(p)
-	}
-	if err := a.loosenAll(b, got.Loosenings); err != nil {
-		return err
-	}
-	if err := a.recordFloor(b.desired.Floor()); err != nil {
-		return err
-	}
-	a.wakeAll()
-	return nil
-}
-
-func (b *bound) host(p fleet.ProfileName, highest fleet.Ref) release.Host {
-	return release.Host{Fleet: b.fleet, Machine: b.machine, Profile: p, Highest: highest}
-}
-
-func (a *Agent) recordRoot(t *release.Trust) error {
-	st := a.journal.State()
-	if st.Root.Digest == t.Digest() {
-		return nil
-	}
-	return a.journal.Append(journal.Record{ //nolint:wrapcheck // It says what failed.
-		Kind: journal.KindRoot, Root: &journal.Root{Version: t.Root().Version, Digest: t.Digest()},
-	})
 }
 
 // grow is the wait after so many failed attempts.

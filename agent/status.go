@@ -54,6 +54,15 @@ func (a *Agent) snapshot() control.Status {
 		} else if state, ok := settledState(said, ps); ok {
 			p.State = state
 		}
+		local := a.link.trouble(troubleLocal)
+		if w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && local.Code != "" && p.Reason.Code != fleet.ReasonInternal {
+			p.Reason = local
+		}
+		if said.plan.Step == reconcile.StepNothing && p.Reason.Code == fleet.ReasonInternal {
+			// Something may be desired that can't be taken now: what runs is not
+			// all that there is to say.
+			p.State = fleet.StateHeld
+		}
 		if w.profile == fleet.System && said.mode != "" {
 			s.Mode = said.mode
 		}

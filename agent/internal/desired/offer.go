@@ -26,7 +26,8 @@ type Offer struct {
 
 // Take judges an offer, and keeps it where it is admissible for h at now. A
 // refused one changes nothing but what Desired tells as refusal, and is
-// returned as one of pkg/release's errors.
+// returned as one of pkg/release's errors; so is one that can't be kept, as
+// another error, until it is offered again.
 func (s *Store) Take(h release.Host, o Offer, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -36,12 +37,24 @@ func (s *Store) Take(h release.Host, o Offer, now time.Time) error {
 	}
 	if err != nil {
 		if s.real(h, newest) {
-			s.refused[h.Profile] = release.ReasonOf(err)
+			s.refused[h.Profile] = reasonOf(err)
 		}
 		return err
 	}
 	delete(s.refused, h.Profile)
 	return nil
+}
+
+// LocalHint is what to do about a document that could not be kept or read.
+const LocalHint = "look at this host's disk and its permissions; the agent tries again by itself"
+
+// reasonOf is release.ReasonOf, with a hint for what is no refusal.
+func reasonOf(err error) fleet.Reason {
+	r := release.ReasonOf(err)
+	if r.Code == fleet.ReasonInternal && r.Hint == "" {
+		r.Hint = LocalHint
+	}
+	return r
 }
 
 // real says whether h's profile is one of this host: the system's, one that
@@ -198,7 +211,7 @@ func (s *Store) Desired(h release.Host, now time.Time) (reconcile.Desired, *Open
 	target, revert, err := s.admit(h, now)
 	switch {
 	case err != nil && d.Refusal.Code == "":
-		d.Refusal = release.ReasonOf(err)
+		d.Refusal = reasonOf(err)
 	case err == nil && target != nil:
 		ref := target.Ref()
 		d.Target, d.Revert = &ref, revert

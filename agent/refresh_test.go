@@ -1,0 +1,60 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// TestDiskFaultDuringHint: what can't be kept for a moment is said, and asked
+// for again without waiting for the next poll or hint.
+func TestDiskFaultDuringHint(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.confirmed(1, "one")
+	for i, dir := range []string{"documents", "profiles"} {
+		path := filepath.Join(h.config.StateDir, desiredDir, dir)
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+		next := h.publish(uint64(i+2), dir, "")
+		p := h.coord.WaitReason(fleet.ReasonInternal)
+		if p.State != fleet.StateHeld || !strings.Contains(p.Reason.Message, dir) || p.Reason.Hint == "" {
+			t.Errorf("reported: %+v", p)
+		}
+		waitProfile(t, h, "unable", func(p control.Profile) bool {
+			return p.State == fleet.StateHeld && p.Reason.Code == fleet.ReasonInternal
+		})
+		waitStatus(t, h, func(r fleet.Reason) bool { return r.Code == fleet.ReasonInternal })
+		if err := os.Rename(path+".away", path); err != nil {
+			t.Fatal(err)
+		}
+		h.coord.WaitState(fleet.StateConfirmed, next)
+		waitStatus(t, h, func(r fleet.Reason) bool { return r.Code == "" })
+	}
+}
+
+// TestFloorIsRecordedLater: a floor that could not be recorded is at the next
+// occasion.
+func TestFloorIsRecordedLater(t *testing.T) {
+	h := newHost(t)
+	a, err := h.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	floor := h.fleet.Issued
+	a.raiseFloor(floor) // as by an attempt whose record failed
+	if err := a.recordFloor(floor); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.journal.State().Floor; !got.Equal(floor) {
+		t.Errorf("recorded %s, want %s", got, floor)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+}
