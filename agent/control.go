@@ -43,7 +43,7 @@ func (a *Agent) record(r journal.Record) error {
 func (a *Agent) enrolled() (*bound, error) {
 	b := a.bound.Load()
 	if b == nil {
-		return nil, fmt.Errorf("%w: this host is not enrolled", control.ErrNotPossible)
+		return nil, control.NotPossible("make a join string with fleetctl token, then run fleet-agent enrol with it", "this host is not enrolled")
 	}
 	return b, nil
 }
@@ -53,9 +53,18 @@ func (a *Agent) known(p fleet.ProfileName) (*worker, error) {
 	defer a.mu.Unlock()
 	w := a.workers[p]
 	if w == nil {
-		return nil, fmt.Errorf("%w: this host has no profile %s", control.ErrNotPossible, p)
+		return nil, control.NotPossible("fleet-agent status lists the profiles", "this host has no profile %s", p)
 	}
 	return w, nil
+}
+
+// mayAct refuses what would activate something, where the agent was told not to.
+// A signed policy to observe is no such order: a person at the machine may act.
+func (a *Agent) mayAct() error {
+	if a.config.Observe {
+		return control.NotPossible("restart it without --observe", "this agent runs with --observe, and activates nothing")
+	}
+	return nil
 }
 
 // RollBack returns a profile to its last-good and refuses what runs.
@@ -67,6 +76,9 @@ func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, actor string) (
 	if err != nil {
 		return fleet.Ref{}, err
 	}
+	if err := a.mayAct(); err != nil {
+		return fleet.Ref{}, err
+	}
 	st := a.journal.State()
 	ps := st.Profile(p)
 	target, ok := lastGood(ps)
@@ -74,11 +86,11 @@ func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, actor string) (
 	case ps.Activation != nil && ps.Phase == journal.PhaseActivated:
 		target = ps.Activation.Back().Ref
 	case ps.Activation != nil:
-		return fleet.Ref{}, fmt.Errorf("%w: the profile is %s: wait until that has ended", control.ErrNotPossible, ps.Phase)
+		return fleet.Ref{}, control.NotPossible("wait until that has ended: fleet-agent status tells", "the profile is %s", ps.Phase)
 	case ps.Current.Ref.Digest == "":
-		return fleet.Ref{}, fmt.Errorf("%w: what runs is no generation of this fleet", control.ErrNotPossible)
+		return fleet.Ref{}, control.NotPossible("", "what runs is no generation of this fleet")
 	case !ok:
-		return fleet.Ref{}, fmt.Errorf("%w: there is no last-good generation to go to; publish one instead", control.ErrNotPossible)
+		return fleet.Ref{}, control.NotPossible("publish a new generation instead", "there is no last-good generation to go to")
 	}
 	w.note(func(f *facts) {
 		f.rollBackFrom = ps.Current.Ref.Digest
@@ -100,11 +112,18 @@ func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (fle
 	if err != nil {
 		return fleet.Ref{}, err
 	}
+	if err := a.mayAct(); err != nil {
+		return fleet.Ref{}, err
+	}
 	st := a.journal.State()
 	ps := st.Profile(p)
 	d, _ := b.desired.Desired(b.host(p, ps.Highest), a.now())
 	if d.Target == nil {
-		return fleet.Ref{}, fmt.Errorf("%w: nothing that this host may run is desired: %s", control.ErrNotPossible, d.Refusal.Message)
+		nothing := "nothing is desired of this profile"
+		if d.Refusal.Code != "" {
+			nothing = "nothing that this host may run is desired: " + d.Refusal.Message
+		}
+		return fleet.Ref{}, control.NotPossible(fallback(d.Refusal.Hint, "publish a generation"), "%s", nothing)
 	}
 	if _, refused := ps.IsRefused(d.Target.Digest); refused {
 		if err := w.append(journal.Record{
@@ -136,7 +155,7 @@ func (a *Agent) Logs(_ context.Context, p fleet.ProfileName) (io.ReadCloser, err
 // openLogs joins the logs of all runs of the newest activation.
 func openLogs(dir string, runs []string, path func(string) string) (io.ReadCloser, error) {
 	if len(runs) == 0 {
-		return nil, fmt.Errorf("%w: there is no log below %s: nothing was activated yet", control.ErrNotPossible, dir)
+		return nil, control.NotPossible("", "there is no log below %s: nothing was activated yet", dir)
 	}
 	newest := activationOf(runs[len(runs)-1])
 	var l logs

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/refusal"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
@@ -109,9 +110,9 @@ func (c *Client) explain(err error) error {
 	}
 	if r, ok := refusal.Of(err); ok {
 		if status.Code(err) == codes.FailedPrecondition {
-			return fmt.Errorf("%w: %s", ErrNotPossible, r.Message)
+			return NotPossible(r.Hint, "%s", r.Message)
 		}
-		return errors.New(r.Message)
+		return ui.WithHint(errors.New(r.Message), r.Hint)
 	}
 	if status.Code(err) == codes.Unavailable {
 		return fmt.Errorf("%w: %s does not answer: %s", ErrNoAgent, c.path, status.Convert(err).Message())

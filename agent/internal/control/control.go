@@ -6,11 +6,13 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 // socketName of the socket in the run directory.
@@ -29,6 +31,11 @@ var (
 	// why, and what to do instead.
 	ErrNotPossible = errors.New("not possible now")
 )
+
+// NotPossible is ErrNotPossible, saying why and what to do instead.
+func NotPossible(hint, format string, args ...any) error {
+	return ui.WithHint(fmt.Errorf("%w: "+format, append([]any{ErrNotPossible}, args...)...), hint)
+}
 
 // Status is where a host is and why.
 type Status struct {

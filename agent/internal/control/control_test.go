@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -132,9 +133,9 @@ func TestRoundTrip(t *testing.T) {
 	if _, err := c.RollBack(ctx, "../etc"); err == nil {
 		t.Error("rolled back a profile that can't be")
 	}
-	h.err = fmt.Errorf("%w: there is nothing", ErrNotPossible)
-	if _, err := c.Retry(ctx, ""); !errors.Is(err, ErrNotPossible) || !strings.Contains(err.Error(), "there is nothing") {
-		t.Errorf("not possible: %v", err)
+	h.err = NotPossible("wait", "there is %s", "nothing")
+	if _, err := c.Retry(ctx, ""); !errors.Is(err, ErrNotPossible) || err.Error() != "not possible now: there is nothing" || ui.HintOf(err) != "wait" {
+		t.Errorf("not possible: %v (%s)", err, ui.HintOf(err))
 	}
 	for path, perm := range map[string]os.FileMode{dir: 0o700, SocketPath(dir): 0o600} {
 		if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != perm {

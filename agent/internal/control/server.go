@@ -16,6 +16,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/refusal"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
@@ -198,10 +199,12 @@ func profileOf(s string) (fleet.ProfileName, error) {
 	return p, nil
 }
 
+// answer puts what a client tells apart into the code, and the rest into words.
 func answer(err error) error {
-	code := codes.Internal
+	code, message := codes.Internal, err.Error()
 	if errors.Is(err, ErrNotPossible) {
-		code = codes.FailedPrecondition
+		// The client says that part itself.
+		code, message = codes.FailedPrecondition, strings.TrimPrefix(message, ErrNotPossible.Error()+": ")
 	}
-	return refusal.New(code, fleet.Reason{Code: fleet.ReasonInternal, Message: err.Error()})
+	return refusal.New(code, fleet.Reason{Code: fleet.ReasonInternal, Message: message, Hint: ui.HintOf(err)})
 }
