@@ -11,7 +11,9 @@ import (
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 var _ control.Host = (*Agent)(nil)
@@ -103,17 +105,18 @@ func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, actor string) (
 }
 
 // Retry forgets that what is desired failed or was refused, and ends waits.
-func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (fleet.Ref, error) {
+func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (control.Retried, error) {
+	var none control.Retried
 	b, err := a.enrolled()
 	if err != nil {
-		return fleet.Ref{}, err
+		return none, err
 	}
 	w, err := a.known(p)
 	if err != nil {
-		return fleet.Ref{}, err
+		return none, err
 	}
 	if err := a.mayAct(); err != nil {
-		return fleet.Ref{}, err
+		return none, err
 	}
 	st := a.journal.State()
 	ps := st.Profile(p)
@@ -123,27 +126,68 @@ func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (fle
 		if d.Refusal.Code != "" {
 			nothing = "nothing that this host may run is desired: " + d.Refusal.Message
 		}
-		return fleet.Ref{}, control.NotPossible(fallback(d.Refusal.Hint, "publish a generation"), "%s", nothing)
+		return none, control.NotPossible(fallback(d.Refusal.Hint, "publish a generation"), "%s", nothing)
 	}
-	if _, refused := ps.IsRefused(d.Target.Digest); refused {
-		if err := w.append(journal.Record{
-			Kind: journal.KindForgiven, Digest: d.Target.Digest, Actor: actor,
-			Reason: fleet.Reason{Code: fleet.ReasonNewGeneration, Message: "retried by " + actor},
-		}); err != nil {
-			return fleet.Ref{}, err
+	again := control.Retried{Target: *d.Target}
+	forgive := forgivable(ps, d.Target.Digest)
+	if len(forgive) == 0 {
+		if again.Waited = w.waiting(d.Target.Digest); again.Waited.Code == "" {
+			return none, a.nothingRefused(p)
 		}
 	}
-	if _, refused := ps.IsRefused(ps.Ref.Digest); refused && ps.Phase == journal.PhaseStuck && ps.Ref.Digest != d.Target.Digest {
-		// What keeps everything else from being tried.
+	for _, d := range forgive {
 		if err := w.append(journal.Record{
-			Kind: journal.KindForgiven, Digest: ps.Ref.Digest, Actor: actor,
+			Kind: journal.KindForgiven, Digest: d, Actor: actor,
 			Reason: fleet.Reason{Code: fleet.ReasonNewGeneration, Message: "retried by " + actor},
 		}); err != nil {
-			return fleet.Ref{}, err
+			return none, err
 		}
 	}
 	w.forgive()
-	return *d.Target, nil
+	return again, nil
+}
+
+// forgivable are the refusals that keep target from being tried.
+func forgivable(ps journal.ProfileState, target fleet.Digest) []fleet.Digest {
+	var ds []fleet.Digest
+	if _, refused := ps.IsRefused(target); refused {
+		ds = append(ds, target)
+	}
+	// What a host is stuck on keeps everything else from being tried.
+	if _, refused := ps.IsRefused(ps.Ref.Digest); refused && ps.Phase == journal.PhaseStuck && ps.Ref.Digest != target {
+		ds = append(ds, ps.Ref.Digest)
+	}
+	return ds
+}
+
+// waiting is why the next attempt at target, or at verifying what was kept, is
+// put off.
+func (w *worker) waiting(target fleet.Digest) fleet.Reason {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch f, plan := w.facts, w.said.plan; {
+	case f.wait != nil && f.waitFor == target && awake().Before(f.wait.until):
+		return f.wait.reason
+	case plan.Step == reconcile.StepVerify:
+		return plan.Reason
+	}
+	return fleet.Reason{}
+}
+
+// nothingRefused says where a profile is that a retry would change nothing of.
+func (a *Agent) nothingRefused(p fleet.ProfileName) error {
+	where := control.Profile{}
+	for _, q := range a.snapshot().Profiles {
+		if q.Profile == p {
+			where = q
+		}
+	}
+	text := string(where.State)
+	if m := where.Reason.Message; m != "" {
+		text += ": " + m
+	}
+	return ui.WithHint(fmt.Errorf("%w: %s is %s", control.ErrNothingRefused, p, text),
+		fallback(where.Reason.Hint, "fleet-agent status shows where this host is and why"))
 }
 
 // Logs returns the output of the newest activation of a profile, the

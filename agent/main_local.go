@@ -82,11 +82,11 @@ func newRetryCommand(o *options) *cobra.Command {
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, c *control.Client) error {
-				ref, err := c.Retry(ctx, profileArg(args))
+				r, err := c.Retry(ctx, profileArg(args))
 				if err != nil {
 					return err
 				}
-				return o.target("trying again", ref)
+				return o.retried(r)
 			})
 		},
 	}
@@ -122,6 +122,18 @@ func (o *options) target(what string, ref fleet.Ref) error {
 		return nil
 	}
 	p.Printf("%s %s\n", what, refText(ref))
+	return nil
+}
+
+func (o *options) retried(r control.Retried) error {
+	if r.Waited.Code == "" {
+		return o.target("trying again", r.Target)
+	}
+	p := o.printer()
+	if p.JSON() {
+		return p.Value(map[string]any{"target": refJSON(r.Target), "waited": r.Waited}) //nolint:wrapcheck // Of the output.
+	}
+	p.Printf("waits no longer (%s: %s): trying %s now\n", r.Waited.Code, r.Waited.Message, refText(r.Target))
 	return nil
 }
 

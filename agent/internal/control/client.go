@@ -77,9 +77,9 @@ func (c *Client) RollBack(ctx context.Context, profile fleet.ProfileName) (fleet
 }
 
 // Retry has the desired generation tried again and says which that is.
-func (c *Client) Retry(ctx context.Context, profile fleet.ProfileName) (fleet.Ref, error) {
+func (c *Client) Retry(ctx context.Context, profile fleet.ProfileName) (Retried, error) {
 	m, err := c.rpc.LocalRetry(ctx, &fleetv1.LocalRetryRequest{Profile: string(profile)})
-	return refOf(m.GetTarget()), c.explain(err)
+	return Retried{Target: refOf(m.GetTarget()), Waited: reasonOf(m.GetWaited())}, c.explain(err)
 }
 
 // Logs copies the output of the newest activation to w.
@@ -109,8 +109,8 @@ func (c *Client) explain(err error) error {
 		return nil
 	}
 	if r, ok := refusal.Of(err); ok {
-		if status.Code(err) == codes.FailedPrecondition {
-			return NotPossible(r.Hint, "%s", r.Message)
+		if is := answers[status.Code(err)]; is != nil {
+			return ui.WithHint(fmt.Errorf("%w: %s", is, r.Message), r.Hint)
 		}
 		return ui.WithHint(errors.New(r.Message), r.Hint)
 	}

@@ -30,6 +30,9 @@ var (
 	// ErrNotPossible is wrapped by answers to what can't be done now. They say
 	// why, and what to do instead.
 	ErrNotPossible = errors.New("not possible now")
+	// ErrNothingRefused is wrapped by the answer to a retry where nothing failed,
+	// was refused, or waits.
+	ErrNothingRefused = errors.New("nothing is refused here")
 )
 
 // NotPossible is ErrNotPossible, saying why and what to do instead.
@@ -62,6 +65,15 @@ type Profile struct {
 	Desired fleet.Ref
 }
 
+// Retried is what a retry set going.
+type Retried struct {
+	// Target is tried again.
+	Target fleet.Ref
+	// Waited is why it would have been tried later only; its code is empty where
+	// it was not to be tried any more.
+	Waited fleet.Reason
+}
+
 // Host is the agent as the socket serves it. Methods MUST be safe for
 // concurrent use. actor is who asked, for the record.
 type Host interface {
@@ -72,8 +84,9 @@ type Host interface {
 	// RollBack returns a profile to its last-good, refuses what runs, and
 	// returns where to, when that has begun.
 	RollBack(ctx context.Context, profile fleet.ProfileName, actor string) (fleet.Ref, error)
-	// Retry forgets that the desired generation failed or was refused.
-	Retry(ctx context.Context, profile fleet.ProfileName, actor string) (fleet.Ref, error)
+	// Retry forgets that the desired generation failed or was refused, and ends
+	// its wait; where there is neither, it returns ErrNothingRefused.
+	Retry(ctx context.Context, profile fleet.ProfileName, actor string) (Retried, error)
 	// Logs returns the output of a profile's newest activation.
 	Logs(ctx context.Context, profile fleet.ProfileName) (io.ReadCloser, error)
 }

@@ -46,8 +46,10 @@ func (h *fakeHost) RollBack(_ context.Context, p fleet.ProfileName, actor string
 	return fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 1}}, h.ask("roll back %s by %s", p, actor)
 }
 
-func (h *fakeHost) Retry(_ context.Context, p fleet.ProfileName, actor string) (fleet.Ref, error) {
-	return fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 2}}, h.ask("retry %s by %s", p, actor)
+func (h *fakeHost) Retry(_ context.Context, p fleet.ProfileName, actor string) (Retried, error) {
+	return Retried{
+		Target: fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 2}}, Waited: fleet.Reason{Code: fleet.ReasonFetchFailed},
+	}, h.ask("retry %s by %s", p, actor)
 }
 
 func (h *fakeHost) Logs(context.Context, fleet.ProfileName) (io.ReadCloser, error) {
@@ -114,7 +116,7 @@ func TestRoundTrip(t *testing.T) {
 	if r, err := c.RollBack(ctx, "home/eve"); err != nil || r.Number.Seq != 1 {
 		t.Errorf("RollBack: %v, %v", r, err)
 	}
-	if r, err := c.Retry(ctx, ""); err != nil || r.Number.Seq != 2 {
+	if r, err := c.Retry(ctx, ""); err != nil || r.Target.Number.Seq != 2 || r.Waited.Code != fleet.ReasonFetchFailed {
 		t.Errorf("Retry: %v, %v", r, err)
 	}
 	if err := errors.Join(c.Pause(ctx, " lunch "), c.Resume(ctx)); err != nil {
@@ -136,6 +138,10 @@ func TestRoundTrip(t *testing.T) {
 	h.err = NotPossible("wait", "there is %s", "nothing")
 	if _, err := c.Retry(ctx, ""); !errors.Is(err, ErrNotPossible) || err.Error() != "not possible now: there is nothing" || ui.HintOf(err) != "wait" {
 		t.Errorf("not possible: %v (%s)", err, ui.HintOf(err))
+	}
+	h.err = fmt.Errorf("%w: it runs", ErrNothingRefused)
+	if _, err := c.Retry(ctx, ""); !errors.Is(err, ErrNothingRefused) || err.Error() != h.err.Error() {
+		t.Errorf("nothing to retry: %v", err)
 	}
 	for path, perm := range map[string]os.FileMode{dir: 0o700, SocketPath(dir): 0o600} {
 		if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != perm {

@@ -140,16 +140,16 @@ func (s *service) LocalRollBack(ctx context.Context, r *fleetv1.LocalRollBackReq
 }
 
 // LocalRetry forgets a refusal.
-func (s *service) LocalRetry(ctx context.Context, r *fleetv1.LocalRetryRequest) (*fleetv1.LocalRetryResponse, error) {
-	profile, err := profileOf(r.GetProfile())
+func (s *service) LocalRetry(ctx context.Context, req *fleetv1.LocalRetryRequest) (*fleetv1.LocalRetryResponse, error) {
+	profile, err := profileOf(req.GetProfile())
 	if err != nil {
 		return nil, err
 	}
-	ref, err := s.host.Retry(ctx, profile, actorOf(ctx))
+	r, err := s.host.Retry(ctx, profile, actorOf(ctx))
 	if err != nil {
 		return nil, answer(err)
 	}
-	return &fleetv1.LocalRetryResponse{Target: refMessage(ref)}, nil
+	return &fleetv1.LocalRetryResponse{Target: refMessage(r.Target), Waited: reasonMessage(r.Waited)}, nil
 }
 
 // Logs streams the output of the newest activation.
@@ -199,12 +199,17 @@ func profileOf(s string) (fleet.ProfileName, error) {
 	return p, nil
 }
 
-// answer puts what a client tells apart into the code, and the rest into words.
+// answers are the errors that a client can tell apart, by their codes.
+var answers = map[codes.Code]error{codes.FailedPrecondition: ErrNotPossible, codes.NotFound: ErrNothingRefused}
+
 func answer(err error) error {
-	code, message := codes.Internal, err.Error()
-	if errors.Is(err, ErrNotPossible) {
-		// The client says that part itself.
-		code, message = codes.FailedPrecondition, strings.TrimPrefix(message, ErrNotPossible.Error()+": ")
+	r := fleet.Reason{Code: fleet.ReasonInternal, Message: err.Error(), Hint: ui.HintOf(err)}
+	for code, is := range answers {
+		if errors.Is(err, is) {
+			// The client puts that part in front again.
+			r.Message = strings.TrimPrefix(r.Message, is.Error()+": ")
+			return refusal.New(code, r)
+		}
 	}
-	return refusal.New(code, fleet.Reason{Code: fleet.ReasonInternal, Message: message, Hint: ui.HintOf(err)})
+	return refusal.New(codes.Internal, r)
 }

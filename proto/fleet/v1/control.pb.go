@@ -476,7 +476,9 @@ func (x *LocalRetryRequest) GetProfile() string {
 type LocalRetryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Generation that is tried again.
-	Target        *GenerationRef `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Target *GenerationRef `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// Why it would have been tried later only; empty where it was not to be.
+	Waited        *Reason `protobuf:"bytes,2,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -514,6 +516,13 @@ func (*LocalRetryResponse) Descriptor() ([]byte, []int) {
 func (x *LocalRetryResponse) GetTarget() *GenerationRef {
 	if x != nil {
 		return x.Target
+	}
+	return nil
+}
+
+func (x *LocalRetryResponse) GetWaited() *Reason {
+	if x != nil {
+		return x.Waited
 	}
 	return nil
 }
@@ -636,9 +645,10 @@ const file_fleet_v1_control_proto_rawDesc = "" +
 	"\x15LocalRollBackResponse\x12/\n" +
 	"\x06target\x18\x01 \x01(\v2\x17.fleet.v1.GenerationRefR\x06target\"-\n" +
 	"\x11LocalRetryRequest\x12\x18\n" +
-	"\aprofile\x18\x01 \x01(\tR\aprofile\"E\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\"o\n" +
 	"\x12LocalRetryResponse\x12/\n" +
-	"\x06target\x18\x01 \x01(\v2\x17.fleet.v1.GenerationRefR\x06target\"'\n" +
+	"\x06target\x18\x01 \x01(\v2\x17.fleet.v1.GenerationRefR\x06target\x12(\n" +
+	"\x06waited\x18\x02 \x01(\v2\x10.fleet.v1.ReasonR\x06waited\"'\n" +
 	"\vLogsRequest\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\"\"\n" +
 	"\fLogsResponse\x12\x12\n" +
@@ -690,23 +700,24 @@ var file_fleet_v1_control_proto_depIdxs = []int32{
 	13, // 3: fleet.v1.StatusResponse.identity_expires:type_name -> google.protobuf.Timestamp
 	15, // 4: fleet.v1.LocalRollBackResponse.target:type_name -> fleet.v1.GenerationRef
 	15, // 5: fleet.v1.LocalRetryResponse.target:type_name -> fleet.v1.GenerationRef
-	0,  // 6: fleet.v1.ControlService.Status:input_type -> fleet.v1.StatusRequest
-	2,  // 7: fleet.v1.ControlService.Pause:input_type -> fleet.v1.PauseRequest
-	4,  // 8: fleet.v1.ControlService.Resume:input_type -> fleet.v1.ResumeRequest
-	6,  // 9: fleet.v1.ControlService.LocalRollBack:input_type -> fleet.v1.LocalRollBackRequest
-	8,  // 10: fleet.v1.ControlService.LocalRetry:input_type -> fleet.v1.LocalRetryRequest
-	10, // 11: fleet.v1.ControlService.Logs:input_type -> fleet.v1.LogsRequest
-	1,  // 12: fleet.v1.ControlService.Status:output_type -> fleet.v1.StatusResponse
-	3,  // 13: fleet.v1.ControlService.Pause:output_type -> fleet.v1.PauseResponse
-	5,  // 14: fleet.v1.ControlService.Resume:output_type -> fleet.v1.ResumeResponse
-	7,  // 15: fleet.v1.ControlService.LocalRollBack:output_type -> fleet.v1.LocalRollBackResponse
-	9,  // 16: fleet.v1.ControlService.LocalRetry:output_type -> fleet.v1.LocalRetryResponse
-	11, // 17: fleet.v1.ControlService.Logs:output_type -> fleet.v1.LogsResponse
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	12, // 6: fleet.v1.LocalRetryResponse.waited:type_name -> fleet.v1.Reason
+	0,  // 7: fleet.v1.ControlService.Status:input_type -> fleet.v1.StatusRequest
+	2,  // 8: fleet.v1.ControlService.Pause:input_type -> fleet.v1.PauseRequest
+	4,  // 9: fleet.v1.ControlService.Resume:input_type -> fleet.v1.ResumeRequest
+	6,  // 10: fleet.v1.ControlService.LocalRollBack:input_type -> fleet.v1.LocalRollBackRequest
+	8,  // 11: fleet.v1.ControlService.LocalRetry:input_type -> fleet.v1.LocalRetryRequest
+	10, // 12: fleet.v1.ControlService.Logs:input_type -> fleet.v1.LogsRequest
+	1,  // 13: fleet.v1.ControlService.Status:output_type -> fleet.v1.StatusResponse
+	3,  // 14: fleet.v1.ControlService.Pause:output_type -> fleet.v1.PauseResponse
+	5,  // 15: fleet.v1.ControlService.Resume:output_type -> fleet.v1.ResumeResponse
+	7,  // 16: fleet.v1.ControlService.LocalRollBack:output_type -> fleet.v1.LocalRollBackResponse
+	9,  // 17: fleet.v1.ControlService.LocalRetry:output_type -> fleet.v1.LocalRetryResponse
+	11, // 18: fleet.v1.ControlService.Logs:output_type -> fleet.v1.LogsResponse
+	13, // [13:19] is the sub-list for method output_type
+	7,  // [7:13] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_control_proto_init() }
