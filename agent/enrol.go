@@ -15,6 +15,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 // maxJoinFileBytes bounds a file with a join string.
@@ -52,7 +53,7 @@ func (a *Agent) enrol(ctx context.Context) error {
 func enrolReason(err error) fleet.Reason {
 	r := sync.ReasonOf(err)
 	if errors.Is(err, identity.ErrNotEnrolled) {
-		r.Code, r.Hint = "not-enrolled", "make a join string with fleetctl token, then give it to fleet-agent enrol - on standard input"
+		r.Code, r.Hint = "not-enrolled", joinHint
 	}
 	return r
 }
@@ -62,6 +63,9 @@ func enrolReason(err error) fleet.Reason {
 func (a *Agent) Enrol(ctx context.Context) error {
 	if a.bound.Load() != nil {
 		j, err := a.joinString()
+		if errors.Is(err, errNoJoin) {
+			return nil // A unit names its join file for ever.
+		}
 		if err != nil {
 			return err
 		}
@@ -121,24 +125,17 @@ func (a *Agent) enrolOnce(ctx context.Context) error {
 	return a.bind()
 }
 
+// errNoJoin says that nothing was found to enrol with; it is ErrNotEnrolled too.
+var errNoJoin = fmt.Errorf("%w, and there is no join string", identity.ErrNotEnrolled)
+
 // joinString finds what to enrol with: what is configured, else what an
-// earlier attempt left.
+// earlier attempt left, and says so.
 func (a *Agent) joinString() (pki.Join, error) {
-	text := a.config.Join
+	text, missing := a.config.Join, "none was given"
 	if text == "" && a.config.JoinFile != "" {
-		fi, err := os.Stat(a.config.JoinFile)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-		case err != nil:
-			return pki.Join{}, fmt.Errorf("reading join string: %w", err)
-		case fi.Size() > maxJoinFileBytes:
-			return pki.Join{}, fmt.Errorf("reading join string: %s has %d bytes, at most %d", a.config.JoinFile, fi.Size(), maxJoinFileBytes)
-		default:
-			b, err := os.ReadFile(a.config.JoinFile)
-			if err != nil {
-				return pki.Join{}, fmt.Errorf("reading join string: %w", err)
-			}
-			text = strings.TrimSpace(string(b))
+		var err error
+		if text, missing, err = readJoinFile(a.config.JoinFile); err != nil {
+			return pki.Join{}, err
 		}
 	}
 	if text != "" {
@@ -149,9 +146,35 @@ func (a *Agent) joinString() (pki.Join, error) {
 		return pki.Join{}, err //nolint:wrapcheck // It says what failed.
 	}
 	if !ok {
-		return pki.Join{}, fmt.Errorf("%w, and there is no join string: make one with fleetctl token, and give it to fleet-agent enrol - on standard input, or in the file of --join-file", identity.ErrNotEnrolled)
+		return pki.Join{}, ui.WithHint(fmt.Errorf("%w: %s", errNoJoin, missing), joinHint)
 	}
+	a.config.Log.Info("going on with the join string of an earlier attempt", "because", missing,
+		"machine", string(j.Machine), "fleet", string(j.Fleet))
 	return j, nil
+}
+
+const joinHint = "make a join string with fleetctl token, and give it to fleet-agent enrol or in the file of --join-file"
+
+// readJoinFile returns the join string in a file; where there is none, missing
+// says why: a person may still be about to put it there.
+func readJoinFile(path string) (text, missing string, err error) {
+	fi, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "", "the join file " + path + " does not exist", nil
+	case err != nil:
+		return "", "", fmt.Errorf("reading join string: %w", err)
+	case fi.Size() > maxJoinFileBytes:
+		return "", "", fmt.Errorf("reading join string: %s has %d bytes, at most %d", path, fi.Size(), maxJoinFileBytes)
+	}
+	b, err := os.ReadFile(path) //nolint:gosec // The operator names the file.
+	if err != nil {
+		return "", "", fmt.Errorf("reading join string: %w", err)
+	}
+	if text = strings.TrimSpace(string(b)); text == "" {
+		missing = "the join file " + path + " is empty"
+	}
+	return text, missing, nil
 }
 
 // renewPause is the least time between two renewals.

@@ -198,6 +198,10 @@ func runEnrol(ctx context.Context, o *runOptions, args []string) error {
 		_, _ = fmt.Fprintf(o.stderr, "fleet-agent: warning: other users of this machine can read the join string among the arguments of this process\n"+
 			"  hint: give it on standard input (fleet-agent enrol -) or in a file (--join-file)\n")
 	}
+	if join = strings.TrimSpace(join); join == "" && len(args) == 1 {
+		// Not what an earlier attempt left: who gives one means that one.
+		return ui.WithHint(errors.New("the join string that was given is empty"), joinHint)
+	}
 	a, err := o.agent(join)
 	if err != nil {
 		return err

@@ -115,8 +115,18 @@ func TestJoin(t *testing.T) {
 	if err != nil || b.Machine != "pyrite" || b.Root != j.Root {
 		t.Errorf("binding: %+v, %v", b, err)
 	}
-	if err := s.SetJoin(newJoin(t, "galena")); !errors.Is(err, ErrOtherHost) {
+	// Nothing came of it yet: another one takes its place, whoever it is for.
+	other := newJoin(t, "galena")
+	if err := s.SetJoin(other); err != nil {
 		t.Errorf("another machine's: %v", err)
+	}
+	s = open(t, dir)
+	pending, ok, err = s.PendingJoin()
+	if err != nil || !ok || pending.String() != other.String() {
+		t.Errorf("pending now: %v, %v", ok, err)
+	}
+	if b, err := s.Binding(); err != nil || b.Machine != "galena" || b.Root != other.Root {
+		t.Errorf("binding now: %+v, %v", b, err)
 	}
 	if same, err := s.EnrolledWith(j); same || err != nil {
 		t.Errorf("enrolled with it, before there is a certificate: %v", err)

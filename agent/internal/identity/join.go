@@ -11,11 +11,12 @@ import (
 
 // SetJoin records a join string before it is used, so that a crash in the
 // middle of enrolling only means to ask again with the same token and key.
-// It returns ErrOtherHost where the state belongs to another fleet or machine.
+// It returns ErrOtherHost where this host is enrolled as another machine or in
+// another fleet; one that never came to anything is replaced.
 func (s *Store) SetJoin(j pki.Join) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b := s.binding; b.Machine != "" && (b.Machine != j.Machine || b.Fleet != j.Fleet) {
+	if b := s.binding; s.leaf != nil && b.Machine != "" && (b.Machine != j.Machine || b.Fleet != j.Fleet) {
 		return fmt.Errorf("%w: this state directory is of %s in fleet %s, the join string of %s in fleet %s; use a fresh state directory",
 			ErrOtherHost, b.Machine, b.Fleet, j.Machine, j.Fleet)
 	}
