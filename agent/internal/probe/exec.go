@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -38,9 +39,17 @@ func runExec(ctx context.Context, p fleet.Probe, env Env) (fleet.Verdict, string
 	case code == 0:
 		return fleet.VerdictPass, output
 	case code == exInconclusive:
-		return fleet.VerdictInconclusive, fmt.Sprintf("exit code %d: %s", code, output)
+		return fleet.VerdictInconclusive, withOutput(exitText(code), output)
 	}
-	return fleet.VerdictFail, fmt.Sprintf("%s: %s", exitText(code), output)
+	return fleet.VerdictFail, withOutput(exitText(code), output)
+}
+
+// withOutput adds what a program printed, if it did.
+func withOutput(how, output string) string {
+	if output = strings.TrimSpace(output); output == "" {
+		return how
+	}
+	return how + ": " + output
 }
 
 func exitText(code int) string {

@@ -84,6 +84,15 @@ func TestExec(t *testing.T) {
 			want(t, fleet.Probe{Kind: fleet.ProbeExec, Argv: c.argv}, env, c.verdict, c.part)
 		})
 	}
+	t.Run("silent", func(t *testing.T) {
+		program(t, dir, "silent", "exit 1")
+		program(t, dir, "blank", "echo; exit 75")
+		for argv, says := range map[string]string{"silent": "exit code 1", "blank": "exit code 75"} {
+			if _, detail := probe.Run(t.Context(), fleet.Probe{Kind: fleet.ProbeExec, Argv: []string{argv}}, env); detail != says {
+				t.Errorf("%s: %q, want %q", argv, detail, says)
+			}
+		}
+	})
 	t.Run("bounded", func(t *testing.T) {
 		if _, detail := probe.Run(t.Context(), fleet.Probe{Kind: fleet.ProbeExec, Argv: []string{"loud"}}, env); len(detail) > 1024 {
 			t.Errorf("detail has %d bytes", len(detail))

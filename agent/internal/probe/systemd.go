@@ -29,7 +29,7 @@ func runSystemd(ctx context.Context, p fleet.Probe, env Env) (fleet.Verdict, str
 	case err != nil:
 		return fleet.VerdictInconclusive, err.Error()
 	case code != 0:
-		return fleet.VerdictInconclusive, fmt.Sprintf("systemctl: %s: %s", exitText(code), output)
+		return fleet.VerdictInconclusive, withOutput("systemctl: "+exitText(code), output)
 	}
 	props := map[string]string{}
 	for line := range strings.Lines(output) {
