@@ -54,6 +54,9 @@ func (a *Agent) snapshot() control.Status {
 		} else if state, ok := settledState(said, ps); ok {
 			p.State = state
 		}
+		if said.plan.Step == reconcile.StepVerify && p.Reason.Code == "" {
+			p.Reason = w.awaits()
+		}
 		local := a.link.trouble(troubleLocal)
 		if w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && local.Code != "" && p.Reason.Code != fleet.ReasonInternal {
 			p.Reason = local

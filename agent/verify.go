@@ -89,6 +89,8 @@ func (w *worker) verifyWithin(ctx context.Context, act *journal.Activation, g fl
 		return w.unable(err, g.Policy.VerifyDeadline.Or(fleet.DefaultVerify))
 	}
 	began, beganAwake := w.a.config.Now(), awake()
+	w.expect(probes, began.Add(deadline))
+	defer w.unexpect()
 	limited, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	var verdict fleet.Verdict
@@ -96,11 +98,13 @@ func (w *worker) verifyWithin(ctx context.Context, act *journal.Activation, g fl
 	var reached bool
 	eg, limited := errgroup.WithContext(limited)
 	eg.Go(func() error {
-		verdict, why = probe.Verify(ctx, probes, deadline, probe.In(env))
+		verdict, why = probe.Verify(ctx, probes, deadline, w.watched(probe.In(env)))
 		return nil
 	})
 	eg.Go(func() error {
-		reached = w.reach(limited)
+		if reached = w.reach(limited); reached {
+			w.arrived()
+		}
 		return nil
 	})
 	if err := eg.Wait(); err != nil {

@@ -21,6 +21,7 @@ const (
 	ReasonActivationFailed  ReasonCode = "activation-failed"
 	ReasonActivationHung    ReasonCode = "activation-hung"
 	ReasonActivationUnknown ReasonCode = "activation-interrupted"
+	ReasonVerifying         ReasonCode = "verifying"
 	ReasonProbeFailed       ReasonCode = "probe-failed"
 	ReasonInconclusive      ReasonCode = "inconclusive"
 	ReasonUnreachable       ReasonCode = "coordinator-unreachable"
