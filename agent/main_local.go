@@ -38,7 +38,12 @@ func newPauseCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pause REASON",
 		Short: "Keep activations from starting, across restarts",
-		Args:  cobra.ExactArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.ExactArgs(1)(cmd, args); err != nil {
+				return err //nolint:wrapcheck // It says what failed.
+			}
+			return control.CheckPauseReason(args[0]) //nolint:wrapcheck // It says what failed.
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, c *control.Client) error {
 				return c.Pause(ctx, args[0])
@@ -62,7 +67,7 @@ func newRollbackCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rollback [PROFILE]",
 		Short: "Return to the last good generation, and refuse the current one",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  optionalProfile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, c *control.Client) error {
 				ref, err := c.RollBack(ctx, profileArg(args))
@@ -79,7 +84,7 @@ func newRetryCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "retry [PROFILE]",
 		Short: "Try the desired generation again, although it failed or was refused",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  optionalProfile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, c *control.Client) error {
 				r, err := c.Retry(ctx, profileArg(args))
@@ -98,11 +103,20 @@ func newLogsCommand(o *options) *cobra.Command {
 		Short: "Show the output of the newest activation, and of its rollback",
 		Long: `Show the output of the newest activation, and of its rollback. On a terminal,
 control characters are replaced; piped, the output is as the programs wrote it.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: optionalProfile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runLogs(cmd.Context(), o, profileArg(args))
 		},
 	}
+}
+
+// optionalProfile refuses what can be no profile before anything is asked.
+func optionalProfile(cmd *cobra.Command, args []string) error {
+	if err := cobra.MaximumNArgs(1)(cmd, args); err != nil || len(args) == 0 {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	_, err := fleet.ParseProfileName(args[0])
+	return err //nolint:wrapcheck // It says what failed.
 }
 
 func profileArg(args []string) fleet.ProfileName {

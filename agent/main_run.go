@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -55,6 +56,12 @@ func newRunCommand(o *options) *cobra.Command {
 		Long: `Be the agent of this host, until SIGTERM or SIGINT. An activation in flight goes
 on without the agent, and the next one takes it up.`,
 		Args: cobra.NoArgs,
+		PreRunE: func(*cobra.Command, []string) error {
+			if ro.poll <= 0 {
+				return fmt.Errorf("--poll-interval %s: want more than nothing", ro.poll)
+			}
+			return ro.check()
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRun(cmd.Context(), ro) },
 	}
 	ro.flags(c)
@@ -75,17 +82,36 @@ func newEnrolCommand(o *options) *cobra.Command {
 It is good for whoever uses it first, and the arguments of a process can be read
 by every user of the machine: so let JOIN be "-", which reads a line of standard
 input, or use --join-file.`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runEnrol(cmd.Context(), ro, args) },
+		Args:    cobra.MaximumNArgs(1),
+		PreRunE: func(*cobra.Command, []string) error { return ro.check() },
+		RunE:    func(cmd *cobra.Command, args []string) error { return runEnrol(cmd.Context(), ro, args) },
 	}
 	ro.flags(c)
 	return c
 }
 
+// check finds mistakes on the command line before anything starts.
+func (o *runOptions) check() error {
+	if _, err := o.log(); err != nil {
+		return err
+	}
+	for _, a := range o.coordinator {
+		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
+			return fmt.Errorf("--coordinator %q: want host:port", a)
+		}
+	}
+	for _, e := range o.env {
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" || strings.ContainsRune(e, 0) {
+			return fmt.Errorf("--env %q: want NAME=VALUE", e)
+		}
+	}
+	return nil
+}
+
 func (o *runOptions) log() (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return nil, fmt.Errorf("log level %q: use debug, info, warn or error", o.logLevel)
+		return nil, fmt.Errorf("--log-level %q: use debug, info, warn or error", o.logLevel)
 	}
 	ho := &slog.HandlerOptions{Level: level}
 	switch o.logFormat {
@@ -94,7 +120,7 @@ func (o *runOptions) log() (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(o.stderr, ho)), nil
 	}
-	return nil, fmt.Errorf("log format %q: use text or json", o.logFormat)
+	return nil, fmt.Errorf("--log-format %q: use text or json", o.logFormat)
 }
 
 // directory makes a directory flag absolute, with its default.

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,10 +87,17 @@ func TestCommandLineMistakes(t *testing.T) {
 	h := newHost(t)
 	for _, args := range [][]string{
 		{"dance"}, {"status", "--depth"}, {"pause"}, {"status", "-o", "xml"}, {"enrol", "a", "b"},
+		{"rollback", "nope"}, {"retry", "home/"}, {"logs", "../x"}, {"pause", " "},
+		{"run", "--log-level", "loud"}, {"run", "--log-format", "xml"}, {"enrol", "--log-level", "loud"},
+		{"run", "--coordinator", "foo"}, {"run", "--coordinator", ":7443"},
+		{"enrol", "--coordinator", "foo:"}, {"run", "--env", "FOO"}, {"run", "--env", "=x"}, {"run", "--poll-interval", "-1s"}, {"run", "--poll-interval", "0"},
 	} {
-		if code, _, stderr := h.fleetAgent(args...); code != exitUsage || stderr == "" {
+		if code, _, stderr := h.fleetAgent(args...); code != exitUsage || !strings.Contains(stderr, "hint:") {
 			t.Errorf("%v: %d, %s", args, code, stderr)
 		}
+	}
+	if entries, err := os.ReadDir(h.config.StateDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was started: %v, %v", entries, err)
 	}
 	if code, _, stderr := h.fleetAgent("enrol", "fleet-join1:abc"); code != exitError || !strings.Contains(stderr, "join string") {
 		t.Errorf("a cut join string: %d, %s", code, stderr)

@@ -107,15 +107,23 @@ func (s *service) Status(ctx context.Context, _ *fleetv1.StatusRequest) (*fleetv
 // Pause keeps activations from starting.
 func (s *service) Pause(ctx context.Context, r *fleetv1.PauseRequest) (*fleetv1.PauseResponse, error) {
 	reason := strings.TrimSpace(r.GetReason())
-	if reason == "" || len(reason) > maxReasonBytes {
+	if err := CheckPauseReason(reason); err != nil {
 		return nil, refusal.New(codes.InvalidArgument, fleet.Reason{
-			Code: refusal.Malformed, Message: "a pause needs a reason", Hint: "say why in at most 512 bytes",
+			Code: refusal.Malformed, Message: err.Error(), Hint: ui.HintOf(err),
 		})
 	}
 	if err := s.host.Pause(ctx, reason, actorOf(ctx)); err != nil {
 		return nil, answer(err)
 	}
 	return &fleetv1.PauseResponse{}, nil
+}
+
+// CheckPauseReason says what is wrong with a pause's reason, if anything is.
+func CheckPauseReason(reason string) error {
+	if n := len(strings.TrimSpace(reason)); n == 0 || n > maxReasonBytes {
+		return ui.WithHint(fmt.Errorf("a pause needs a reason of 1 to %d bytes, this one has %d", maxReasonBytes, n), "say why, for whoever finds the host paused")
+	}
+	return nil
 }
 
 // Resume lifts a pause.
