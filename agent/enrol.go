@@ -153,7 +153,7 @@ func (a *Agent) joinString() (pki.Join, error) {
 	return j, nil
 }
 
-const joinHint = "make a join string with fleetctl token, and give it to fleet-agent enrol or in the file of --join-file"
+const joinHint = "make a join string with fleetctl token, and give it to fleet-agent enrol - on standard input, or in the file of --join-file"
 
 // readJoinFile returns the join string in a file; where there is none, missing
 // says why: a person may still be about to put it there.

@@ -3,18 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
-	"github.com/cameronraysmith/fleet/agent/internal/identity"
-	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/refusal"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -22,17 +17,6 @@ import (
 
 // localTimeout bounds a call to the agent of this host.
 const localTimeout = 20 * time.Second
-
-func newStatusCommand(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use:   "status",
-		Short: "Show where this host is and why",
-		Long: `Show where this host is and why. Where no agent runs, the journal is read
-instead, and the answer says so.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), o) },
-	}
-}
 
 func newPauseCommand(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -46,7 +30,10 @@ func newPauseCommand(o *options) *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, c *control.Client) error {
-				return c.Pause(ctx, args[0])
+				if err := c.Pause(ctx, args[0]); err != nil {
+					return err //nolint:wrapcheck // It says what failed.
+				}
+				return o.pausedNow(ctx, c)
 			})
 		},
 	}
@@ -58,7 +45,12 @@ func newResumeCommand(o *options) *cobra.Command {
 		Short: "Lift a pause",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.ask(cmd.Context(), func(ctx context.Context, c *control.Client) error { return c.Resume(ctx) })
+			return o.ask(cmd.Context(), func(ctx context.Context, c *control.Client) error {
+				if err := c.Resume(ctx); err != nil {
+					return err //nolint:wrapcheck // It says what failed.
+				}
+				return o.pausedNow(ctx, c)
+			})
 		},
 	}
 }
@@ -104,6 +96,12 @@ func newLogsCommand(o *options) *cobra.Command {
 		Long: `Show the output of the newest activation, and of its rollback. On a terminal,
 control characters are replaced; piped, the output is as the programs wrote it.`,
 		Args: optionalProfile,
+		PreRunE: func(*cobra.Command, []string) error {
+			if ui.Format(o.output) == ui.FormatJSON {
+				return errors.New("logs are what programs printed: there is no JSON of it")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runLogs(cmd.Context(), o, profileArg(args))
 		},
@@ -124,6 +122,26 @@ func profileArg(args []string) fleet.ProfileName {
 		return fleet.System
 	}
 	return fleet.ProfileName(args[0])
+}
+
+// pausedNow says what holds after a pause or its end.
+func (o *options) pausedNow(ctx context.Context, c *control.Client) error {
+	st, err := c.Status(ctx)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	p := o.printer()
+	switch {
+	case p.JSON():
+		return p.Value(map[string]any{"paused": st.Paused, "mode": st.Mode}) //nolint:wrapcheck // Of the output.
+	case st.Paused != "":
+		p.Printf("paused (%s): no activation starts until fleet-agent resume\n", st.Paused)
+	case st.Mode == fleet.ModeObserve:
+		p.Printf("not paused, but this host observes: no activation starts\n")
+	default:
+		p.Printf("not paused: activations may start\n")
+	}
+	return nil
 }
 
 func (o *options) target(what string, ref fleet.Ref) error {
@@ -164,121 +182,6 @@ func (o *options) ask(ctx context.Context, call func(context.Context, *control.C
 		err = ui.WithHint(err, "start it, or name its --run-dir; only root and the agent's own user may ask")
 	}
 	return errors.Join(err, c.Close())
-}
-
-// offlineNote is what status says where it read the journal itself.
-const offlineNote = "no agent runs; this is what its journal says"
-
-func runStatus(ctx context.Context, o *options) error {
-	var st control.Status
-	note := ""
-	err := o.ask(ctx, func(ctx context.Context, c *control.Client) (err error) {
-		st, err = c.Status(ctx)
-		return err
-	})
-	if errors.Is(err, control.ErrNoAgent) {
-		note = offlineNote
-		if st, err = offlineStatus(o.stateDir); errors.Is(err, os.ErrNotExist) {
-			return ui.WithHint(fmt.Errorf("%w, and there is no journal in %s", control.ErrNoAgent, o.stateDir),
-				"name the agent's --state-dir and --run-dir")
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if p := o.printer(); p.JSON() {
-		return p.Value(statusJSON(st, note)) //nolint:wrapcheck // Of the output.
-	}
-	showStatus(o, st, note)
-	return nil
-}
-
-// offlineStatus reads the state directory without an agent.
-func offlineStatus(dir string) (control.Status, error) {
-	state, err := journal.Read(dir)
-	if err != nil {
-		return control.Status{}, err //nolint:wrapcheck // It says what failed.
-	}
-	st := journalStatus(state)
-	if b, err := identity.ReadBinding(filepath.Join(dir, identityDir)); err == nil {
-		st.Machine = b.Machine
-	}
-	return st, nil
-}
-
-func showStatus(o *options, st control.Status, note string) {
-	p := o.printer()
-	if note != "" {
-		p.Printf("%s\n", p.Paint(ui.ToneWarn, note))
-	}
-	line := func(name, text string) {
-		if text != "" {
-			p.Printf("%-12s %s\n", name, text)
-		}
-	}
-	line("machine", string(st.Machine))
-	line("mode", string(st.Mode))
-	line("paused", st.Paused)
-	if note == "" {
-		coordinator := "reached"
-		if c := st.Coordinator; c.Code != "" {
-			coordinator = p.Paint(ui.ToneWarn, string(c.Code)) + ": " + c.Message
-			if c.Hint != "" {
-				coordinator += " (" + c.Hint + ")"
-			}
-		}
-		line("coordinator", coordinator+", last seen "+ui.Ago(o.now(), st.CoordinatorSeen))
-	}
-	line("outbox", strconv.FormatUint(st.Outbox, 10)+" transitions")
-	if !st.IdentityExpires.IsZero() {
-		line("identity", "until "+st.IdentityExpires.Local().Format(time.DateTime))
-	}
-	line("version", st.AgentVersion)
-	var rows [][]string
-	for _, q := range st.Profiles {
-		rows = append(rows, []string{
-			string(q.Profile), p.Paint(toneOf(q.State), string(q.State)), refText(q.Current), refText(q.Desired),
-			refText(q.Confirmed), refText(q.LastGood), string(q.Reason.Code),
-		})
-	}
-	p.Printf("\n")
-	p.Table([]string{"PROFILE", "STATE", "CURRENT", "DESIRED", "CONFIRMED", "LAST-GOOD", "REASON"}, rows)
-	for _, q := range st.Profiles {
-		if q.Reason.Message != "" {
-			p.Printf("\n%s: %s\n", q.Profile, q.Reason.Message)
-		}
-		if q.Reason.Hint != "" {
-			p.Printf("  hint: %s\n", q.Reason.Hint)
-		}
-		for _, r := range q.Refused {
-			p.Printf("  refused: %s\n", refText(r))
-		}
-	}
-}
-
-func toneOf(s fleet.State) ui.Tone {
-	switch s {
-	case fleet.StateVerified, fleet.StateConfirmed:
-		return ui.ToneGood
-	case fleet.StateRolledBack, fleet.StateFailed:
-		return ui.ToneBad
-	case fleet.StateRollingBack, fleet.StateHeld:
-		return ui.ToneWarn
-	case fleet.StateFetching, fleet.StateBuilding, fleet.StateStaged, fleet.StateActivating, fleet.StateVerifying:
-		return ui.ToneBusy
-	case fleet.StateIdle:
-	}
-	return ui.ToneNone
-}
-
-func refText(r fleet.Ref) string {
-	if r.IsZero() {
-		return "-"
-	}
-	if r.Digest == "" {
-		return r.Number.String()
-	}
-	return r.Number.String() + " (" + string(r.Release) + ")"
 }
 
 func runLogs(ctx context.Context, o *options, profile fleet.ProfileName) error {

@@ -42,8 +42,13 @@ func TestCommands(t *testing.T) {
 	if code, stdout, _ := h.fleetAgent("logs"); code != exitOK || !strings.Contains(stdout, "said while activating") {
 		t.Errorf("logs: %d, %s", code, stdout)
 	}
-	if code, _, stderr := h.fleetAgent("pause", "lunch"); code != exitOK {
-		t.Errorf("pause: %d, %s", code, stderr)
+	if code, stdout, stderr := h.fleetAgent("pause", "lunch"); code != exitOK || strings.Count(stdout, "\n") != 1 || !strings.Contains(stdout, "paused (lunch)") {
+		t.Errorf("pause: %d, %s%s", code, stdout, stderr)
+	}
+	var paused struct{ Paused, Mode string }
+	if code, stdout, stderr := h.fleetAgent("pause", "tea", "-o", "json"); code != exitOK || json.Unmarshal([]byte(stdout), &paused) != nil ||
+		paused.Paused != "tea" || paused.Mode != "manage" {
+		t.Errorf("pause: %d, %s%s", code, stdout, stderr)
 	}
 	if code, _, _ := h.fleetAgent("rollback", "home/eve"); code != exitRefused {
 		t.Errorf("rollback of a profile that isn't there: %d", code)
@@ -56,8 +61,11 @@ func TestCommands(t *testing.T) {
 	if code, stdout, _ := h.fleetAgent("retry", "-o", "json"); code != exitOK || !strings.Contains(stdout, `"1.2"`) {
 		t.Errorf("retry: %d, %s", code, stdout)
 	}
-	if code, _, stderr := h.fleetAgent("resume"); code != exitOK {
-		t.Errorf("resume: %d, %s", code, stderr)
+	if code, stdout, stderr := h.fleetAgent("resume"); code != exitOK || stdout != "not paused: activations may start\n" {
+		t.Errorf("resume: %d, %s%s", code, stdout, stderr)
+	}
+	if code, stdout, stderr := h.fleetAgent("resume", "-o", "json"); code != exitOK || json.Unmarshal([]byte(stdout), &paused) != nil || paused.Paused != "" {
+		t.Errorf("resume: %d, %s%s", code, stdout, stderr)
 	}
 	h.coord.WaitState(fleet.StateConfirmed, second)
 	h.crash()
@@ -87,7 +95,7 @@ func TestCommandLineMistakes(t *testing.T) {
 	h := newHost(t)
 	for _, args := range [][]string{
 		{"dance"}, {"status", "--depth"}, {"pause"}, {"status", "-o", "xml"}, {"enrol", "a", "b"},
-		{"rollback", "nope"}, {"retry", "home/"}, {"logs", "../x"}, {"pause", " "},
+		{"rollback", "nope"}, {"retry", "home/"}, {"logs", "../x"}, {"logs", "-o", "json"}, {"pause", " "},
 		{"run", "--log-level", "loud"}, {"run", "--log-format", "xml"}, {"enrol", "--log-level", "loud"},
 		{"run", "--coordinator", "foo"}, {"run", "--coordinator", ":7443"},
 		{"enrol", "--coordinator", "foo:"}, {"run", "--env", "FOO"}, {"run", "--env", "=x"}, {"run", "--poll-interval", "-1s"}, {"run", "--poll-interval", "0"},

@@ -137,7 +137,7 @@ func (w *worker) verified() error {
 		if _, known := ps.IsRefused(act.From.Ref.Digest); !known && act.From.Ref.Digest != "" {
 			recs = append(recs, journal.Record{Kind: journal.KindRefused, Ref: act.From.Ref, Reason: fleet.Reason{
 				Code: fleet.ReasonOperatorRefused, Message: "an operator sent this host back from it",
-				Hint: "publish a new generation, or allow this one with fleetctl retry",
+				Hint: "publish a new generation, or allow this one with fleetctl retry, or here with fleet-agent retry",
 			}})
 		}
 	}

@@ -65,7 +65,7 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 		return Plan{Step: StepNothing, Target: o.Current, Reason: fleet.Reason{
 			Code:    why.Code,
 			Message: fmt.Sprintf("generation %s is not tried again: %s", target.Number, why.Message),
-			Hint:    "publish a new generation, or retry this one with fleetctl retry",
+			Hint:    "publish a new generation, or retry this one with fleetctl retry, or here with fleet-agent retry",
 		}}
 	}
 	if !d.Revert && target.Number.Compare(o.Highest.Number) < 0 {

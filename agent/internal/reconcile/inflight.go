@@ -126,6 +126,6 @@ func rollingBack(c *Change) Plan {
 func rollBack(c *Change, code fleet.ReasonCode, message string) Plan {
 	return Plan{Step: StepRollBack, Target: c.From, Reason: fleet.Reason{
 		Code: code, Message: message,
-		Hint: "see fleet-agent logs; publish a new generation, or retry this one with fleetctl retry",
+		Hint: "see fleet-agent logs; publish a new generation, or retry this one with fleetctl retry, or here with fleet-agent retry",
 	}}
 }
