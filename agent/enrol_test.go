@@ -53,7 +53,7 @@ func TestJoinStringThatIsNotThere(t *testing.T) {
 	check("at first", exitError, "no join string")
 	check("at first", exitError, file+" does not exist", "--join-file", file)
 	check("at first", exitError, empty+" is empty", "--join-file", empty)
-	check("at first", exitError, "is empty", "-")
+	check("at first", exitError, "no join string on standard input", "-")
 	check("at first", exitError, "is empty", "")
 	if n := h.coord.Calls("Enrol"); n != 0 {
 		t.Errorf("%d attempts with no join string", n)
@@ -65,7 +65,7 @@ func TestJoinStringThatIsNotThere(t *testing.T) {
 	check("pending", exitRefused, said, "--join-file", empty)
 	check("pending", exitRefused, said, "--join-file", file)
 	check("pending", exitRefused, file, "--join-file", file)
-	check("pending", exitError, "is empty", "-")
+	check("pending", exitError, "no join string on standard input", "-")
 	h.coord.Refuse("Enrol", nil)
 	check("at last", exitOK, "enrolled as", h.config.Join)
 	check("enrolled", exitOK, "enrolled as")

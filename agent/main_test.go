@@ -94,11 +94,26 @@ func TestCommands(t *testing.T) {
 func TestCommandLineMistakes(t *testing.T) {
 	h := newHost(t)
 	for _, args := range [][]string{
-		{"dance"}, {"status", "--depth"}, {"pause"}, {"status", "-o", "xml"}, {"enrol", "a", "b"},
-		{"rollback", "nope"}, {"retry", "home/"}, {"logs", "../x"}, {"logs", "-o", "json"}, {"pause", " "},
-		{"run", "--log-level", "loud"}, {"run", "--log-format", "xml"}, {"enrol", "--log-level", "loud"},
-		{"run", "--coordinator", "foo"}, {"run", "--coordinator", ":7443"},
-		{"enrol", "--coordinator", "foo:"}, {"run", "--env", "FOO"}, {"run", "--env", "=x"}, {"run", "--poll-interval", "-1s"}, {"run", "--poll-interval", "0"},
+		{"dance"},
+		{"status", "--depth"},
+		{"pause"},
+		{"status", "-o", "xml"},
+		{"enrol", "a", "b"},
+		{"rollback", "nope"},
+		{"retry", "home/"},
+		{"logs", "../x"},
+		{"logs", "-o", "json"},
+		{"pause", " "},
+		{"run", "--log-level", "loud"},
+		{"run", "--log-format", "xml"},
+		{"enrol", "--log-level", "loud"},
+		{"run", "--coordinator", "foo"},
+		{"run", "--coordinator", ":7443"},
+		{"enrol", "--coordinator", "foo:"},
+		{"run", "--env", "FOO"},
+		{"run", "--env", "=x"},
+		{"run", "--poll-interval", "-1s"},
+		{"run", "--poll-interval", "0"},
 	} {
 		if code, _, stderr := h.fleetAgent(args...); code != exitUsage || !strings.Contains(stderr, "hint:") {
 			t.Errorf("%v: %d, %s", args, code, stderr)

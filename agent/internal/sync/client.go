@@ -72,7 +72,7 @@ type Dial func(ctx context.Context, address string) (net.Conn, error)
 // Hello says who watches.
 type Hello struct {
 	Version, InstanceID, BootID, RunID string
-	Capabilities                []string
+	Capabilities                       []string
 }
 
 // Client is the coordinator as seen from a host. It is safe for concurrent use.

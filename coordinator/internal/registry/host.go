@@ -69,7 +69,7 @@ func (h Hello) life() string {
 type Identity struct {
 	// Fingerprint of the key: lower-case hex SHA-256 of its
 	// SubjectPublicKeyInfo.
-	Fingerprint string    `json:"fingerprint"`
+	Fingerprint string `json:"fingerprint"`
 	// Since is the NotBefore of the certificate by which the key came to be
 	// registered: renewals don't make a key younger.
 	Since     time.Time `json:"since,omitzero"`

@@ -17,7 +17,9 @@ import (
 )
 
 // reading are credentials whose handshake reads until it can't.
-type reading struct{ credentials.TransportCredentials }
+type reading struct {
+	credentials.TransportCredentials
+}
 
 func (reading) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	n, err := io.Copy(io.Discard, raw)
