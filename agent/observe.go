@@ -184,7 +184,7 @@ func (w *worker) runOf(id string, f facts) (reconcile.Run, string) {
 		return reconcile.RunRunning, ""
 	case execute.PhaseDone:
 	}
-	return outcome(st.Result)
+	return w.outcome(id, st.Result)
 }
 
 func outcome(r execute.Result) (reconcile.Run, string) {
