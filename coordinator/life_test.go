@@ -85,9 +85,13 @@ func TestNewRefuses(t *testing.T) {
 // TestNewKitLetsBackIn restarts with a kit that has other operators and bans.
 func TestNewKitLetsBackIn(t *testing.T) {
 	w := newWorld(t)
+	mallory := &fleetv1.Operator{Name: "mallory", Role: string(fleet.RoleAdmin)}
 	_, err := w.operator("cameron").ApplyInventory(t.Context(), &fleetv1.ApplyInventoryRequest{
-		Machines:  []*fleetv1.Machine{{Name: "rosegold", Class: "darwin"}},
-		Operators: []*fleetv1.Operator{{Name: "mallory", Role: "admin"}},
+		Operators: []*fleetv1.Operator{mallory, {Name: "cameron", Role: string(fleet.RoleAdmin)}},
+	})
+	check(t, err)
+	_, err = w.operator("mallory").ApplyInventory(t.Context(), &fleetv1.ApplyInventoryRequest{
+		Machines: []*fleetv1.Machine{{Name: "rosegold", Class: "darwin"}}, Operators: []*fleetv1.Operator{mallory},
 	})
 	check(t, err)
 	list := func() error {

@@ -55,11 +55,13 @@ func (m *machineStatus) waits(q *profileStatus) bool {
 		}
 	}
 	settled := []fleet.State{"", fleet.StateConfirmed, fleet.StateVerified}
+	content := []fleet.ReasonCode{"", fleet.ReasonUpToDate, fleet.ReasonAwaitingAck, fleet.ReasonNothingDesired}
 	resting := []fleet.State{fleet.StateIdle, fleet.StateRolledBack}
 	state := fleet.State(q.State)
 	switch {
 	case slices.Contains(settled, state):
-		return true
+		// A connected one that has another reason was told, and refuses.
+		return !m.Connected || slices.Contains(content, q.Reason.Code)
 	case !slices.Contains(resting, state) || want == q.Highest.Digest:
 		return false // It works on it, or has taken it and said why it rests.
 	}

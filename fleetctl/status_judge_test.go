@@ -22,6 +22,9 @@ func TestWaits(t *testing.T) {
 	}{
 		{"offline, confirmed before", false, profileStatus{State: "confirmed", Desired: two, Current: one, Highest: one}, true},
 		{"connected, confirmed before", true, profileStatus{State: "confirmed", Desired: two, Current: one, Highest: one}, true},
+		{"refuses what is desired", true, profileStatus{
+			State: "confirmed", Desired: two, Current: one, Highest: one, Reason: reasonStatus{Code: fleet.ReasonRefused},
+		}, false},
 		{"runs what is desired", false, profileStatus{State: "confirmed", Desired: two, Current: two, Highest: two}, false},
 		{"never reported", false, profileStatus{Desired: two}, true},
 		{"nothing desired", false, profileStatus{State: "idle"}, false},
