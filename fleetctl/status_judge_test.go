@@ -72,6 +72,20 @@ func TestStatusAfterLostStore(t *testing.T) {
 	}
 }
 
+// TestStatusOfForgottenBan: a coordinator that lost its store lost the ban too.
+func TestStatusOfForgottenBan(t *testing.T) {
+	w := newWorld(t)
+	w.enrol("galena")
+	w.ok("publish")
+	w.ok("ban", "galena", "--reason", "stolen")
+	for _, back := range []bool{false, true} {
+		w.server.Hosts = []*fleetv1.Host{{Machine: &fleetv1.Machine{Name: "galena", Class: "linux"}, Enrolled: back, Connected: back}}
+		if out := w.ok("status"); !strings.Contains(out, "1 banned") || !strings.Contains(out, "does not know") {
+			t.Errorf("connected again: %v\n%s", back, out)
+		}
+	}
+}
+
 func TestMistakes(t *testing.T) {
 	w := newWorld(t)
 	w.fails(exitUsage, "host:port", "status", "--coordinator", "nowhere")
