@@ -184,7 +184,7 @@ func (w *worker) runOf(id string, f facts) (reconcile.Run, string) {
 		return reconcile.RunRunning, ""
 	case execute.PhaseDone:
 	}
-	return w.outcome(id, st.Result)
+	return outcome(st.Result)
 }
 
 func outcome(r execute.Result) (reconcile.Run, string) {
@@ -195,7 +195,11 @@ func outcome(r execute.Result) (reconcile.Run, string) {
 		return reconcile.RunHung, r.Message
 	case execute.OutcomeLost, execute.OutcomeStopped:
 		return reconcile.RunLost, r.Message
-	case execute.OutcomeExit, execute.OutcomeError:
+	case execute.OutcomeExit:
+		// What it printed does not travel: it may be secret, and the coordinator is
+		// nobody to tell.
+		return reconcile.RunFailed, r.Message + "; fleet-agent logs there has what it printed"
+	case execute.OutcomeError:
 	}
 	return reconcile.RunFailed, r.Message
 }

@@ -326,7 +326,7 @@ func (w *worker) awaitRun(ctx context.Context) error {
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	run, detail := w.outcome(id, res)
+	run, detail := outcome(res)
 	w.log.Info("run ended", "run", id, "outcome", string(res.Outcome), "detail", detail)
 	w.note(func(f *facts) { f.runID, f.run = id, &runEnd{run: run, detail: detail} })
 	return nil
