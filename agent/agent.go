@@ -32,6 +32,9 @@ const (
 	runsDir     = "runs"
 )
 
+// maxFetches is how many profiles fetch at a time.
+const maxFetches = 4
+
 // Agent is the agent of one host.
 type Agent struct {
 	config   Config
@@ -44,6 +47,9 @@ type Agent struct {
 	bootID   string
 	run      string       // names this run: a random text
 	floor    atomic.Int64 // unix nanoseconds of the newest signed time seen
+
+	// fetches has an element for each profile that fetches.
+	fetches chan struct{}
 
 	link *link
 	rest *rest
@@ -81,7 +87,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		config: c, workers: map[fleet.ProfileName]*worker{},
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
-		bootID: readBootID(), run: rand.Text(), link: newLink(), rest: newRest(c.Activity),
+		bootID: readBootID(), run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
 	}
 	if a.journal, err = journal.Open(c.StateDir, journal.Options{Now: a.now, Log: c.Log}); err != nil {
 		return nil, fmt.Errorf("starting agent: %w", err)

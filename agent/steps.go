@@ -147,6 +147,14 @@ func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
 		w.later(ctx, p, fleet.ReasonFetchFailed, err)
 		return nil
 	}
+	// Profiles share the line: all at once none would get on, and the coordinator
+	// bounds what one host may ask at a time.
+	select {
+	case w.a.fetches <- struct{}{}:
+		defer func() { <-w.a.fetches }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	for _, ref := range blobs {
 		if err := w.a.bound.Load().client.FetchBlob(ctx, w.a.blobs, ref); err != nil {
 			w.later(ctx, p, fleet.ReasonFetchFailed, err)

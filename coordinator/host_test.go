@@ -112,6 +112,13 @@ func TestOneInstance(t *testing.T) {
 	_, err = a.watch(ctx)
 	wantRefusal(t, err, codes.FailedPrecondition, fleet.ReasonDuplicate)
 
+	// An agent that does not name its runs, put back in place of one that does,
+	// is no copy.
+	a.run, a.boot = "", "boot-1"
+	fourth = a.mustWatch(ctx)
+	wantRefusal(t, ended(third), codes.Aborted, refusal.Replaced)
+	third = fourth
+
 	// A while after the last sign of life another instance may come.
 	cancel()
 	_ = ended(third)

@@ -34,7 +34,7 @@ func TestUnfinishedRequests(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		_, err := fleetv1.NewHostServiceClient(conns[0]).GetDesired(ctx, &fleetv1.GetDesiredRequest{})
-		if status.Code(err) != codes.ResourceExhausted {
+		if status.Code(err) != codes.Unavailable {
 			check(t, err)
 		}
 		return err != nil
@@ -46,7 +46,7 @@ func TestUnfinishedRequests(t *testing.T) {
 		cancels = append(cancels, cancel)
 		return refused()
 	})
-	if len(cancels) > 30 {
+	if len(cancels) > 60 {
 		t.Errorf("refused only after %d", len(cancels))
 	}
 	// Nobody else is meant, not even an operator with the same address.
@@ -75,11 +75,10 @@ func TestReplacedKeyAfterLostStore(t *testing.T) {
 	w.clock.advance(24 * time.Hour)
 	w.wipe()
 	old.use(old.cert.Certificate[0])
-	if _, err := old.renew(); err != nil {
-		t.Logf("the replaced key is not even taken on sight: %v", err)
-	}
+	_, err := old.renew()
+	check(t, err)
 	young.use(young.cert.Certificate[0])
-	_, err := young.host.GetDesired(t.Context(), &fleetv1.GetDesiredRequest{})
+	_, err = young.host.GetDesired(t.Context(), &fleetv1.GetDesiredRequest{})
 	check(t, err)
 	_, err = old.host.GetDesired(t.Context(), &fleetv1.GetDesiredRequest{})
 	wantRefusal(t, err, codes.PermissionDenied, refusal.IdentitySuperseded)

@@ -230,6 +230,15 @@ func TestBansOfTheRepository(t *testing.T) {
 	check(t, err)
 	check(t, apply("cameron", ban)) // a checkout that is behind
 	check(t, served())
+	// Lifted where the store that knew the ban was lost.
+	w.clock.advance(time.Minute)
+	w.wipe()
+	a.use(a.cert.Certificate[0])
+	check(t, served())
+	_, err = w.operator("cameron").Ban(t.Context(), &fleetv1.BanRequest{Machine: "galena", Reason: "found", Lift: true})
+	check(t, err)
+	check(t, apply("cameron", ban))
+	check(t, served())
 	for _, bad := range []*fleetv1.RecordedBan{{Machine: "../x", Reason: "x"}, {Machine: "galena"}, {Machine: "galena", Reason: strings.Repeat("x", 1<<20)}} {
 		wantRefusal(t, apply("cameron", bad), codes.InvalidArgument, refusal.Malformed)
 	}

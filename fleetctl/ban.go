@@ -11,6 +11,7 @@ import (
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
@@ -87,9 +88,14 @@ func runBan(ctx context.Context, o *options, opts *banOptions, name string) erro
 		return ui.WithHint(fmt.Errorf("it is recorded in trust/bans.json, but not in force: %w", err),
 			"run this again when the coordinator is back, or give it a new kit (fleetctl kit)")
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case answered(err):
 		// It was refused, and so must not come into force by the record.
 		return errors.Join(err, s.SetBans(before))
+	default:
+		return ui.WithHint(fmt.Errorf("it is recorded in trust/bans.json; whether it is in force is not known: %w", err),
+			"run this again; fleetctl status tells")
 	}
 	p := o.printer()
 	if p.JSON() {
@@ -98,6 +104,17 @@ func runBan(ctx context.Context, o *options, opts *banOptions, name string) erro
 	p.Printf("%s is banned; %s cut. Commit trust/bans.json.\n"+
 		"Make a new kit too (fleetctl kit): a coordinator that lost its store starts from it.\n", m, plural(cut, "connection"))
 	return nil
+}
+
+// answered says whether the coordinator itself said no. What went wrong on the
+// way there, or within it, says nothing against a ban.
+func answered(err error) bool {
+	for _, ours := range []error{pki.ErrUnknownCA, pki.ErrIdentity, pki.ErrExpiredIdentity, pki.ErrNotYetValid} {
+		if errors.Is(err, ours) {
+			return false
+		}
+	}
+	return errors.Is(err, client.ErrRefused) || errors.Is(err, client.ErrNotFound)
 }
 
 // liftBan asks the coordinator first: what it refuses stays recorded.

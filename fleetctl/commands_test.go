@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
@@ -247,7 +248,14 @@ func TestRefusedBan(t *testing.T) {
 	if bans() != 0 {
 		t.Error("a refused ban is recorded")
 	}
+	// What failed within the coordinator says nothing against the ban.
+	w.server.Before = func(string) error { return status.Error(codes.Internal, "the disk") }
+	w.fails(exitError, "the disk", "ban", "pyrite", "--reason", "lost")
+	if bans() != 1 {
+		t.Error("a ban that may be in force is not recorded")
+	}
 	w.server.Before = nil
+	w.ok("ban", "pyrite", "--reason", "found", "--lift")
 	w.ok("ban", "galena", "--reason", "stolen")
 	w.server.Before = func(string) error {
 		return refusal.New(codes.PermissionDenied, fleet.Reason{Code: refusal.NotAllowed, Message: "not you", Hint: "ask an admin"})

@@ -43,17 +43,13 @@ func (w *world) kill(at publisher.Step) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	inv, err := s.inventory()
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	defer func() {
 		if r := recover(); r != (killed{}) {
 			w.t.Fatalf("the publish was not killed at %s: %v", at, r)
 		}
 	}()
 	k := &killer{at: at, reporter: reporter{progress: o.progress()}}
-	_, err = s.publisher(o, k).Publish(w.t.Context(), publisher.Request{Targets: targets, Inventory: inv})
+	_, err = s.publisher(o, k).Publish(w.t.Context(), publisher.Request{Targets: targets, Inventory: s.inventory()})
 	w.t.Fatalf("the publish was not killed at %s: %v", at, err)
 }
 

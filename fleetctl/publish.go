@@ -86,10 +86,6 @@ func runPublish(ctx context.Context, o *options, opts *publishOptions, names []s
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
-	inv, err := s.inventory()
-	if err != nil {
-		return err
-	}
 	targets, left, err := selectTargets(s.workspace, names)
 	if err != nil {
 		return err
@@ -98,7 +94,7 @@ func runPublish(ctx context.Context, o *options, opts *publishOptions, names []s
 	defer rep.progress.Done()
 	pub := s.publisher(o, rep)
 	res, err := pub.Publish(ctx, publisher.Request{
-		Targets: targets, Inventory: inv,
+		Targets: targets, Inventory: s.inventory(),
 		Refresh: opts.Refresh, DryRun: opts.DryRun, Revision: revision(ctx, s.Dir()),
 	})
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 type workspace struct {
 	*repo.Repository
 	fleet *inventory.Fleet
+	// banned are the bans that the repository has.
+	banned map[fleet.MachineName]repo.Ban
 }
 
 // open finds and reads the repository.
@@ -28,7 +30,15 @@ func (o *options) open() (*workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &workspace{Repository: r, fleet: f}, nil
+	bans, err := r.Bans()
+	if err != nil {
+		return nil, err
+	}
+	w := &workspace{Repository: r, fleet: f, banned: map[fleet.MachineName]repo.Ban{}}
+	for _, b := range bans {
+		w.banned[b.Machine] = b
+	}
+	return w, nil
 }
 
 // machine checks that the inventory has a machine.

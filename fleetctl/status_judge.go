@@ -17,9 +17,10 @@ func (m *machineStatus) judge(w *workspace) error {
 	if m.Banned != "" || m.Disabled || !m.InInventory {
 		return nil
 	}
-	ban, err := w.banOf(fleet.MachineName(m.Machine))
-	if m.Banned = ban; err != nil || ban != "" {
-		return err
+	if b, ok := w.banned[fleet.MachineName(m.Machine)]; ok {
+		// The next publish tells a coordinator that lost its store.
+		m.Banned = b.Reason + " (the coordinator does not know: publish, or give it a new kit)"
+		return nil
 	}
 	if !m.Enrolled {
 		rec, err := w.Host(fleet.MachineName(m.Machine))
@@ -44,21 +45,6 @@ func (m *machineStatus) judge(w *workspace) error {
 		}
 	}
 	return nil
-}
-
-// banOf is why the repository says that a machine is banned; empty where it
-// does not. The next publish tells a coordinator that lost its store.
-func (w *workspace) banOf(m fleet.MachineName) (string, error) {
-	bans, err := w.Bans()
-	if err != nil {
-		return "", err
-	}
-	for _, b := range bans {
-		if b.Machine == m {
-			return b.Reason + " (the coordinator does not know: publish, or give it a new kit)", nil
-		}
-	}
-	return "", nil
 }
 
 // waits says whether the desired generation is none that the reported state is

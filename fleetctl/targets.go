@@ -10,7 +10,6 @@ import (
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/publisher"
-	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/inventory"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -29,13 +28,6 @@ type leftOut struct {
 // the disabled ones, the banned ones and those without a source are left out;
 // a named one of these is an error.
 func selectTargets(w *workspace, names []string) (targets []publisher.Target, left leftOut, err error) {
-	bans, err := w.Bans()
-	if err != nil {
-		return nil, left, err
-	}
-	banned := func(m inventory.Machine) bool {
-		return slices.ContainsFunc(bans, func(b repo.Ban) bool { return b.Machine == m.Name })
-	}
 	var machines []inventory.Machine
 	for _, name := range names {
 		m, err := w.machine(name)
@@ -45,7 +37,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 		if m.Disabled {
 			return nil, left, ui.WithHint(fmt.Errorf("%s is disabled: %w", name, errNotSelectable), `take it out of "disabled" in fleet.yaml`)
 		}
-		if banned(m) {
+		if _, banned := w.banned[m.Name]; banned {
 			return nil, left, ui.WithHint(fmt.Errorf("%s is banned: %w", name, errNotSelectable),
 				fmt.Sprintf("lift the ban with fleetctl ban %s --lift, if that is over", name))
 		}
@@ -58,7 +50,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 	}
 	slices.SortFunc(machines, func(a, b inventory.Machine) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	for _, m := range machines {
-		if banned(m) {
+		if _, banned := w.banned[m.Name]; banned {
 			left.banned = append(left.banned, string(m.Name))
 			continue
 		}
@@ -108,7 +100,7 @@ func target(w *workspace, m inventory.Machine, dep inventory.Deployment) (publis
 }
 
 // inventory is what the coordinator is told of the fleet.
-func (w *workspace) inventory() (client.Inventory, error) {
+func (w *workspace) inventory() client.Inventory {
 	var inv client.Inventory
 	for _, m := range w.fleet.Machines() {
 		inv.Machines = append(inv.Machines, client.Machine{Name: m.Name, Class: m.Class, Tags: m.Tags, Disabled: m.Disabled})
@@ -116,12 +108,9 @@ func (w *workspace) inventory() (client.Inventory, error) {
 	for _, op := range w.fleet.Operators() {
 		inv.Operators = append(inv.Operators, client.Operator{Name: op.Name, Role: op.Role})
 	}
-	bans, err := w.Bans()
-	if err != nil {
-		return client.Inventory{}, err
-	}
-	for _, b := range bans {
+	for _, name := range slices.Sorted(maps.Keys(w.banned)) {
+		b := w.banned[name]
 		inv.Bans = append(inv.Bans, client.Ban{Machine: b.Machine, Reason: b.Reason, Time: b.Time})
 	}
-	return inv, nil
+	return inv
 }

@@ -63,11 +63,7 @@ func runToken(ctx context.Context, o *options, name string) error {
 		return err
 	}
 	// The coordinator may not know a machine that was added just now.
-	inv, err := s.inventory()
-	if err != nil {
-		return err
-	}
-	if _, err := s.ApplyInventory(ctx, inv); err != nil {
+	if _, err := s.ApplyInventory(ctx, s.inventory()); err != nil {
 		return err
 	}
 	recipients, err := s.Recipients()

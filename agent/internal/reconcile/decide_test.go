@@ -171,6 +171,15 @@ func TestTotal(t *testing.T) {
 		if !known[plan.Step] {
 			t.Fatalf("unknown step %q", plan.Step)
 		}
+		if plan.Step == StepActivate {
+			// The intent that follows from it is carried out, not taken back.
+			o := snapshot(w.obs)
+			o.Change = &Change{Phase: PhaseActivating, Run: RunNone, From: o.Current, To: plan.Target}
+			o.Staged, o.Unsure = "", false
+			if next, _ := Decide(w.now, w.desired, o, w.policy); next.Step != StepStart {
+				t.Fatalf("decided to activate %s, then %s", plan.Target.Number, next.Step)
+			}
+		}
 		if plan.Reason.Code != "" && (len(reasons) == 0 || reasons[0] != plan.Reason) {
 			t.Fatalf("the plan's reason does not come first: %v", reasons)
 		}
@@ -193,6 +202,7 @@ func anyObserved(t *rapid.T) Observed {
 		Adopted: rapid.Bool().Draw(t, "adopted"),
 		Current: anyRef(t, "current"), LastGood: anyRef(t, "last-good"), Highest: anyRef(t, "highest"),
 		HasLastGood: rapid.Bool().Draw(t, "has"), Refused: map[fleet.Digest]fleet.Reason{},
+		Unsure:      rapid.Bool().Draw(t, "unsure"),
 		Unconfirmed: rapid.Bool().Draw(t, "unconfirmed"), Acked: rapid.Bool().Draw(t, "acked"),
 		Broken:  rapid.Bool().Draw(t, "broken"),
 		Fetched: anyRef(t, "fetched").Digest, Staged: anyRef(t, "staged").Digest,

@@ -35,6 +35,8 @@ func inFlight(now time.Time, d Desired, o Observed, p Policy) (plan Plan, done b
 func unstarted(now time.Time, d Desired, o Observed, p Policy) Plan {
 	c := o.Change
 	o.Change, o.Staged, o.Wait = nil, c.To.Digest, nil
+	// An intent to activate what runs was made because that is unsure.
+	o.Unsure = c.To.Digest == o.Current.Digest
 	again := towards(now, d, o, p)
 	if again.Step == StepActivate && again.Target.Digest == c.To.Digest {
 		return Plan{Step: StepStart, Target: c.To}

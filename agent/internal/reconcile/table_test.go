@@ -63,6 +63,15 @@ func TestDecide(t *testing.T) {
 		{"confirms", want(one), settled(func(o *Observed) { o.Highest, o.Unconfirmed, o.Acked = one, true, true }), manage, StepConfirm, one, ""},
 		{"a person's rollback", want(one), settled(func(o *Observed) { o.RollBackAsked = fleet.Reason{Code: fleet.ReasonOperatorRefused} }), manage, StepRollBack, fleet.Ref{}, fleet.ReasonOperatorRefused},
 
+		{"tries again what was never verified", want(one), settled(func(o *Observed) { o.Highest, o.Staged, o.Unsure = one, one.Digest, true }), manage, StepActivate, one, fleet.ReasonNewGeneration},
+		{"and starts it", want(one), settled(func(o *Observed) {
+			o.Highest, o.Change = one, &Change{Phase: PhaseActivating, Run: RunNone, From: one, To: one}
+		}), manage, StepStart, one, ""},
+		{"confirms nothing while a change is kept", want(two), settled(func(o *Observed) {
+			o.Unconfirmed, o.Acked = true, true
+			o.Change = &Change{Phase: PhaseVerifying, From: two, To: one, Probes: fleet.VerdictInconclusive, Reached: true, Overdue: true}
+		}), manage, StepActivate, two, fleet.ReasonNewGeneration},
+
 		{"starts what never ran", want(two), flight(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepStart, two, ""},
 		{"starts it, whatever else was refused", Desired{Target: &two, Refusal: fleet.Reason{Code: "unknown-key"}}, flight(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepStart, two, ""},
 		{"starts it, whatever failed before", want(two), flight(Change{Phase: PhaseActivating, Run: RunNone}, func(o *Observed) {

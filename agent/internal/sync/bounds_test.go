@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/cameronraysmith/fleet/pkg/countcodec"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
@@ -88,8 +89,8 @@ func TestFloodIsNotDecoded(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got fleetv1.GetDesiredResponse
-			err = newCounted().Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, &got)
-			if !errors.Is(err, ErrAnswer) || len(got.GetLoosenings()) > 0 || len(got.GetProfiles()) > 0 {
+			err = countcodec.New(maxAnswerFields).Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, &got)
+			if !errors.Is(err, countcodec.ErrTooMany) || len(got.GetLoosenings()) > 0 || len(got.GetProfiles()) > 0 {
 				t.Errorf("%d loosenings and %d profiles were decoded: %v", len(got.GetLoosenings()), len(got.GetProfiles()), err)
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
+	"github.com/cameronraysmith/fleet/pkg/countcodec"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
@@ -32,6 +33,9 @@ type Desired struct {
 	Loosenings [][]byte
 }
 
+// maxAnswerFields is all that an answer may have together.
+const maxAnswerFields = fleet.MaxProfiles + maxLoosenings + maxRoots
+
 // GetDesired asks what is desired; rootVersion is that of the newest trust
 // root here, 0 for none.
 func (c *Client) GetDesired(ctx context.Context, rootVersion uint64) (Desired, error) {
@@ -39,11 +43,11 @@ func (c *Client) GetDesired(ctx context.Context, rootVersion uint64) (Desired, e
 	defer cancel()
 	var d Desired
 	err := c.do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		codec := newCounted()
+		codec := countcodec.New(maxAnswerFields)
 		m, err := fleetv1.NewHostServiceClient(conn).GetDesired(ctx,
 			&fleetv1.GetDesiredRequest{RootVersion: rootVersion}, withRoots(), grpc.ForceCodecV2(codec))
-		if codec.err != nil {
-			return codec.err
+		if err := codec.Err(); err != nil {
+			return fmt.Errorf("%w: %w", ErrAnswer, err)
 		}
 		if err != nil {
 			return err //nolint:wrapcheck // explain wants it as it is.

@@ -53,11 +53,17 @@ func (r *Registry) Unban(ctx context.Context, actor string, name fleet.MachineNa
 	}
 	e.change.Lock()
 	defer e.change.Unlock()
+	b := ban{Reason: reason, Actor: actor, Time: r.o.Now(), Lifted: true}
 	if e.host.Load().Banned == "" {
-		return nil
+		// For SeedBan, which may come with a ban that a lost store had.
+		op, err := put(banPrefix+string(name), b)
+		if err == nil {
+			_, err = r.o.Store.Txn(ctx, nil, []store.Op{op})
+		}
+		return err
 	}
 	entry := audit.Entry{Actor: actor, Kind: KindUnbanned, Machine: name, Message: reason}
-	if err := r.commitBan(ctx, name, ban{Reason: reason, Actor: actor, Time: r.o.Now(), Lifted: true}, entry); err != nil {
+	if err := r.commitBan(ctx, name, b, entry); err != nil {
 		return fmt.Errorf("lifting the ban of %s: %w", name, err)
 	}
 	r.update(e, func(h *Host) { h.Banned = "" })

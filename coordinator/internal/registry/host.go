@@ -110,11 +110,12 @@ func (i Identity) replacedBy(next Identity) Identity {
 	return next
 }
 
-// IdentityOf describes a certificate's key and lifetime.
+// IdentityOf describes a certificate's key and lifetime. Since when it is
+// registered is the register's to say.
 func IdentityOf(leaf *x509.Certificate) Identity {
 	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	return Identity{
-		Fingerprint: hex.EncodeToString(sum[:]), Since: leaf.NotBefore, NotBefore: leaf.NotBefore, Expires: leaf.NotAfter,
+		Fingerprint: hex.EncodeToString(sum[:]), NotBefore: leaf.NotBefore, Expires: leaf.NotAfter,
 	}
 }
 

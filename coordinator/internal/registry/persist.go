@@ -85,7 +85,12 @@ func (r *Registry) load(ctx context.Context) error {
 	if err := loadHosts(ctx, r, machinePrefix, func(h *Host, m Machine) { h.Machine = &m }); err != nil {
 		return err
 	}
-	if err := loadHosts(ctx, r, identityPrefix, func(h *Host, i Identity) { h.Identity = i }); err != nil {
+	if err := loadHosts(ctx, r, identityPrefix, func(h *Host, i Identity) {
+		if i.Since.IsZero() { // It must not look older than any other.
+			i.Since = i.NotBefore
+		}
+		h.Identity = i
+	}); err != nil {
 		return err
 	}
 	if err := loadHosts(ctx, r, observedPrefix, func(h *Host, o Observed) { h.Observed = o }); err != nil {
@@ -215,7 +220,7 @@ func (r *Registry) flushSome(names []fleet.MachineName, record func(*Host) (stor
 	if len(ops) == 1 && errors.Is(err, store.ErrTooLarge) {
 		// It would be too large the next time too, and nobody else's could be
 		// written. What is in memory stays until its host says something else.
-		r.o.Slog.Error("a machine's record is too large to be written", "machine", string(names[0]), "bytes", size)
+		r.o.Slog.Error("a machine's record is too large to be written", "machine", string(names[0]), "bytes", len(ops[0].Value))
 		return 1, nil
 	}
 	if err != nil {

@@ -208,8 +208,8 @@ func (r *Registry) touch(e *entry) { e.seen.Store(r.o.Now().Unix()) }
 // registered key. Where nothing is registered, or only what an older
 // certificate brought, its key is registered on sight: the CA issued it, so this
 // store has lost, or never had, what happened. Whatever order the keys of a
-// machine are seen in, that of the youngest enrolment stays. Errors: ErrBanned,
-// ErrSuperseded.
+// machine are seen in after that, that of the youngest enrolment stays. Errors:
+// ErrBanned, ErrSuperseded.
 func (r *Registry) Admit(ctx context.Context, name fleet.MachineName, id Identity) error {
 	e := r.entry(name)
 	h := e.host.Load()

@@ -143,7 +143,8 @@ func (r *Registry) attach(e *entry, hello Hello) (*Session, error) {
 		return nil, fmt.Errorf("%w: one that was over came back: two agents run with copies of one state directory; enrol one of them anew", ErrDuplicate)
 	}
 	switch {
-	case !same:
+	case !same, (hello.Run == "") != (h.Hello.Run == ""):
+		// An agent that was updated, or went back, names its life otherwise.
 		e.prevLife = ""
 	case h.Hello.life() != hello.life():
 		e.prevLife = h.Hello.life()

@@ -100,6 +100,11 @@ func (g *guard) handshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) 
 	defer end()
 	// A peer that says nothing must not hold up the server's end.
 	defer context.AfterFunc(g.stopping, func() { _ = raw.Close() })() // Its reader is told.
+	// Its turn is short: others of the address may wait for it. gRPC has its own
+	// deadline until the end of the handshake, and takes this one away then.
+	if err := raw.SetDeadline(time.Now().Add(handshakeTurn)); err != nil { //nolint:forbidigo // The network's own time.
+		return nil, nil, errors.Join(fmt.Errorf("handshake with %s: %w", raw.RemoteAddr(), err), raw.Close())
+	}
 	o := &opening{Conn: raw}
 	conn, info, err := g.TransportCredentials.ServerHandshake(o)
 	o.over.Store(true)

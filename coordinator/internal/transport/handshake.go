@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -14,8 +15,12 @@ const (
 	// is over: several times a hello with a certificate of the fleet.
 	handshakeBytes = 16 << 10
 	// handshakesOfOne is how many handshakes of one address go on at a time. More
-	// wait for their turn, unread, so that who begins many delays only itself.
+	// wait for their turn, unread, so that who begins many delays only itself, and
+	// whoever shares its address behind a proxy.
 	handshakesOfOne = 64
+	// handshakeTurn is how long one may take once it has its turn: agents give up
+	// then too.
+	handshakeTurn = 10 * time.Second
 	// maxHandshakes bounds all that go on or wait.
 	maxHandshakes = 32 << 10
 )

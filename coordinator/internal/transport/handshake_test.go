@@ -81,6 +81,12 @@ func TestHandshakesTakeTurns(t *testing.T) {
 		if len(ended) != 3 {
 			t.Fatalf("%d handshakes ended, want the first and the one that waited", len(ended))
 		}
+		// Those that say nothing lose their turn to who waits.
+		time.Sleep(handshakeTurn + time.Second)
+		synctest.Wait()
+		if len(ended) != len(many)+1 {
+			t.Errorf("%d of %d handshakes ended with their turn", len(ended), len(many)+1)
+		}
 		many = append(many, begin("10.0.0.1:1"), begin("10.0.0.1:1"))
 		time.Sleep(time.Second)
 		stop(errors.New("the end"))

@@ -15,11 +15,12 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/pki"
 )
 
-// maxUnderway bounds the requests of one key that have begun and are not whole.
-// gRPC keeps what came of them, up to maxRequest each, before anybody asks
-// whether the caller may call. Strangers are bounded by what their connections
-// may carry.
-const maxUnderway = 8
+// maxUnderway bounds the requests of one key that have begun and are not whole,
+// or that no handler has taken up yet. gRPC keeps what came of them, up to
+// maxRequest each, before anybody asks whether the caller may call. It is more
+// than an agent has at a time, or a few publishers with one key. Strangers are
+// bounded by what their connections may carry.
+const maxUnderway = 16
 
 // underway counts them.
 type underway struct {
@@ -41,7 +42,8 @@ func (u *underway) tap(ctx context.Context, _ *tap.Info) (context.Context, error
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.n[key] >= maxUnderway {
-		return nil, status.Error(codes.ResourceExhausted, "too many requests that are not whole: wait for an answer")
+		// As if it were away: who calls tries again.
+		return nil, status.Error(codes.Unavailable, "too many requests of one key at once")
 	}
 	u.n[key]++
 	done := sync.OnceFunc(func() {
@@ -67,7 +69,8 @@ func arrived(ctx context.Context) {
 	}
 }
 
-// callerKeyOf names the identity and key of a caller with a certificate.
+// callerKeyOf names the identity and key of a caller with a certificate: what a
+// replaced key does is not held against the one in its place.
 func callerKeyOf(ctx context.Context) (string, bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -77,17 +80,11 @@ func callerKeyOf(ctx context.Context) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	return identityKey(info)
-}
-
-// identityKey is the path of a certificate's identity and the fingerprint of
-// its key: what a replaced key does is not held against the one in its place.
-func identityKey(info credentials.TLSInfo) (string, bool) {
-	p, ok, err := pki.PeerOf(info.State, time.Time{}) // Whether it has ended does not matter.
-	if err != nil || !ok {
+	id, known, err := pki.PeerOf(info.State, time.Time{}) // Whether it has ended does not matter.
+	if err != nil || !known {
 		return "", false
 	}
-	return keyOf(p), true
+	return keyOf(id), true
 }
 
 func keyOf(p pki.Peer) string {

@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"io"
 
-	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // Registers the codec that is wrapped below.
-	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -104,37 +101,4 @@ func receive[M proto.Message](in *intake, recv func() (M, error)) (M, int, error
 		return m, 0, ui.WithHint(fmt.Errorf("%w: %w", ErrUnreachable, cause), "try again; if it stays so, look at the coordinator's log")
 	}
 	return m, 0, in.c.explain(in.ctx, err)
-}
-
-// counted is a codec that looks at how many fields a message has before it
-// makes objects of them: an empty one takes two bytes in a message, and more
-// than a hundred in memory.
-type counted struct {
-	encoding.CodecV2
-	max  int
-	over bool
-}
-
-func newCounted(limit int) *counted {
-	return &counted{CodecV2: encoding.GetCodecV2("proto"), max: limit}
-}
-
-// Unmarshal refuses a message with too many fields, and notes that in over:
-// gRPC passes on only the text of an error.
-func (c *counted) Unmarshal(data mem.BufferSlice, v any) error {
-	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
-	defer buf.Free()
-	rest := buf.ReadOnlyData()
-	for n := 0; len(rest) > 0; n++ {
-		if n == c.max {
-			c.over = true
-			return ErrTooMuch
-		}
-		_, _, size := protowire.ConsumeField(rest)
-		if size < 0 {
-			return protowire.ParseError(size)
-		}
-		rest = rest[size:]
-	}
-	return c.CodecV2.Unmarshal(data, v)
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/cameronraysmith/fleet/pkg/countcodec"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pace"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
@@ -135,9 +136,9 @@ type HostKeys struct {
 func (c *Client) HostKeys(ctx context.Context) ([]HostKeys, error) {
 	ctx, cancel := c.call(ctx)
 	defer cancel()
-	codec := newCounted(maxHosts)
+	codec := countcodec.New(maxHosts)
 	res, err := c.rpc.ListHostKeys(ctx, &fleetv1.ListHostKeysRequest{}, grpc.MaxCallRecvMsgSize(maxKeysMessage), grpc.ForceCodecV2(codec))
-	if codec.over {
+	if codec.Err() != nil {
 		return nil, fmt.Errorf("asking for host keys: %w", tooMuch("more than %d hosts", maxHosts))
 	}
 	if err != nil {
