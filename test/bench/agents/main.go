@@ -92,6 +92,7 @@ type holder struct {
 	woken    chan struct{} // missing reached zero
 	readers  sync.WaitGroup
 	failures atomic.Int64
+	why      atomic.Pointer[error] // of the first
 }
 
 func (h *holder) serve(ctx context.Context) error {
@@ -115,7 +116,11 @@ func (h *holder) serve(ctx context.Context) error {
 			case <-h.woken:
 				timeout.Stop()
 			case <-timeout.C:
-				return fmt.Errorf("%d of %d agents were not woken within a minute (%d streams ended)", h.missing.Load(), len(h.conns), h.failures.Load())
+				err := fmt.Errorf("%d of %d agents were not woken within a minute (%d streams ended)", h.missing.Load(), len(h.conns), h.failures.Load())
+				if why := h.why.Load(); why != nil {
+					err = fmt.Errorf("%w, the first: %w", err, *why)
+				}
+				return err
 			}
 			for i := range h.received {
 				a.Received = append(a.Received, h.received[i].Load())
@@ -165,7 +170,9 @@ func (h *holder) read(i int, stream grpc.ServerStreamingClient[fleetv1.WatchResp
 	for {
 		m, err := stream.Recv()
 		if err != nil {
-			h.failures.Add(1)
+			if h.failures.Add(1) == 1 {
+				h.why.Store(&err)
+			}
 			return
 		}
 		if m.GetReason() != fleetv1.WakeReason_WAKE_REASON_DESIRED {
