@@ -131,7 +131,10 @@ func newCoordinator(ctx context.Context, c Config) (_ *Coordinator, err error) {
 	if err := co.assemble(ctx, c, trust, authority); err != nil {
 		return nil, err
 	}
-	if co.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen); err != nil {
+	// No probes of the kernel's: HTTP/2 has pings of its own. After a wake-up of
+	// thousands the probes come all at once, some are lost, and gRPC's
+	// TCP_USER_TIMEOUT then ends connections that nothing is wrong with.
+	if co.listener, err = (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", c.Listen); err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", c.Listen, err)
 	}
 	return co, nil

@@ -90,7 +90,9 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", *addr)
+	// As the coordinator, and for its reason: else thousands of connections are
+	// lost now and then.
+	l, err := (&net.ListenConfig{KeepAlive: -1}).Listen(context.Background(), "tcp", *addr)
 	if err != nil {
 		return err
 	}
