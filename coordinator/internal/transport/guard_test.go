@@ -118,27 +118,31 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-func TestGuardBoundsConnectionsOfAHost(t *testing.T) {
+// showing are credentials of a peer with a certificate of an identity, over a
+// key of its own.
+func showing(t *testing.T, id pki.Identity) shown {
+	t.Helper()
 	now := time.Now()
 	ca, err := pki.NewCA("first", now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	as := func(id pki.Identity) shown {
-		key, err := pki.NewKey()
-		if err != nil {
-			t.Fatal(err)
-		}
-		der, err := ca.Issue(id, key.Public(), now, time.Hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaf, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return shown{certs: []*x509.Certificate{leaf}}
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
 	}
+	der, err := ca.Issue(id, key.Public(), now, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shown{certs: []*x509.Certificate{leaf}}
+}
+
+func TestGuardBoundsConnectionsOfAHost(t *testing.T) {
 	for _, c := range []struct {
 		id   pki.Identity
 		most int
@@ -146,7 +150,7 @@ func TestGuardBoundsConnectionsOfAHost(t *testing.T) {
 		{pki.HostIdentity("first", "pyrite"), hostConns},
 		{pki.OperatorIdentity("first", "cameron"), callerConns},
 	} {
-		g := newGuard(t.Context(), as(c.id))
+		g := newGuard(t.Context(), showing(t, c.id))
 		var near, far []net.Conn
 		for range c.most + 2 {
 			n, f, err := open(t, g)

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -125,32 +124,13 @@ func TestGuardBoundsStrangersOfOneAddress(t *testing.T) {
 // TestGuardKeepsKeysApart: whoever has a replaced key of a host does not push
 // the host out.
 func TestGuardKeepsKeysApart(t *testing.T) {
-	now := time.Now()
-	ca, err := pki.NewCA("first", now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate := func() shown {
-		key, err := pki.NewKey()
-		if err != nil {
-			t.Fatal(err)
-		}
-		der, err := ca.Issue(pki.HostIdentity("first", "pyrite"), key.Public(), now, time.Hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaf, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return shown{certs: []*x509.Certificate{leaf}}
-	}
-	g := newGuard(t.Context(), certificate())
+	pyrite := pki.HostIdentity("first", "pyrite")
+	g := newGuard(t.Context(), showing(t, pyrite))
 	_, host, err := open(t, g)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.TransportCredentials = certificate()
+	g.TransportCredentials = showing(t, pyrite)
 	for range hostConns + 2 {
 		if _, _, err := open(t, g); err != nil {
 			t.Fatal(err)
