@@ -81,28 +81,8 @@ const (
 	TypeRoot       = "root"
 	TypeLoosening  = "loosening"
 	TypeReport     = "report"
+	TypeClosure    = "closure"
 )
-
-// Source is where a generation comes from, pinned.
-type Source struct {
-	// Driver names the driver: "bundle" today.
-	Driver string        `json:"driver"`
-	Bundle *BundleSource `json:"bundle,omitempty"`
-}
-
-// Blobs lists what has to be fetched before the driver builds.
-func (s Source) Blobs() []BlobRef {
-	if s.Bundle != nil {
-		return []BlobRef{{Digest: s.Bundle.Digest, Size: s.Bundle.Size}}
-	}
-	return nil
-}
-
-// BundleSource pins the canonical uncompressed tar of a bundle.
-type BundleSource struct {
-	Digest Digest `json:"digest"`
-	Size   uint64 `json:"size"`
-}
 
 // BlobRef names a content-addressed blob with its exact size in bytes.
 type BlobRef struct {

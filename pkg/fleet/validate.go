@@ -76,28 +76,6 @@ func validateSubject(f FleetID, m MachineName, p ProfileName) error {
 	return err
 }
 
-// Validate checks a source.
-func (s Source) Validate() error {
-	if !isToken(s.Driver) {
-		return invalid("source has no driver")
-	}
-	if s.Driver == "bundle" && s.Bundle == nil {
-		return invalid("source of driver bundle has no bundle")
-	}
-	if s.Bundle != nil {
-		if _, err := ParseDigest(string(s.Bundle.Digest)); err != nil {
-			return err
-		}
-		if s.Bundle.Size == 0 || s.Bundle.Size > MaxBundleBytes {
-			return invalid("bundle size %d: want 1 to %d bytes", s.Bundle.Size, uint64(MaxBundleBytes))
-		}
-	}
-	return nil
-}
-
-// MaxBundleBytes bounds the canonical uncompressed tar of a bundle.
-const MaxBundleBytes = 4 << 30
-
 // ValidateProbes checks a list of probes.
 func ValidateProbes(probes []Probe) error {
 	if len(probes) > MaxProbes {

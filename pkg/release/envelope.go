@@ -17,8 +17,22 @@ import (
 // maxSignatures bounds the signatures of one envelope.
 const maxSignatures = 32
 
-// maxEnvelopeBytes is a payload at its limit in base64, and its signatures.
-const maxEnvelopeBytes = fleet.MaxDocumentBytes*4/3 + maxSignatures*512 + 1024
+// envelopeOverhead bounds what is in an envelope besides the payload.
+const envelopeOverhead = maxSignatures*512 + 1024
+
+// maxPayload bounds the payload of a type of documents. Only a closure manifest
+// is larger than what a stream carries: it travels as a blob.
+func maxPayload(docType string) int {
+	if docType == fleet.TypeClosure {
+		return (fleet.MaxClosureBytes - envelopeOverhead) / 4 * 3
+	}
+	return fleet.MaxDocumentBytes
+}
+
+// maxEnvelope is a payload at its limit in base64, and its signatures.
+func maxEnvelope(docType string) int {
+	return maxPayload(docType)*4/3 + envelopeOverhead
+}
 
 // Signer signs with one ed25519 key, wherever that is kept.
 type Signer interface {
@@ -59,7 +73,7 @@ func Seal(docType string, doc any, signers ...Signer) ([]byte, fleet.Digest, err
 	if err != nil {
 		return nil, "", fmt.Errorf("sealing %s: %w", docType, err)
 	}
-	if len(payload) > fleet.MaxDocumentBytes {
+	if len(payload) > maxPayload(docType) {
 		return nil, "", fmt.Errorf("sealing %s of %d bytes: %w", docType, len(payload), ErrTooLarge)
 	}
 	env := dsse.Envelope{
@@ -100,7 +114,7 @@ type opened struct {
 
 func openEnvelope(envelope []byte, docType string) (*opened, error) {
 	var env dsse.Envelope
-	if err := unmarshal(envelope, maxEnvelopeBytes, &env); err != nil {
+	if err := unmarshal(envelope, maxEnvelope(docType), &env); err != nil {
 		return nil, fmt.Errorf("envelope: %w", err)
 	}
 	if want := payloadType(docType); env.PayloadType != want {
@@ -159,9 +173,9 @@ func unmarshal(data []byte, most int, v any) error {
 }
 
 // decode reads a payload whose signatures were verified.
-func decode[T any](payload []byte) (T, error) {
+func decode[T any](payload []byte, docType string) (T, error) {
 	var doc T
-	if err := unmarshal(payload, fleet.MaxDocumentBytes, &doc); err != nil {
+	if err := unmarshal(payload, maxPayload(docType), &doc); err != nil {
 		return doc, err
 	}
 	return doc, nil

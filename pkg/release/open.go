@@ -29,7 +29,7 @@ func open[T any, P document[T]](t *Trust, envelope []byte, docType string, role 
 	if err := o.verify(t.keys[role], t.root.Roles[role].Threshold); err != nil {
 		return nil, fmt.Errorf("opening %s: %w", docType, err)
 	}
-	doc, err := decode[T](o.payload)
+	doc, err := decode[T](o.payload, docType)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", docType, err)
 	}
@@ -67,6 +67,13 @@ func (t *Trust) OpenLoosening(envelope []byte) (*Signed[fleet.Loosening], error)
 		func(l *fleet.Loosening) (fleet.FleetID, []string) { return l.Fleet, l.Critical })
 }
 
+// OpenClosure does the same for a closure manifest, which the builder role
+// signs. The envelope is at most fleet.MaxClosureBytes and is named by digest.
+func (t *Trust) OpenClosure(envelope []byte) (*Signed[fleet.ClosureManifest], error) {
+	return open(t, envelope, fleet.TypeClosure, RoleBuilder,
+		func(m *fleet.ClosureManifest) (fleet.FleetID, []string) { return m.Fleet, m.Critical })
+}
+
 // SealReport signs a report with the machine's report key.
 func SealReport(r fleet.Report, s Signer) ([]byte, error) {
 	r.Type = fleet.TypeReport
@@ -84,7 +91,7 @@ func OpenReport(envelope []byte, pub ed25519.PublicKey) (*fleet.Report, error) {
 	if err := o.verify(map[string]ed25519.PublicKey{KeyID(pub): pub}, 1); err != nil {
 		return nil, fmt.Errorf("opening report: %w", err)
 	}
-	r, err := decode[fleet.Report](o.payload)
+	r, err := decode[fleet.Report](o.payload, fleet.TypeReport)
 	if err != nil {
 		return nil, fmt.Errorf("opening report: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -18,10 +19,17 @@ const (
 	RoleRelease  RoleName = "release"
 	RoleApprover RoleName = "approver"
 	RoleSecrets  RoleName = "secrets"
+	// RoleBuilder signs closure manifests. A fleet without one has no store
+	// paths as sources.
+	RoleBuilder RoleName = "builder"
 )
 
 // Roles lists the roles that every root must fill.
 func Roles() []RoleName { return []RoleName{RoleRoot, RoleRelease, RoleApprover, RoleSecrets} }
+
+// optionalRoles lists the roles that a root may leave out; nobody fills them
+// then.
+func optionalRoles() []RoleName { return []RoleName{RoleBuilder} }
 
 // maxRootKeys bounds the keys of a root.
 const maxRootKeys = 64
@@ -83,7 +91,7 @@ func OpenRoot(envelope []byte, pin fleet.Digest) (*Trust, error) {
 
 // newTrust decodes a root and checks it against itself.
 func newTrust(o *opened, envelope []byte) (*Trust, error) {
-	root, err := decode[Root](o.payload)
+	root, err := decode[Root](o.payload, fleet.TypeRoot)
 	if err != nil {
 		return nil, err
 	}
@@ -126,8 +134,11 @@ func (r *Root) check() (map[RoleName]map[string]ed25519.PublicKey, error) {
 		all[id] = pub
 	}
 	keys := map[RoleName]map[string]ed25519.PublicKey{}
-	for _, name := range Roles() {
+	for _, name := range slices.Concat(Roles(), optionalRoles()) {
 		role, ok := r.Roles[name]
+		if !ok && slices.Contains(optionalRoles(), name) {
+			continue
+		}
 		if !ok {
 			return nil, bad("role %s is not filled", name)
 		}
