@@ -65,18 +65,18 @@ func TestSources(t *testing.T) {
 
 func TestStorePaths(t *testing.T) {
 	for p, ok := range map[string]bool{
-		storePath("hello-2.12.1"):             true,
-		storePath("a+b-._?=Z"):                true,
-		storePath(""):                         false,
-		storePath(".hidden"):                  false,
-		storePath("a/bin"):                    false,
-		storePath("a b"):                      false,
-		storePath(strings.Repeat("x", 212)):   false,
-		"/nix/store/" + hash1:                 false,
-		"/nix/store/" + hash1[1:] + "-x":      false,
+		storePath("hello-2.12.1"):              true,
+		storePath("a+b-._?=Z"):                 true,
+		storePath(""):                          false,
+		storePath(".hidden"):                   false,
+		storePath("a/bin"):                     false,
+		storePath("a b"):                       false,
+		storePath(strings.Repeat("x", 212)):    false,
+		"/nix/store/" + hash1:                  false,
+		"/nix/store/" + hash1[1:] + "-x":       false,
 		"/nix/store/" + "e" + hash1[1:] + "-x": false, // Nix's base 32 has no e, o, t, u.
-		"nix/store/" + hash1 + "-x":           false,
-		"/nix/store/../store/" + hash1 + "-x": false,
+		"nix/store/" + hash1 + "-x":            false,
+		"/nix/store/../store/" + hash1 + "-x":  false,
 	} {
 		if err := fleet.ValidateStorePath(p); (err == nil) != ok {
 			t.Errorf("%q: got %v, want good: %t", p, err, ok)
