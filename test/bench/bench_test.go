@@ -63,7 +63,7 @@ func TestMarkdown(t *testing.T) {
 	}
 	got := rep.markdown()
 	for _, want := range []string{
-		"### 7 agents", "| wake-up p99, ms | 100.0 | 140.0 | 1.40 | 1.40–1.40 | ≤ 1.3 | missed |",
+		"#### 7 agents", "| wake-up p99, ms | 100.0 | 140.0 | 1.40 | 1.40–1.40 | ≤ 1.3 | missed |",
 		"| resident memory per agent, kB | 50.0 | 60.0 | 1.20 | 1.20–1.20 | ≤ 1.3 | met |",
 		"| resident memory, MB | 21.0 | < 22 | met |", "| anonymous memory, MB | 5.0 | < 4.8 | missed |",
 	} {

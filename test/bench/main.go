@@ -2,8 +2,8 @@
 
 // Command bench measures, on this machine and in processes of their own, what
 // a wake-up of thousands of agents costs the coordinator against a bare
-// grpc-go server, and what an idle agent costs its host. It writes
-// docs/measurements.md. Run it from the root of the repository: make bench.
+// grpc-go server, and what an idle agent costs its host. It writes its section
+// of docs/measurements.md. Run it from the root of the repository: make bench.
 package main
 
 import (
@@ -20,8 +20,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/test/bench/setup"
+	"github.com/cameronraysmith/fleet/test/measurements"
 )
 
 type options struct {
@@ -42,7 +42,7 @@ func main() {
 	flag.DurationVar(&o.idle, "idle", 2*time.Minute, "how long the idle agent is watched")
 	flag.StringVar(&o.only, "only", "", "measure only wake or idle, and write no file")
 	flag.BoolVar(&o.null, "null", false, "compare the bare server with itself, to see this machine's noise, and write no file")
-	flag.StringVar(&o.out, "out", "docs/measurements.md", "file to write")
+	flag.StringVar(&o.out, "out", measurements.File, "file to write to")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -66,7 +66,7 @@ func measure(ctx context.Context, o options) (err error) {
 		return err
 	}
 
-	rep := report{machine: machine(ctx), pairs: o.pairs, wakes: o.wakes, watched: o.idle}
+	rep := report{machine: measurements.Where(ctx), pairs: o.pairs, wakes: o.wakes, watched: o.idle}
 	if o.only != "idle" {
 		for field := range strings.SplitSeq(o.sizes, ",") {
 			n, err := strconv.Atoi(field)
@@ -94,7 +94,7 @@ func measure(ctx context.Context, o options) (err error) {
 	if o.only != "" || o.null {
 		return nil
 	}
-	return atomicfile.WriteFile(o.out, []byte(text), 0o644)
+	return measurements.Write(o.out, measurements.Section{Name: "bench", Command: "make bench", Text: text})
 }
 
 // build makes the programs as make build makes them.

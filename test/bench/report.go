@@ -3,12 +3,7 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"runtime"
 	"strings"
 	"time"
 )
@@ -49,13 +44,13 @@ var figures = []figure{
 func (rep *report) markdown() string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	p("# Measurements\n")
-	p("Written by `make bench`; do not edit. %s. It took %s.\n", rep.machine, rep.took.Round(time.Second))
+	p("## The coordinator and the agent\n")
+	p("%s. It took %s.\n", rep.machine, rep.took.Round(time.Second))
 	if len(rep.wake) > 0 {
-		p("## Waking the agents\n")
+		p("### Waking the agents\n")
 		p("How: the real `fleet-coordinator` against a bare grpc-go server with its defaults, but for the kernel's TCP keepalive, which is off on both (test/bench/bare), which does nothing but stream the same bytes. The same TLS configuration on both, and a second process that holds one mTLS connection per agent, each with its own key and certificate, over loopback. %d interleaved pairs of runs (bare, ours, bare, ours, …), each with a fresh server; in each run one wake-up to warm up and %d that count. The trigger is `Commit` of a staged release that covers all agents (staging is not measured); on the bare server it is the same call, which only wakes. A wake-up is timed from just before that call until the agent's process has read the message, on the machine's monotonic clock; all processes share the machine's processors, so the times include the agents' side. CPU is the server's, until half a second after the last agent was woken. Memory is resident memory once it has settled, less that before the first connection, per agent. All figures are medians over runs; the ratio is the median over pairs with its range.\n", rep.pairs, rep.wakes)
 		for _, w := range rep.wake {
-			p("### %d agents\n", w.n)
+			p("#### %d agents\n", w.n)
 			p("| | bare | fleet-coordinator | ratio | range | target | |")
 			p("| --- | ---: | ---: | ---: | --- | --- | --- |")
 			for _, f := range figures {
@@ -72,7 +67,7 @@ func (rep *report) markdown() string {
 	}
 	if rep.idle != nil {
 		i := rep.idle
-		p("## The idle agent\n")
+		p("### The idle agent\n")
 		p("How: the real `fleet-agent`, enrolled with the real `fleet-coordinator`, in mode manage with one confirmed generation, then left alone for %s. Memory from `/proc/PID/smaps_rollup` at the end; CPU from the process's clock. The targets are what comin, a comparable pull agent, uses.\n", rep.watched)
 		p("| | fleet-agent | target | |")
 		p("| --- | ---: | --- | --- |")
@@ -92,24 +87,4 @@ func verdict(met bool) string {
 		return "met"
 	}
 	return "missed"
-}
-
-// machine describes where the figures come from.
-func machine(ctx context.Context) string {
-	model := "unknown processor"
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range bytes.Lines(b) {
-			if rest, ok := bytes.CutPrefix(line, []byte("model name")); ok {
-				model = string(bytes.TrimSpace(bytes.TrimLeft(rest, "\t :")))
-				break
-			}
-		}
-	}
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	revision := "unknown"
-	if out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output(); err == nil {
-		revision = string(bytes.TrimSpace(out))
-	}
-	return fmt.Sprintf("%s, revision %s, %s, Linux %s, %d × %s", time.Now().UTC().Format(time.DateOnly), revision,
-		runtime.Version(), bytes.TrimSpace(kernel), runtime.NumCPU(), model)
 }
