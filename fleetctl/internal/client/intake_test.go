@@ -222,7 +222,8 @@ func (w *wire) GetHead(_ *fleetv1.GetHeadRequest, s grpc.ServerStreamingServer[f
 	return s.Send(w.head)
 }
 
-func (w *wire) client(t *testing.T) *Client {
+// serve is a client of a coordinator.
+func serve(t *testing.T, w fleetv1.OperatorServiceServer) *Client {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	srv := grpc.NewServer()
@@ -247,7 +248,7 @@ func (w *wire) client(t *testing.T) *Client {
 // TestMessages: single messages are bounded before objects are made of them.
 func TestMessages(t *testing.T) {
 	w := &wire{keys: &fleetv1.ListHostKeysResponse{}}
-	c := w.client(t)
+	c := serve(t, w)
 	for range 2*kit.MaxMachines + 1 {
 		w.keys.Hosts = append(w.keys.Hosts, &fleetv1.HostKeys{})
 	}

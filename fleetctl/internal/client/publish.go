@@ -154,8 +154,8 @@ func (c *Client) HostKeys(ctx context.Context) ([]HostKeys, error) {
 // Stage hands over the generations of a release; hosts don't see them before
 // Commit. It may be called again after a failure.
 func (c *Client) Stage(ctx context.Context, id fleet.ReleaseID, gens []Envelopes) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, out, end := c.sending(ctx, stagePace)
+	defer end()
 	stream, err := c.rpc.Stage(ctx)
 	if err != nil {
 		return fmt.Errorf("staging release %s: %w", id, c.explain(ctx, err))
@@ -166,13 +166,14 @@ func (c *Client) Stage(ctx context.Context, id fleet.ReleaseID, gens []Envelopes
 			m.Release = string(id)
 		}
 		// An error of Send is io.EOF: the real one comes with the answer.
-		if err := stream.Send(m); err != nil {
+		size := len(g.Generation) + len(g.Secrets)
+		if err := out.send(size, func() error { return stream.Send(m) }); err != nil {
 			break
 		}
 	}
-	res, err := stream.CloseAndRecv()
-	if err != nil {
-		return fmt.Errorf("staging release %s: %w", id, c.explain(ctx, err))
+	var res *fleetv1.StageResponse
+	if err := out.answer(func() (err error) { res, err = stream.CloseAndRecv(); return err }); err != nil {
+		return fmt.Errorf("staging release %s: %w", id, err)
 	}
 	if int(res.GetCount()) != len(gens) {
 		return fmt.Errorf("staging release %s: %w: %d generations are there instead of %d", id, ErrRefused, res.GetCount(), len(gens))

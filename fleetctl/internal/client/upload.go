@@ -15,7 +15,9 @@ import (
 
 // Sizes and limits of uploads.
 const (
-	pieceBytes = 256 << 10
+	// pieceBytes is one message of an upload: small, so that a slow line shows
+	// progress within the window that sendPace gives it.
+	pieceBytes = 32 << 10
 	// uploadTries without any progress, then the upload fails.
 	uploadTries = 6
 )
@@ -76,8 +78,8 @@ func (c *Client) Upload(ctx context.Context, ref fleet.BlobRef, src io.ReaderAt,
 
 // put sends what is missing from offset on.
 func (c *Client) put(ctx context.Context, ref fleet.BlobRef, offset uint64, src io.ReaderAt, progress func(uint64)) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, out, end := c.sending(ctx, sendPace)
+	defer end()
 	stream, err := c.rpc.PutBlob(ctx)
 	if err != nil {
 		return c.explain(ctx, err)
@@ -91,7 +93,7 @@ func (c *Client) put(ctx context.Context, ref fleet.BlobRef, offset uint64, src 
 			return fmt.Errorf("reading the blob: %w", err)
 		}
 		// An error of Send is io.EOF: the real one comes with the answer.
-		if err := stream.Send(m); err != nil {
+		if err := out.send(len(m.GetData()), func() error { return stream.Send(m) }); err != nil {
 			break
 		}
 		at += n
@@ -101,9 +103,9 @@ func (c *Client) put(ctx context.Context, ref fleet.BlobRef, offset uint64, src 
 		}
 		m = &fleetv1.PutBlobRequest{}
 	}
-	res, err := stream.CloseAndRecv()
-	if err != nil {
-		return c.explain(ctx, err)
+	var res *fleetv1.PutBlobResponse
+	if err := out.answer(func() (err error) { res, err = stream.CloseAndRecv(); return err }); err != nil {
+		return err
 	}
 	if res.GetOffset() != ref.Size {
 		return fmt.Errorf("%w: the coordinator has %d bytes of %d", errOffset, res.GetOffset(), ref.Size)
