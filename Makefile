@@ -17,7 +17,7 @@ GOLANGCI  := $(TOOLS)/golangci-lint
 BUF       := $(TOOLS)/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint format generate bench fuzz clean
+.PHONY: help build demo lab test lint format generate bench fuzz clean
 
 help: ## Say what the targets do.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ build: ## Build the three programs to bin/.
 demo: build ## The main job: ten machines, a good release, a broken one that undoes itself.
 	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/ ./test/demo ./test/demo/web
 	bin/demo -bin bin
+
+lab: build ## Scenarios on real booted hosts with a real Nix; Linux, root (docs/testing.md).
+	$(GO) build -o bin/ ./test/lab
+	bin/lab -bin bin $(LABFLAGS)
 
 test: ## All tests under the race detector; no root needed.
 	$(GO) test -race -timeout 15m ./...

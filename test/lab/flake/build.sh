@@ -1,0 +1,29 @@
+# What builds a path of the flake. $breaks is how the lab makes builders fail:
+# it is no input, as a full disk is none.
+breaks=/var/lib/lab/builds-fail
+if [ -s $breaks ]; then
+	sed -i 1d $breaks
+	echo "this builder was made to fail" >&2
+	exit 1
+fi
+mkdir "$out"
+case $kind in
+etc)
+	cp -r "$files/." "$out/"
+	;;
+toplevel)
+	mkdir "$out/bin"
+	ln -s "$etc" "$out/etc"
+	cp "$settings" "$out/settings"
+	sed "s|@toplevel@|$out|g" "$switch" >"$out/bin/switch-to-configuration"
+	chmod 0755 "$out/bin/switch-to-configuration"
+	echo 'systemd 2' >"$out/init-interface-version"
+	# What is compared to know whether a reboot is needed.
+	for file in kernel initrd kernel-modules; do
+		ln -s "/run/lab/$file" "$out/$file"
+	done
+	echo 'console=hvc0' >"$out/kernel-params"
+	printf '#!/bin/sh\nexec %s/bin/switch-to-configuration at-boot\n' "$out" >"$out/init"
+	chmod 0755 "$out/init"
+	;;
+esac

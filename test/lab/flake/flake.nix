@@ -1,0 +1,40 @@
+# Systems as an agent sees them, without nixpkgs: real derivations, whose
+# toplevel has what one of NixOS has. Machines are directories below machines/.
+{
+  outputs =
+    { self }:
+    let
+      system = import ./system.nix;
+      build =
+        name: attrs:
+        derivation (
+          {
+            inherit name system;
+            builder = "/bin/sh";
+            args = [
+              "-eu"
+              ./build.sh
+            ];
+            PATH = "/usr/bin:/bin";
+          }
+          // attrs
+        );
+      toplevel =
+        machine:
+        build "nixos-system-${machine}" {
+          kind = "toplevel";
+          # A path of its own, so that a closure has more than one.
+          etc = build "etc-${machine}" {
+            kind = "etc";
+            files = ./machines + "/${machine}/etc";
+          };
+          settings = ./machines + "/${machine}/settings";
+          switch = ./switch-to-configuration;
+        };
+    in
+    {
+      nixosConfigurations = builtins.mapAttrs (machine: _: {
+        config.system.build.toplevel = toplevel machine;
+      }) (builtins.readDir ./machines);
+    };
+}

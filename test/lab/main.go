@@ -1,0 +1,174 @@
+//go:build linux
+
+// Command lab proves on real booted hosts what the programs claim about
+// activation, crashes and power loss: systemd hosts in containers of their own,
+// with a real Nix, the real agent as a unit, and the real coordinator. It needs
+// root, and boots nothing that it does not end. Each scenario is a row of a
+// table; it ends with 0 only when all that a row says was checked.
+// Run it from the root of the repository: make lab.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"time"
+
+	"github.com/cameronraysmith/fleet/test/lab/booted"
+	"github.com/cameronraysmith/fleet/test/measurements"
+)
+
+type options struct {
+	bin, cache, dir string
+	run             string
+	list, write     bool
+}
+
+// runTimeout bounds a whole run.
+const runTimeout = 30 * time.Minute
+
+func main() {
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin", "`directory` with fleet-agent, fleet-coordinator and fleetctl")
+	flag.StringVar(&o.cache, "cache", fallback(os.Getenv("FLEET_LAB_CACHE"), "/var/cache/fleet-lab"), "`directory` that keeps the hosts' root for other runs; also FLEET_LAB_CACHE")
+	flag.StringVar(&o.dir, "dir", "/var/tmp/fleet-lab", "`directory` of the hosts while they run, on a disk")
+	flag.StringVar(&o.run, "run", "", "run only scenarios whose names match this `expression`")
+	flag.BoolVar(&o.list, "list", false, "list the scenarios, and boot nothing")
+	flag.BoolVar(&o.write, "write", false, "write the results to "+measurements.File)
+	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "lab: unexpected argument %q\n", flag.Arg(0))
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithTimeoutCause(ctx, runTimeout, fmt.Errorf("the lab was not done in %s", runTimeout))
+	err := lab(ctx, o)
+	interrupted := ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled)
+	cancel()
+	stop()
+	switch {
+	case err == nil:
+	case interrupted:
+		fmt.Fprintln(os.Stderr, "lab: interrupted:", err)
+		os.Exit(130)
+	default:
+		fmt.Fprintln(os.Stderr, "lab: FAILED:", err)
+		os.Exit(1)
+	}
+}
+
+func fallback(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
+
+func lab(ctx context.Context, o options) (err error) {
+	matching, err := regexp.Compile(o.run)
+	if err != nil {
+		return fmt.Errorf("-run: %w", err)
+	}
+	var chosen []group
+	count := 0
+	for _, g := range groups() {
+		var some []scenario
+		for _, s := range g.scenarios {
+			if matching.MatchString(g.name + "/" + s.name) {
+				some = append(some, s)
+			}
+		}
+		if len(some) > 0 {
+			g.scenarios = some
+			chosen = append(chosen, g)
+			count += len(some)
+		}
+	}
+	if o.list {
+		for _, g := range chosen {
+			for _, s := range g.scenarios {
+				fmt.Printf("%-50s %s\n", g.name+"/"+s.name, s.shows)
+			}
+		}
+		return nil
+	}
+	if count == 0 {
+		return fmt.Errorf("-run %q matches no scenario: see -list", o.run)
+	}
+	if o.write && o.run != "" {
+		return errors.New("-write wants all scenarios: leave -run out")
+	}
+	began := time.Now()
+	log := func(format string, args ...any) {
+		fmt.Fprintf(os.Stderr, "%6.1f  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+	}
+	rep := &report{where: measurements.Where(ctx)}
+	for _, g := range chosen {
+		if err := inLab(ctx, o, g, rep, log); err != nil {
+			return err
+		}
+	}
+	rep.took = time.Since(began)
+	fmt.Print(rep.markdown())
+	if failed := rep.failed(); failed > 0 {
+		return fmt.Errorf("%d of %d scenarios failed; logs are in %s", failed, count, filepath.Join(o.dir, "logs"))
+	}
+	if o.write {
+		return measurements.Write(measurements.File, measurements.Section{Name: "lab", Command: "make lab LABFLAGS=-write", Text: rep.markdown()})
+	}
+	return nil
+}
+
+// inLab runs a group of scenarios in a lab of its own.
+func inLab(ctx context.Context, o options, g group, rep *report, log func(string, ...any)) (err error) {
+	if err := booted.Prepare(ctx, log); err != nil {
+		return err
+	}
+	lock, err := booted.Lock(ctx, log)
+	if err != nil {
+		return err
+	}
+	base, err := booted.Base(ctx, o.cache, log)
+	if err != nil {
+		return errors.Join(err, lock.Close())
+	}
+	l, err := booted.Open(ctx, lock, booted.Options{Dir: o.dir, Base: base, Log: log})
+	before := rep.failed()
+	defer func() {
+		err = errors.Join(err, l.Close(err != nil || rep.failed() > before))
+	}()
+	if err != nil {
+		return err
+	}
+	bin, err := filepath.Abs(o.bin)
+	if err != nil {
+		return err
+	}
+	w := &world{lab: l, bin: bin, log: log}
+	if err := g.setUp(ctx, w); err != nil {
+		w.keepLogs()
+		return fmt.Errorf("setting up %s: %w", g.name, err)
+	}
+	log("%s: the hosts are up", g.name)
+	for _, s := range g.scenarios {
+		began := time.Now()
+		err := w.scenario(ctx, s)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		rep.rows = append(rep.rows, row{group: g.name, scenario: s, err: err, took: time.Since(began)})
+		if err != nil {
+			w.keepLogs()
+			log("FAILED  %s/%s: %v", g.name, s.name, err)
+			continue
+		}
+		log("ok      %s/%s (%.1f s)", g.name, s.name, time.Since(began).Seconds())
+	}
+	return nil
+}

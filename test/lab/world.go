@@ -1,0 +1,330 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cameronraysmith/fleet/test/lab/booted"
+)
+
+// Names in the lab's fleet.
+const (
+	opsName = "ops"
+	webName = "web1"
+	repo    = "/srv/fleet"
+)
+
+// nixConf is for a Nix without build users, without a sandbox, and without
+// anything to ask on the network.
+const nixConf = `experimental-features = nix-command flakes
+build-users-group =
+sandbox = false
+substituters =
+`
+
+// activateUnit is the part of booting that NixOS's first stages do: it makes
+// the default boot entry's system run.
+const activateUnit = `[Unit]
+Description=system of the default boot entry
+ConditionPathExists=/boot/loader/default
+Before=fleet-agent.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'exec "$(cat /boot/loader/default)/bin/switch-to-configuration" at-boot'
+
+[Install]
+WantedBy=multi-user.target
+`
+
+// world is a fleet on booted hosts: an operator's with the coordinator, and one
+// with an agent.
+type world struct {
+	lab      *booted.Lab
+	bin      string
+	log      func(format string, args ...any)
+	ops, web *booted.Host
+}
+
+// hosts of a world.
+type hosts struct {
+	// powerLoss puts what must survive on disks that can lose power.
+	powerLoss bool
+}
+
+func (w *world) boot(ctx context.Context, o hosts) error {
+	bin, flake := filepath.Join(w.lab.Dir(), "bin"), filepath.Join(w.lab.Dir(), "flake")
+	if err := os.MkdirAll(flake, 0o755); err != nil {
+		return err
+	}
+	for _, program := range []string{"fleet-agent", "fleet-coordinator", "fleetctl"} {
+		if err := copyFile(filepath.Join(w.bin, program), filepath.Join(bin, program), 0o755); err != nil {
+			return fmt.Errorf("%w; run make build first", err)
+		}
+	}
+	programs := booted.Share{From: bin, At: "/usr/local/bin", ReadOnly: true}
+	var err error
+	if w.ops, err = w.lab.AddHost(ctx, booted.Spec{
+		Name: opsName, Kept: []string{"/var/lib/private", repo, "/nix"}, PowerLoss: o.powerLoss,
+		Shared: []booted.Share{programs, {From: flake, At: flakeDir}},
+	}); err != nil {
+		return err
+	}
+	if w.web, err = w.lab.AddHost(ctx, booted.Spec{
+		Name: webName, Kept: []string{"/var/lib/fleet", "/nix", "/boot"}, PowerLoss: o.powerLoss,
+		Shared: []booted.Share{programs, {From: flake, At: flakeDir, ReadOnly: true}},
+	}); err != nil {
+		return err
+	}
+	if err := w.configure(); err != nil {
+		return err
+	}
+	eg, ectx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return w.ops.Boot(ectx) })
+	eg.Go(func() error { return w.web.Boot(ectx) })
+	return eg.Wait()
+}
+
+// configure writes what an installation of the hosts would have written.
+func (w *world) configure() error {
+	var errs []error
+	for _, h := range []*booted.Host{w.ops, w.web} {
+		errs = append(errs,
+			h.Write("/etc/nix/nix.conf", nixConf, 0o644), h.Write("/etc/hostname", h.Name+"\n", 0o644), h.Write("/etc/NIXOS", "", 0o644))
+		for _, unit := range []string{"fleet-agent.service", "fleet-coordinator.service"} {
+			errs = append(errs, copyFile(filepath.Join("packaging/systemd", unit), h.Path("/etc/systemd/system/"+unit), 0o644))
+		}
+	}
+	return errors.Join(append(errs,
+		w.web.Write("/etc/systemd/system/lab-activate.service", activateUnit, 0o644),
+		w.web.Write("/etc/systemd/system/lab.target", "[Unit]\nDescription=what a switch starts again\n", 0o644))...)
+}
+
+func copyFile(from, to string, perm os.FileMode) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, perm)
+}
+
+// address of the coordinator.
+func (w *world) address() string { return "[" + w.ops.Address + "]:7443" }
+
+// fleetctl runs fleetctl where the operator is.
+func (w *world) fleetctl(ctx context.Context, args ...string) (string, error) {
+	return w.ops.Run(ctx, append([]string{"env", "FLEET_DIR=" + repo, "fleetctl"}, args...)...)
+}
+
+// found makes the fleet and starts its coordinator.
+func (w *world) found(ctx context.Context) error {
+	if _, err := w.ops.Run(ctx, "fleetctl", "init", repo, "--fleet", "lab", "--operator", "me",
+		"--coordinator-machine", opsName, "--address", w.address()); err != nil {
+		return err
+	}
+	if err := w.fleetFile(ctx, bundleSource); err != nil {
+		return err
+	}
+	_, err := w.ops.Shell(ctx, `
+install -D -m 0600 `+repo+`/trust/coordinator-kit.age /etc/fleet/coordinator-kit.age
+install -D -m 0600 `+repo+`/trust/coordinator.agekey /etc/fleet/coordinator-kit.key
+systemctl enable -q --now fleet-coordinator`)
+	if err != nil {
+		return err
+	}
+	return wait(ctx, 10*time.Second, func() error {
+		_, err := w.fleetctl(ctx, "status")
+		return err
+	})
+}
+
+// enrol has the agent's unit enrol with a join string.
+func (w *world) enrol(ctx context.Context) error {
+	join, err := w.fleetctl(ctx, "token", webName)
+	if err != nil {
+		return err
+	}
+	if _, err := w.web.Input(ctx, join, "sh", "-euc", `umask 077; mkdir -p /etc/fleet; cat >/etc/fleet/join; systemctl enable -q --now fleet-agent`); err != nil {
+		return err
+	}
+	return wait(ctx, 20*time.Second, func() error {
+		m, err := w.status(ctx)
+		if err == nil && !m.Connected {
+			return errors.New("the agent is not connected")
+		}
+		return err
+	})
+}
+
+const (
+	// bundleSource is a source of the fleet's file.
+	bundleSource = "{bundle: ./bundle}"
+	// flakeDir is where the flake is on both hosts.
+	flakeDir = "/srv/flake"
+)
+
+// fleetFile writes fleet.yaml with this source for the agent's host.
+func (w *world) fleetFile(ctx context.Context, source string) error {
+	text := fmt.Sprintf(`fleet: lab
+coordinator: {machine: %s, address: "%s"}
+operators: {me: {role: admin}}
+machines:
+  %s: {class: linux}
+  %s: {class: nixos}
+settings:
+  machine:
+    %s:
+      source: %s
+      policy: {verifyDeadline: 10s, activationDeadline: 10s}
+`, opsName, w.address(), opsName, webName, webName, source)
+	_, err := w.ops.Input(ctx, text, "sh", "-euc", "cat >"+repo+"/fleet.yaml")
+	return err
+}
+
+// machineStatus is what "fleetctl status" says of the agent's host, as far as
+// the lab looks.
+type machineStatus struct {
+	Machine   string          `json:"machine"`
+	Connected bool            `json:"connected"`
+	Profiles  []profileStatus `json:"profiles"`
+}
+
+type profileStatus struct {
+	Profile string `json:"profile"`
+	State   string `json:"state"`
+	Reason  struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	} `json:"reason"`
+	Desired, Current, Confirmed, Highest ref
+	Refused                              []ref `json:"refused"`
+}
+
+type ref struct {
+	Number string `json:"number"`
+}
+
+func (p profileStatus) String() string {
+	return fmt.Sprintf("%s, desired %s, current %s, confirmed %s, refused %v: %s (%s)",
+		p.State, p.Desired.Number, p.Current.Number, p.Confirmed.Number, p.Refused, p.Reason.Message, p.Reason.Code)
+}
+
+func (w *world) status(ctx context.Context) (machineStatus, error) {
+	out, err := w.fleetctl(ctx, "status", webName, "-o", "json")
+	if err != nil {
+		return machineStatus{}, err
+	}
+	var s struct {
+		Machines []machineStatus `json:"machines"`
+	}
+	if err := json.Unmarshal([]byte(out), &s); err != nil || len(s.Machines) != 1 {
+		return machineStatus{}, fmt.Errorf("reading status: %w: %s", err, out)
+	}
+	return s.Machines[0], nil
+}
+
+// system is the state of the profile system.
+func (w *world) system(ctx context.Context) (profileStatus, error) {
+	m, err := w.status(ctx)
+	if err != nil {
+		return profileStatus{}, err
+	}
+	for _, p := range m.Profiles {
+		if p.Profile == "system" {
+			return p, nil
+		}
+	}
+	return profileStatus{}, errors.New("the host has reported no profile system")
+}
+
+// publish publishes and returns the generation's number.
+func (w *world) publish(ctx context.Context) (string, error) {
+	out, err := w.fleetctl(ctx, "publish", webName, "-o", "json")
+	if err != nil {
+		return "", err
+	}
+	var r struct {
+		Generations []struct {
+			Number string `json:"number"`
+		} `json:"generations"`
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil || len(r.Generations) != 1 {
+		return "", fmt.Errorf("reading what was published: %w: %s", err, out)
+	}
+	return r.Generations[0].Number, nil
+}
+
+// until waits until the profile system is as check wants it.
+func (w *world) until(ctx context.Context, bound time.Duration, check func(profileStatus) bool) (profileStatus, error) {
+	var p profileStatus
+	err := wait(ctx, bound, func() (err error) {
+		if p, err = w.system(ctx); err == nil && !check(p) {
+			err = errors.New(p.String())
+		}
+		return err
+	})
+	return p, err
+}
+
+// settled waits until a generation is desired and in a state.
+func (w *world) settled(ctx context.Context, number, state string) (profileStatus, error) {
+	p, err := w.until(ctx, 40*time.Second, func(p profileStatus) bool { return p.Desired.Number == number && p.State == state })
+	if err != nil {
+		err = fmt.Errorf("waiting for %s to be %s: %w", number, state, err)
+	}
+	return p, err
+}
+
+// wait asks check until it says nil, ctx ends, or the bound is reached; then it
+// returns check's last answer.
+func wait(ctx context.Context, bound time.Duration, check func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not in %s: %w", bound, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// keepLogs copies the hosts' journals to where logs are kept.
+func (w *world) keepLogs() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for _, h := range []*booted.Host{w.ops, w.web} {
+		if h == nil {
+			continue
+		}
+		out, err := h.Shell(ctx, `
+journalctl --no-pager -o short-precise || true
+for log in /var/lib/fleet/agent/runs/*/log; do [ -e "$log" ] && echo "── $log" && cat "$log"; done
+ls -l /nix/var/nix/profiles /run/current-system 2>/dev/null || true
+cat /var/log/lab-switches 2>/dev/null || true`)
+		if err != nil {
+			out += "\n" + err.Error()
+		}
+		if err := os.WriteFile(filepath.Join(w.lab.Logs(), h.Name+".log"), []byte(out), 0o600); err != nil {
+			w.log("keeping logs: %v", err)
+		}
+	}
+}
