@@ -33,6 +33,8 @@ type options struct {
 	Output string
 	// Identity is a file of age identities; internal/keyring has the default.
 	Identity string
+	// Key is the one key that may sign: a file, or ssh-agent:FINGERPRINT.
+	Key string
 	// Address overrides the coordinator's address of fleet.yaml.
 	Address string
 	// CallTimeout bounds one call to the coordinator.
@@ -84,6 +86,7 @@ Environment:
   FLEET_AGE_KEY_FILE   file of age identities, as --identity
   SOPS_AGE_KEY, SOPS_AGE_KEY_FILE
                        age identities as sops finds them
+  SSH_AUTH_SOCK        the ssh-agent whose ed25519 keys may sign
   NO_COLOR             no colours, no progress`
 
 // Main runs fleetctl with args (without the program's name) and returns the
@@ -150,6 +153,7 @@ func newRootCommand(o *options) *cobra.Command {
 	f.StringVar(&o.Dir, "dir", o.Getenv("FLEET_DIR"), "fleet's `repository` (default: nearest directory upwards with fleet.yaml)")
 	f.StringVarP(&o.Output, "output", "o", string(ui.FormatTable), "`format` of results: table or json")
 	f.StringVar(&o.Identity, "identity", "", "`file` of age identities that open the repository's keys")
+	f.StringVar(&o.Key, "key", "", "sign with this `key` only: a file of trust/keys, or ssh-agent:FINGERPRINT")
 	f.StringVar(&o.Address, "coordinator", o.Getenv("FLEET_COORDINATOR"), "coordinator's `host:port` (default: the one in fleet.yaml)")
 	f.DurationVar(&o.CallTimeout, "timeout", 20*time.Second, "how long to wait for one answer of the coordinator")
 	// What the environment says is no default of the program.

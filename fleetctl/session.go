@@ -2,6 +2,9 @@ package fleetctl
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"strings"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/identity"
@@ -52,7 +55,20 @@ func (w *workspace) machine(name string) (inventory.Machine, error) {
 
 // keys loads the operator's age identities.
 func (o *options) keys() (*keyring.Keyring, error) {
-	return keyring.Load(keyring.Places{Explicit: o.Identity, Getenv: o.Getenv})
+	k, err := keyring.Load(keyring.Places{
+		Explicit: o.Identity, Getenv: o.Getenv,
+		Notify: func(text string) { _, _ = fmt.Fprintln(o.Stderr, text) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	if o.Key != "" && !strings.HasPrefix(o.Key, keyring.AgentPrefix) {
+		if _, err := os.Stat(o.Key); err != nil {
+			return nil, usageError{ui.WithHint(fmt.Errorf("--key: %w", err), "name a file of trust/keys, or "+keyring.AgentPrefix+"FINGERPRINT as ssh-add -l prints it")}
+		}
+	}
+	k.Only(o.Key)
+	return k, nil
 }
 
 // session is a workspace with a connection to its coordinator.

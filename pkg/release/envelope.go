@@ -34,11 +34,12 @@ func maxEnvelope(docType string) int {
 	return maxPayload(docType)*4/3 + envelopeOverhead
 }
 
-// Signer signs with one ed25519 key, wherever that is kept.
+// Signer signs with one key, wherever that is kept.
 type Signer interface {
 	// KeyID is the id of the public key, as KeyID returns it.
 	KeyID() string
-	// Sign returns the ed25519 signature of msg.
+	// Sign returns the signature of msg in the key's scheme: that of ed25519, or
+	// what SecurityKeySignature makes.
 	Sign(msg []byte) ([]byte, error)
 }
 
@@ -131,7 +132,7 @@ func openEnvelope(envelope []byte, docType string) (*opened, error) {
 }
 
 // verify counts the keys among allowed that signed, and wants threshold.
-func (o *opened) verify(allowed map[string]ed25519.PublicKey, threshold int) error {
+func (o *opened) verify(allowed map[string]publicKey, threshold int) error {
 	seen := map[string]bool{}
 	valid, known := 0, 0
 	for _, s := range o.sigs {
@@ -145,7 +146,7 @@ func (o *opened) verify(allowed map[string]ed25519.PublicKey, threshold int) err
 		}
 		known++
 		sig, err := base64.StdEncoding.Strict().DecodeString(s.Sig)
-		if err == nil && len(sig) == ed25519.SignatureSize && ed25519.Verify(pub, o.msg, sig) {
+		if err == nil && pub.verify(o.msg, sig) {
 			valid++
 		}
 	}

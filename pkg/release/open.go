@@ -88,7 +88,7 @@ func OpenReport(envelope []byte, pub ed25519.PublicKey) (*fleet.Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening report: %w", err)
 	}
-	if err := o.verify(map[string]ed25519.PublicKey{KeyID(pub): pub}, 1); err != nil {
+	if err := o.verify(map[string]publicKey{KeyID(pub): {PublicKey: pub}}, 1); err != nil {
 		return nil, fmt.Errorf("opening report: %w", err)
 	}
 	r, err := decode[fleet.Report](o.payload, fleet.TypeReport)

@@ -27,6 +27,9 @@ const (
 // Roles lists the roles that every root must fill.
 func Roles() []RoleName { return []RoleName{RoleRoot, RoleRelease, RoleApprover, RoleSecrets} }
 
+// AllRoles lists every role, those that a root may leave out last.
+func AllRoles() []RoleName { return slices.Concat(Roles(), optionalRoles()) }
+
 // optionalRoles lists the roles that a root may leave out; nobody fills them
 // then.
 func optionalRoles() []RoleName { return []RoleName{RoleBuilder} }
@@ -49,8 +52,10 @@ type Root struct {
 
 // Key is a public key.
 type Key struct {
-	Scheme string `json:"scheme"` // "ed25519"
+	Scheme string `json:"scheme"` // SchemeEd25519 or SchemeSecurityKey
 	Public string `json:"public"` // standard base64 of 32 bytes
+	// Application of a security key, "ssh:…".
+	Application string `json:"application,omitempty"`
 }
 
 // RoleKeys says who fills a role.
@@ -61,7 +66,7 @@ type RoleKeys struct {
 
 // NewKey describes a public key for a root.
 func NewKey(pub ed25519.PublicKey) (id string, k Key) {
-	return KeyID(pub), Key{Scheme: "ed25519", Public: base64.StdEncoding.EncodeToString(pub)}
+	return KeyID(pub), Key{Scheme: SchemeEd25519, Public: base64.StdEncoding.EncodeToString(pub)}
 }
 
 // Trust is a verified trust root. It is immutable.
@@ -69,7 +74,7 @@ type Trust struct {
 	root     Root
 	digest   fleet.Digest
 	envelope []byte
-	keys     map[RoleName]map[string]ed25519.PublicKey
+	keys     map[RoleName]map[string]publicKey
 }
 
 // OpenRoot opens the first root that is trusted, because its digest is the
@@ -105,7 +110,7 @@ func newTrust(o *opened, envelope []byte) (*Trust, error) {
 	return &Trust{root: root, digest: fleet.DigestOf(o.payload), envelope: envelope, keys: keys}, nil
 }
 
-func (r *Root) check() (map[RoleName]map[string]ed25519.PublicKey, error) {
+func (r *Root) check() (map[RoleName]map[string]publicKey, error) {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
 	}
@@ -121,20 +126,20 @@ func (r *Root) check() (map[RoleName]map[string]ed25519.PublicKey, error) {
 	if len(r.Keys) > maxRootKeys {
 		return nil, fmt.Errorf("%w: %d keys, at most %d", ErrTooLarge, len(r.Keys), maxRootKeys)
 	}
-	all := map[string]ed25519.PublicKey{}
+	all := map[string]publicKey{}
 	for id, k := range r.Keys {
-		pub, err := base64.StdEncoding.Strict().DecodeString(k.Public)
-		if err != nil || k.Scheme != "ed25519" || len(pub) != ed25519.PublicKeySize {
-			return nil, bad("key %.16s is no ed25519 key", id)
+		pub, err := k.parse(id)
+		if err != nil {
+			return nil, err
 		}
 		// One key under a second id could otherwise sign for two.
-		if KeyID(pub) != id {
+		if KeyID(pub.PublicKey) != id {
 			return nil, fmt.Errorf("%w: the key under id %.16s has another id", ErrDuplicateKey, id)
 		}
 		all[id] = pub
 	}
-	keys := map[RoleName]map[string]ed25519.PublicKey{}
-	for _, name := range slices.Concat(Roles(), optionalRoles()) {
+	keys := map[RoleName]map[string]publicKey{}
+	for _, name := range AllRoles() {
 		role, ok := r.Roles[name]
 		if !ok && slices.Contains(optionalRoles(), name) {
 			continue
@@ -142,15 +147,16 @@ func (r *Root) check() (map[RoleName]map[string]ed25519.PublicKey, error) {
 		if !ok {
 			return nil, bad("role %s is not filled", name)
 		}
-		keys[name] = map[string]ed25519.PublicKey{}
+		keys[name] = map[string]publicKey{}
 		for _, id := range role.KeyIDs {
-			if keys[name][id] != nil {
+			if _, twice := keys[name][id]; twice {
 				return nil, fmt.Errorf("%w: role %s lists key %.16s twice", ErrDuplicateKey, name, id)
 			}
-			if all[id] == nil {
+			key, ok := all[id]
+			if !ok {
 				return nil, bad("role %s lists key %.16s, which is not there", name, id)
 			}
-			keys[name][id] = all[id]
+			keys[name][id] = key
 		}
 		if role.Threshold < 1 || role.Threshold > len(role.KeyIDs) {
 			return nil, bad("role %s has threshold %d of %d keys", name, role.Threshold, len(role.KeyIDs))
@@ -174,17 +180,23 @@ func (t *Trust) Next(envelope []byte) (*Trust, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening next trust root: %w", err)
 	}
-	switch {
-	case n.root.Fleet != t.root.Fleet:
-		err = ErrWrongFleet
-	case n.root.Version != t.root.Version+1:
-		err = fmt.Errorf("%w: got %d after %d", ErrRootVersion, n.root.Version, t.root.Version)
-	case n.root.Epoch < t.root.Epoch:
-		err = ErrWrongEpoch
-	default:
-		return n, nil
+	if err := t.follows(&n.root); err != nil {
+		return nil, fmt.Errorf("opening next trust root: %w", err)
 	}
-	return nil, fmt.Errorf("opening next trust root: %w", err)
+	return n, nil
+}
+
+// follows says whether next may come after t.
+func (t *Trust) follows(next *Root) error {
+	switch {
+	case next.Fleet != t.root.Fleet:
+		return ErrWrongFleet
+	case next.Version != t.root.Version+1:
+		return fmt.Errorf("%w: got %d after %d", ErrRootVersion, next.Version, t.root.Version)
+	case next.Epoch < t.root.Epoch:
+		return ErrWrongEpoch
+	}
+	return nil
 }
 
 // OpenChain opens a pinned root and walks to the last one, oldest first.

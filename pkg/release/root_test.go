@@ -77,7 +77,7 @@ func TestNextRefusals(t *testing.T) {
 		}), release.ErrMalformed},
 		{"other scheme", k.reseal(t, func(r *release.Root) {
 			r.Keys[freshID] = release.Key{Scheme: "rsa", Public: freshKey.Public}
-		}), release.ErrMalformed},
+		}), release.ErrCritical},
 		{"unknown critical field", k.reseal(t, func(r *release.Root) { r.Critical = []string{"roles.builder"} }), release.ErrCritical},
 	}
 	for _, tc := range tests {

@@ -38,6 +38,7 @@ var denied = []struct{ prefix, reason string }{
 	{"charm.land/", "terminal interfaces are fleetctl's"},
 	{"github.com/charmbracelet/", "terminal interfaces are fleetctl's"},
 	{"github.com/goccy/go-yaml", "hosts read signed JSON only; fleet.yaml stays with the operator"},
+	{"golang.org/x/crypto/ssh/agent", "hosts verify signatures; keys that sign are with operators"},
 	{module + "/pkg/inventory", "hosts know only what is signed for them"},
 	{"testing", "test code"},
 	{"pgregory.net/rapid", "test code"},

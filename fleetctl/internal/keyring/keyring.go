@@ -28,10 +28,18 @@ var ErrCannotOpen = errors.New("none of your age identities opens it")
 // maxFile bounds an identity file and an encrypted file, in bytes.
 const maxFile = 32 << 20
 
-// Keyring holds age identities.
+// Keyring holds age identities, and knows the operator's ssh-agent.
 type Keyring struct {
+	// Notify tells people that something waits for them, as for a touch; it may
+	// be nil.
+	Notify func(text string)
+
 	ids    []age.Identity
 	source []string
+	// agentSocket is that of the ssh-agent; empty for none.
+	agentSocket string
+	// only is the one key that may sign; empty for any.
+	only string
 }
 
 // Places says where identities are looked for.
@@ -39,13 +47,16 @@ type Places struct {
 	// Explicit is the file named on the command line; it excludes all others.
 	Explicit string
 	Getenv   func(string) string
+	// Notify becomes that of the keyring.
+	Notify func(text string)
 }
 
 // Load reads the identities: the explicit file, else that of
 // FLEET_AGE_KEY_FILE, else all of SOPS_AGE_KEY, SOPS_AGE_KEY_FILE,
-// sops/age/keys.txt and fleet/keys.txt below the configuration directory.
+// sops/age/keys.txt and fleet/keys.txt below the configuration directory. The
+// ssh-agent is that of SSH_AUTH_SOCK.
 func Load(p Places) (*Keyring, error) {
-	k := &Keyring{}
+	k := &Keyring{Notify: p.Notify, agentSocket: p.Getenv("SSH_AUTH_SOCK")}
 	for _, file := range []string{p.Explicit, p.Getenv("FLEET_AGE_KEY_FILE")} {
 		if file != "" {
 			return k, k.add(file)
@@ -85,10 +96,10 @@ func (k *Keyring) add(file string) error {
 }
 
 func (k *Keyring) parse(name string, r io.Reader) error {
-	ids, err := age.ParseIdentities(r)
+	ids, err := k.parseIdentities(r)
 	if err != nil {
 		return ui.WithHint(fmt.Errorf("reading age identities of %s: %w", name, err),
-			"an identity file has lines that begin with AGE-SECRET-KEY-1, as age-keygen makes them")
+			"an identity file has lines that begin with AGE-SECRET-KEY-1, as age-keygen makes them, or with AGE-PLUGIN-")
 	}
 	k.ids = append(k.ids, ids...)
 	k.source = append(k.source, name)
@@ -101,7 +112,8 @@ func (k *Keyring) Sources() []string { return k.source }
 // Identities returns the identities.
 func (k *Keyring) Identities() []age.Identity { return k.ids }
 
-// Recipients returns the public sides of the identities.
+// Recipients returns the public sides of the identities. Those of plugins don't
+// tell theirs.
 func (k *Keyring) Recipients() []string {
 	var out []string
 	for _, id := range k.ids {
@@ -145,8 +157,11 @@ func (k *Keyring) OpenFile(path string) ([]byte, error) {
 	return plain, nil
 }
 
-// ParseRecipient reads one age recipient: X25519 or hybrid.
+// ParseRecipient reads one age recipient: X25519, hybrid or a plugin's.
 func ParseRecipient(s string) (age.Recipient, error) {
+	if r, err := pluginRecipient(s); err == nil {
+		return r, nil
+	}
 	rs, err := age.ParseRecipients(strings.NewReader(s))
 	if err != nil || len(rs) != 1 || strings.ContainsAny(s, "\n#") {
 		return nil, ui.WithHint(fmt.Errorf("%.80q is no age recipient", s), "a recipient is the public key that age-keygen prints: age1…")

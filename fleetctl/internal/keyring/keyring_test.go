@@ -6,12 +6,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
+
+var when = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func identity(t *testing.T, path string) *age.X25519Identity {
 	t.Helper()

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -9,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
@@ -155,56 +152,4 @@ func EncodeKey(pkcs8 []byte) []byte {
 // EncodeCert is a certificate as PEM.
 func EncodeCert(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
-// Signers opens as many keys of a role as its threshold in t asks for.
-func (r *Repository) Signers(t *release.Trust, role release.RoleName, o Opener) ([]release.Signer, error) {
-	entries, err := os.ReadDir(r.Path("trust", "keys"))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("reading signing keys: %w", err)
-	}
-	want := t.Root().Roles[role]
-	var out []release.Signer
-	var cause error
-	for _, e := range entries {
-		name := e.Name()
-		if len(out) == want.Threshold {
-			break
-		}
-		if !strings.HasPrefix(name, string(role)+"-") || !strings.HasSuffix(name, ".age") {
-			continue
-		}
-		s, err := r.signer(o, name)
-		switch {
-		case err != nil:
-			// Another key may do.
-			cause = err
-		case slices.Contains(want.KeyIDs, s.KeyID()):
-			out = append(out, s)
-		}
-	}
-	if len(out) < want.Threshold {
-		err := fmt.Errorf("%w: role %s needs %d, %d of trust/keys/%s-*.age can be used", ErrNoKey, role, want.Threshold, len(out), role)
-		if cause != nil {
-			return nil, ui.WithHint(fmt.Errorf("%w: %w", err, cause), ui.HintOf(cause))
-		}
-		return nil, ui.WithHint(err, "bring the key back from where it is kept")
-	}
-	return out, nil
-}
-
-func (r *Repository) signer(o Opener, name string) (release.Signer, error) {
-	der, err := r.openPEM(o, "trust", "keys", name)
-	if err != nil {
-		return nil, err
-	}
-	key, err := pki.ParseKey(der)
-	if err != nil {
-		return nil, fmt.Errorf("reading trust/keys/%s: %w", name, err)
-	}
-	ed, ok := key.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("reading trust/keys/%s: %w: want an ed25519 key", name, ErrCorrupt)
-	}
-	return release.NewSigner(ed), nil
 }
