@@ -12,6 +12,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/identity"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
@@ -101,6 +102,7 @@ func (a *Agent) enrolOnce(ctx context.Context) error {
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
+	crashpoint.Hit(crashpoint.EnrolAnswered)
 	id, err := a.identity.Binding()
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
@@ -119,9 +121,11 @@ func (a *Agent) enrolOnce(ctx context.Context) error {
 	if err := store.AddRoots(got.Roots); err != nil {
 		return fmt.Errorf("enrolling: %w", err)
 	}
+	crashpoint.Hit(crashpoint.EnrolRootsKept)
 	if err := a.identity.Install(got.Certificate, got.CAs); err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
+	crashpoint.Hit(crashpoint.EnrolDone)
 	return a.bind()
 }
 

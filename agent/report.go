@@ -9,6 +9,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/refusal"
 	"github.com/cameronraysmith/fleet/pkg/release"
@@ -67,6 +68,7 @@ func (a *Agent) report(ctx context.Context, b *bound, send deliver) (more bool, 
 	if err != nil {
 		return false, err
 	}
+	crashpoint.Hit(crashpoint.ReportSigned)
 	r := sync.Report{Envelope: envelope, Accepted: a.asked(b, a.link.unknown())}
 	ack, err := send(ctx, r)
 	if refused := (*sync.RefusedError)(nil); errors.As(err, &refused) && refused.Reason.Code == refusal.HostKeysWanted {
@@ -78,6 +80,7 @@ func (a *Agent) report(ctx context.Context, b *bound, send deliver) (more bool, 
 	if err != nil {
 		return false, err
 	}
+	crashpoint.Hit(crashpoint.ReportAcknowledged)
 	a.link.answered(a.config.Now())
 	a.link.note(troubleReport, fleet.Reason{})
 	st := a.journal.State()

@@ -13,6 +13,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/agent/internal/secrets"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -334,6 +335,7 @@ func (w *worker) awaitRun(ctx context.Context) error {
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
+	crashpoint.Hit(crashpoint.RunEnded)
 	run, detail := outcome(res)
 	w.log.Info("run ended", "run", id, "outcome", string(res.Outcome), "detail", detail)
 	w.note(func(f *facts) { f.runID, f.run = id, &runEnd{run: run, detail: detail} })

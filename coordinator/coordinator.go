@@ -25,6 +25,7 @@ import (
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store/bolt"
 	"github.com/cameronraysmith/fleet/coordinator/internal/transport"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/kit"
 	"github.com/cameronraysmith/fleet/pkg/pace"
@@ -183,9 +184,11 @@ func (co *Coordinator) assemble(ctx context.Context, c Config, trust *release.Tr
 		Fleet: c.Kit.Fleet, Registry: co.registry, Publisher: publisher, Enroller: enroller, Authority: authority,
 		Log: log, Blobs: co.blobs, Roots: c.Kit.Roots, UploadPace: c.UploadPace, Now: c.Now, Slog: c.Log,
 	})
-	return log.Commit(ctx, audit.Change{Entries: []audit.Entry{{
+	err = log.Commit(ctx, audit.Change{Entries: []audit.Entry{{
 		Actor: actor, Kind: KindStarted, Message: fmt.Sprintf("trust root %d", trust.Root().Version),
 	}}})
+	crashpoint.Hit(crashpoint.StartRecorded)
+	return err
 }
 
 // Addr is the address that the coordinator listens on.

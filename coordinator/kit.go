@@ -8,6 +8,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/registry"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/kit"
 )
@@ -79,6 +80,7 @@ func applyKit(ctx context.Context, s store.Store, r *registry.Registry, k *kit.K
 			return fmt.Errorf("applying the kit: %w", err)
 		}
 	}
+	crashpoint.Hit(crashpoint.KitApplied)
 	// Last: after a crash before it, all is applied again.
 	if _, err := s.Txn(ctx, nil, []store.Op{{Key: kitKey, Value: []byte(digest)}}); err != nil {
 		return fmt.Errorf("applying the kit: %w", err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -83,6 +84,7 @@ func runBan(ctx context.Context, o *options, opts *banOptions, name string) erro
 	if err := s.SetBan(ban, false); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.BanKept)
 	cut, err := s.Ban(ctx, m, reason, false)
 	if errors.Is(err, client.ErrUnreachable) {
 		return ui.WithHint(fmt.Errorf("it is recorded in trust/bans.json, but not in force: %w", err),
@@ -97,6 +99,7 @@ func runBan(ctx context.Context, o *options, opts *banOptions, name string) erro
 		return ui.WithHint(fmt.Errorf("it is recorded in trust/bans.json; whether it is in force is not known: %w", err),
 			"run this again; fleetctl status tells")
 	}
+	crashpoint.Hit(crashpoint.BanMade)
 	p := o.printer()
 	if p.JSON() {
 		return p.Value(banResult{Machine: m, Banned: true, Reason: reason, StreamsCut: cut})
@@ -122,9 +125,11 @@ func (s *session) liftBan(ctx context.Context, o *options, ban repo.Ban) error {
 	if _, err := s.Ban(ctx, ban.Machine, ban.Reason, true); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.BanMade)
 	if err := s.SetBan(ban, true); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.BanKept)
 	p := o.printer()
 	if p.JSON() {
 		return p.Value(banResult{Machine: ban.Machine, Reason: ban.Reason})

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
@@ -61,6 +62,7 @@ func runRetry(ctx context.Context, o *options, opts *profileOptions, name string
 	if err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RetryMade)
 	p := o.printer()
 	if p.JSON() {
 		return p.Value(retryResult{Machine: m.Name, Profile: profile, Number: number.String(), Digest: doc.Digest, Expires: doc.Expires})

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -59,6 +60,7 @@ func runRollback(ctx context.Context, o *options, opts *profileOptions, name str
 	if err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RollbackMade)
 	p := o.printer()
 	if p.JSON() {
 		return p.Value(rollbackResult{Machine: m.Name, Profile: profile, Target: target})

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -77,10 +78,12 @@ func runToken(ctx context.Context, o *options, name string) error {
 	if err := s.WriteJoin(join, parsed...); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.TokenKept)
 	expires, err := s.Token(ctx, m.Name, join.TokenHash(), pki.TokenTTL)
 	if err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.TokenMade)
 	p := o.printer()
 	if p.JSON() {
 		return p.Value(tokenResult{Machine: m.Name, Join: join.String(), Expires: expires})

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 )
 
 // syncEach is up to how many entries each is synced by itself; above, the
@@ -19,16 +20,20 @@ const syncEach = 128
 // Publish makes the directory tmp durable and renames it to dst, which is on
 // the same file system. An older dst is swapped for it and removed.
 func Publish(tmp, dst string) error {
+	crashpoint.HitCaller(crashpoint.DirBegin)
 	if err := Sync(tmp); err != nil {
 		return err
 	}
+	crashpoint.HitCaller(crashpoint.DirSynced)
 	if _, err := os.Lstat(dst); err == nil {
 		if err := exchange(tmp, dst); err != nil {
 			return fmt.Errorf("replacing %s: %w", dst, err)
 		}
+		crashpoint.HitCaller(crashpoint.DirSwapped)
 		if err := atomicfile.SyncDir(filepath.Dir(dst)); err != nil {
 			return err
 		}
+		crashpoint.HitCaller(crashpoint.DirDone)
 		return os.RemoveAll(tmp)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("replacing %s: %w", dst, err)
@@ -36,7 +41,12 @@ func Publish(tmp, dst string) error {
 	if err := os.Rename(tmp, dst); err != nil {
 		return fmt.Errorf("putting %s in place: %w", dst, err)
 	}
-	return atomicfile.SyncDir(filepath.Dir(dst))
+	crashpoint.HitCaller(crashpoint.DirRenamed)
+	if err := atomicfile.SyncDir(filepath.Dir(dst)); err != nil {
+		return err
+	}
+	crashpoint.HitCaller(crashpoint.DirDone)
+	return nil
 }
 
 // Sync makes all regular files and directories below dir durable.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 )
 
 // WriteFile replaces path by a file with data and permissions perm, durable
@@ -37,19 +39,27 @@ func Write(path string, perm os.FileMode, fill func(io.Writer) error) (err error
 	if err = f.Chmod(perm); err != nil {
 		return err
 	}
+	crashpoint.HitCaller(crashpoint.FileBegin)
 	if err = fill(f); err != nil {
 		return err
 	}
+	crashpoint.HitCaller(crashpoint.FileWritten)
 	if err = f.Sync(); err != nil {
 		return err
 	}
+	crashpoint.HitCaller(crashpoint.FileSynced)
 	if err = f.Close(); err != nil {
 		return err
 	}
 	if err = os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return SyncDir(dir)
+	crashpoint.HitCaller(crashpoint.FileRenamed)
+	if err = SyncDir(dir); err != nil {
+		return err
+	}
+	crashpoint.HitCaller(crashpoint.FileDone)
+	return nil
 }
 
 // SyncDir makes the entries of a directory durable.
@@ -78,24 +88,37 @@ func Symlink(target, link string) error {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("pointing link %s: %w", link, err)
 	}
-	dir := filepath.Dir(link)
+	crashpoint.HitCaller(crashpoint.LinkBegin)
+	if err := replaceLink(target, link); err != nil {
+		return err
+	}
+	crashpoint.HitCaller(crashpoint.LinkRenamed)
+	if err := SyncDir(filepath.Dir(link)); err != nil {
+		return err
+	}
+	crashpoint.HitCaller(crashpoint.LinkDone)
+	return nil
+}
+
+func replaceLink(target, link string) error {
 	if target == "" {
 		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("removing link %s: %w", link, err)
 		}
-		return SyncDir(dir)
+		return nil
 	}
 	// A fixed temporary name: what a crash leaves behind is replaced next time.
-	tmp := filepath.Join(dir, "."+filepath.Base(link)+".tmp-link")
+	tmp := filepath.Join(filepath.Dir(link), "."+filepath.Base(link)+".tmp-link")
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("pointing link %s: %w", link, err)
 	}
 	if err := os.Symlink(target, tmp); err != nil {
 		return fmt.Errorf("pointing link %s: %w", link, err)
 	}
+	crashpoint.HitCaller(crashpoint.LinkMade)
 	if err := os.Rename(tmp, link); err != nil {
 		_ = os.Remove(tmp)
 		return fmt.Errorf("pointing link %s: %w", link, err)
 	}
-	return SyncDir(dir)
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicdir"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -37,9 +38,11 @@ func Unpack(ctx context.Context, r io.Reader, dir string, src fleet.BundleSource
 			err = errors.Join(fmt.Errorf("unpacking: %w", err), os.RemoveAll(tmp))
 		}
 	}()
+	crashpoint.Hit(crashpoint.BundleUnpack)
 	if err := unpackInto(ctx, r, tmp, src, limits, progress); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.BundleUnpacked)
 	return atomicdir.Publish(tmp, dir)
 }
 

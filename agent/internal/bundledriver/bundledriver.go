@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/bundle"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -95,6 +96,7 @@ func New(c Config) (*Driver, error) {
 		return nil, fmt.Errorf("opening bundle driver: %w", err)
 	}
 	for _, dir := range left {
+		crashpoint.Hit(crashpoint.BundleSweep)
 		if err := os.RemoveAll(dir); err != nil {
 			return nil, fmt.Errorf("removing what was half unpacked: %w", err)
 		}
@@ -169,6 +171,7 @@ func (d *Driver) Build(ctx context.Context, req driver.BuildRequest, progress fu
 	if err := d.unpack(ctx, file, path, *src, progress); err != nil {
 		return "", fmt.Errorf("building bundle %s: %w", digest.Short(), classify(err))
 	}
+	crashpoint.Hit(crashpoint.BundleBuilt)
 	return path, nil
 }
 
@@ -212,6 +215,7 @@ func (d *Driver) makeState(p fleet.ProfileName) error {
 	if err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.BundleState)
 	return giveTo(dir, profileUser(p))
 }
 

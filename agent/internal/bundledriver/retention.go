@@ -10,6 +10,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/bundle"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -100,11 +101,17 @@ func (d *Driver) Prune(ctx context.Context, keep []string) ([]string, error) {
 // under it.
 func (d *Driver) remove(path string) error {
 	tmp := filepath.Join(d.store(), bundle.TempPrefix+"pruned-"+filepath.Base(path))
+	crashpoint.Hit(crashpoint.BundleRemove)
 	if err := os.Rename(path, tmp); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.BundleUnnamed)
 	if err := atomicfile.SyncDir(d.store()); err != nil {
 		return err
 	}
-	return os.RemoveAll(tmp)
+	if err := os.RemoveAll(tmp); err != nil {
+		return err
+	}
+	crashpoint.Hit(crashpoint.BundleRemoved)
+	return nil
 }

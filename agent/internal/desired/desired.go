@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/strictjson"
@@ -267,6 +268,7 @@ func (s *Store) setPointer(profile fleet.ProfileName, p Pointer) error {
 		return fmt.Errorf("encoding pointer: %w", err)
 	}
 	path := filepath.Join(s.profilesDir(), profile.FileName()+".json")
+	crashpoint.Hit(crashpoint.DesiredKept)
 	if err := atomicfile.WriteFile(path, b, 0o600); err != nil {
 		return fmt.Errorf("recording what is desired: %w", err)
 	}

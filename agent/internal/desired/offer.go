@@ -11,6 +11,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/strictjson"
@@ -280,9 +281,11 @@ func (s *Store) Prune(keep map[fleet.Digest]bool) error {
 		if used[e.Name()] {
 			continue
 		}
+		crashpoint.Hit(crashpoint.DocumentRemove)
 		if err := os.Remove(filepath.Join(s.documentsDir(), e.Name())); err != nil {
 			return fmt.Errorf("pruning documents: %w", err)
 		}
+		crashpoint.Hit(crashpoint.DocumentRemoved)
 		hex, _ := strings.CutSuffix(e.Name(), ".json")
 		delete(s.opened, fleet.Digest("sha256:"+hex))
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
 
@@ -112,6 +113,7 @@ func (e *Executor) start(id string, req request) (err error) {
 	if err := atomicfile.SyncDir(e.dir); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RunMade)
 	lock, err := takeLock(filepath.Join(dir, fileLock))
 	if err != nil {
 		return err
@@ -128,6 +130,7 @@ func (e *Executor) start(id string, req request) (err error) {
 			return errors.Join(ErrExists, err)
 		}
 	}
+	crashpoint.Hit(crashpoint.RunLocked)
 	if err := writeJSON(dir, fileAction, req); err != nil {
 		return err
 	}
@@ -167,6 +170,7 @@ func (e *Executor) spawn(dir string, lock *os.File) (*child, error) {
 		_ = r.Close()
 		return nil, fmt.Errorf("starting the runner: %w", err)
 	}
+	crashpoint.Hit(crashpoint.RunStarted)
 	c := &child{pid: p.Pid, alive: r}
 	// The child is reaped by number in reap: it outlives contexts and Waits.
 	if err := p.Release(); err != nil {

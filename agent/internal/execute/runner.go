@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
 
@@ -85,16 +86,23 @@ func runAction(dir string, c clock, stop <-chan os.Signal) error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
+	crashpoint.Hit(crashpoint.RunnerBegin)
 	now := c.Now()
 	if err := writeJSON(dir, fileStarted, started{PID: os.Getpid(), BootID: bootID(), Time: now}); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RunnerBegan)
 	syscall.Umask(0o022)
 	r := run{req: req, dir: dir, log: &boundedLog{file: log, most: MaxLogBytes}, stop: stop, clock: c}
 	res := r.all()
 	res.Started, res.Ended = now, c.Now()
 	r.log.finish()
-	return writeJSON(dir, fileResult, res)
+	crashpoint.Hit(crashpoint.RunnerEnd)
+	if err := writeJSON(dir, fileResult, res); err != nil {
+		return err
+	}
+	crashpoint.Hit(crashpoint.RunnerDone)
+	return nil
 }
 
 // run carries out one request.
@@ -122,6 +130,7 @@ func (r *run) all() Result {
 		default:
 		}
 		var res Result
+		crashpoint.Hit(crashpoint.RunnerStep)
 		switch {
 		case s.Link != nil:
 			if err := atomicfile.Symlink(s.Link.Target, s.Link.Path); err != nil {
@@ -130,6 +139,7 @@ func (r *run) all() Result {
 		case s.Exec != nil:
 			res = r.exec(i, s.Exec, late)
 		}
+		crashpoint.Hit(crashpoint.RunnerStepped)
 		if res.Outcome != "" {
 			res.Step = i
 			return res
@@ -154,6 +164,7 @@ func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
 	if err != nil {
 		return Result{Outcome: OutcomeError, Message: fmt.Sprintf("step %d: starting %s: %v", step+1, x.Argv[0], err)}
 	}
+	crashpoint.Hit(crashpoint.RunnerProgram)
 	// Ends with the program, which ends or is killed below.
 	done := make(chan struct{})
 	var ended error

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 )
 
 // Wait waits for a run's end, whoever started it. A run whose runner died
@@ -176,7 +178,9 @@ func (e *Executor) Prune(keep func(runs []string) []string) error {
 		case err != nil: // It may run.
 			errs = append(errs, err)
 		case st.Phase != PhaseRunning:
+			crashpoint.Hit(crashpoint.RunRemove)
 			errs = append(errs, os.RemoveAll(e.path(id)))
+			crashpoint.Hit(crashpoint.RunRemoved)
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

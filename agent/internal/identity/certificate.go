@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 )
@@ -86,6 +87,7 @@ func (s *Store) Install(leafDER []byte, caDER [][]byte) error {
 	if err := atomicfile.WriteFile(s.path(certFile), buf.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("installing certificate: %w", err)
 	}
+	crashpoint.Hit(crashpoint.EnrolCertificateKept)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.next != nil {
@@ -93,6 +95,7 @@ func (s *Store) Install(leafDER []byte, caDER [][]byte) error {
 			return fmt.Errorf("installing certificate: %w", err)
 		}
 	}
+	crashpoint.Hit(crashpoint.EnrolJoinRemove)
 	// The token was used; what is left of the join string is of no use.
 	if err := os.Remove(s.path(joinFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("installing certificate: %w", err)

@@ -10,12 +10,11 @@ import (
 	"unicode/utf8"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
 const (
-	// compactMin is the size from which on compaction is thought of.
-	compactMin = 1 << 20
 	// pendingPerLine bounds the lines that carry the outbox.
 	pendingPerLine = 256
 	// maxMessageBytes and maxHintBytes bound a reason.
@@ -75,6 +74,7 @@ func (j *Journal) maybeCompact() {
 // replace puts a new file in the journal's place. Until the rename the old one
 // counts, afterwards the new one, and both fold to the same state.
 func (j *Journal) replace(lines [][]byte, size int64) error {
+	crashpoint.Hit(crashpoint.JournalCompact)
 	err := atomicfile.Write(j.path(), 0o600, func(w io.Writer) error {
 		for _, l := range lines {
 			if _, err := w.Write(l); err != nil {
@@ -99,6 +99,7 @@ func (j *Journal) replace(lines [][]byte, size int64) error {
 	}
 	_ = j.file.Close()
 	j.file, j.size = f, size
+	crashpoint.Hit(crashpoint.JournalCompacted)
 	return nil
 }
 

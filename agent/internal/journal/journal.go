@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -144,6 +145,7 @@ func (j *Journal) load() error {
 	if err == nil {
 		err = f.Sync()
 	}
+	crashpoint.Hit(crashpoint.JournalMade)
 	if err == nil {
 		err = atomicfile.SyncDir(j.dir)
 	}
@@ -154,6 +156,7 @@ func (j *Journal) load() error {
 	j.file, j.size, j.state = f, got.good, got.state
 	j.compactAt = compactMin
 	j.maybeCompact()
+	crashpoint.Hit(crashpoint.JournalOpened)
 	return nil
 }
 
@@ -175,9 +178,12 @@ func (j *Journal) Append(recs ...Record) error {
 	if err != nil {
 		return err
 	}
-	if err := j.write(line); err != nil {
+	kind := string(recs[0].Kind)
+	crashpoint.HitFor(crashpoint.JournalAppend, kind)
+	if err := j.write(line, kind); err != nil {
 		return err
 	}
+	crashpoint.HitFor(crashpoint.JournalAppended, kind)
 	j.size += int64(len(line))
 	j.state = next
 	j.maybeCompact()
@@ -234,8 +240,8 @@ func (j *Journal) prepare(recs []Record) (*State, []byte, error) {
 
 // write appends a line durably. After a short write the file is cut back; where
 // that fails, or a flush does (the kernel may then have dropped the pages), the
-// journal refuses all further writes.
-func (j *Journal) write(line []byte) error {
+// journal refuses all further writes. kind is the first record's.
+func (j *Journal) write(line []byte, kind string) error {
 	_, err := j.file.Write(line)
 	if err != nil {
 		err = fmt.Errorf("writing journal: %w", err)
@@ -244,6 +250,7 @@ func (j *Journal) write(line []byte) error {
 		}
 		return err
 	}
+	crashpoint.HitFor(crashpoint.JournalWritten, kind)
 	if err := j.file.Sync(); err != nil {
 		err = fmt.Errorf("flushing journal: %w", err)
 		j.broken = errors.Join(err, j.file.Truncate(j.size))

@@ -22,6 +22,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/pkg/atomicdir"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -96,6 +97,7 @@ func Prepare(ctx context.Context, root string, manifest fleet.SecretsManifest, d
 	if err := os.RemoveAll(tmp); err != nil {
 		return "", err
 	}
+	crashpoint.Hit(crashpoint.SecretsPrepare)
 	for _, dir := range []string{filepath.Dir(path), tmp} {
 		if err := makeDir(dir); err != nil {
 			return "", err
@@ -104,6 +106,7 @@ func Prepare(ctx context.Context, root string, manifest fleet.SecretsManifest, d
 	if err := fill(ctx, tmp, files, open, ids); err != nil {
 		return "", err
 	}
+	crashpoint.Hit(crashpoint.SecretsFilled)
 	if same(tmp, path) {
 		if err := os.RemoveAll(tmp); err != nil {
 			return "", err
@@ -113,6 +116,7 @@ func Prepare(ctx context.Context, root string, manifest fleet.SecretsManifest, d
 	if err := atomicdir.Publish(tmp, path); err != nil {
 		return "", err
 	}
+	crashpoint.Hit(crashpoint.SecretsPrepared)
 	return path, nil
 }
 
@@ -211,6 +215,7 @@ func Prune(root string, keep []string) error {
 		if path == current || slices.Contains(keep, path) {
 			continue
 		}
+		crashpoint.Hit(crashpoint.SecretsRemove)
 		// Half a removal must not pass for a whole preparation.
 		if !strings.HasPrefix(e.Name(), tempPrefix) {
 			tmp := filepath.Join(dir, tempPrefix+e.Name())
@@ -218,10 +223,12 @@ func Prune(root string, keep []string) error {
 				return fmt.Errorf("pruning secrets: %w", err)
 			}
 			path = tmp
+			crashpoint.Hit(crashpoint.SecretsUnnamed)
 		}
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("pruning secrets: %w", err)
 		}
+		crashpoint.Hit(crashpoint.SecretsRemoved)
 	}
 	return atomicfile.SyncDir(dir)
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pace"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
@@ -52,9 +53,11 @@ func (b Blobs) Prune(keep map[fleet.Digest]bool) error {
 		if names[e.Name()] {
 			continue
 		}
+		crashpoint.Hit(crashpoint.FetchedRemove)
 		if err := os.Remove(filepath.Join(b.Dir, e.Name())); err != nil {
 			return fmt.Errorf("pruning blobs: %w", err)
 		}
+		crashpoint.Hit(crashpoint.FetchedRemoved)
 	}
 	return nil
 }
@@ -88,6 +91,7 @@ func (c *Client) fetchBlob(ctx context.Context, b Blobs, ref fleet.BlobRef) (err
 			err = cerr
 		}
 	}()
+	crashpoint.Hit(crashpoint.FetchOpened)
 	// What an earlier attempt left is hashed again: a digest has no memory.
 	sum := sha256.New()
 	have, err := io.Copy(sum, io.LimitReader(f, int64(min(ref.Size, 1<<62)))) //nolint:gosec // Bounded just here.
@@ -112,13 +116,20 @@ func (c *Client) fetchBlob(ctx context.Context, b Blobs, ref fleet.BlobRef) (err
 	if err := f.Truncate(int64(ref.Size)); err != nil { //nolint:gosec // The file has that size.
 		return fmt.Errorf("cutting partial blob: %w", err)
 	}
+	crashpoint.Hit(crashpoint.FetchWhole)
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("writing blob: %w", err)
 	}
+	crashpoint.Hit(crashpoint.FetchSynced)
 	if err := os.Rename(b.partial(ref.Digest), b.Path(ref.Digest)); err != nil {
 		return fmt.Errorf("writing blob: %w", err)
 	}
-	return atomicfile.SyncDir(b.Dir)
+	crashpoint.Hit(crashpoint.FetchRenamed)
+	if err := atomicfile.SyncDir(b.Dir); err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	crashpoint.Hit(crashpoint.FetchDone)
+	return nil
 }
 
 // stream copies the rest of a blob to w. It ends the call when it returns, so
@@ -169,5 +180,6 @@ func (b *bounded) Write(p []byte) (int, error) {
 	}
 	n, err := b.w.Write(p)
 	b.left -= uint64(n) //nolint:gosec // Not negative.
-	return n, err       //nolint:wrapcheck // Errors of files name them.
+	crashpoint.Hit(crashpoint.FetchPart)
+	return n, err //nolint:wrapcheck // Errors of files name them.
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 )
 
 // commitTimeout bounds one transaction of a group: those who wait for it did
@@ -184,8 +185,11 @@ func (l *Log) writeGroup(ctx context.Context, group []*pending) error {
 		if err != nil {
 			return err
 		}
+		kind := string(group[0].Entries[0].Kind)
+		crashpoint.HitFor(crashpoint.EventWrite, kind)
 		rev, err := l.store.Txn(ctx, conds, ops)
 		if err == nil {
+			crashpoint.HitFor(crashpoint.EventWritten, kind)
 			l.head, l.headRev = next, rev
 			return nil
 		}

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -128,6 +129,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("opening blob store: %w", err)
 	}
+	crashpoint.Hit(crashpoint.BlobsOpened)
 	return s, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -134,6 +135,7 @@ func (u *upload) run(ctx context.Context, r io.Reader) (err error) {
 			err = cerr
 		}
 	}()
+	crashpoint.Hit(crashpoint.BlobOpened)
 	if err := u.resume(f); err != nil {
 		return err
 	}
@@ -146,18 +148,22 @@ func (u *upload) run(ctx context.Context, r io.Reader) (err error) {
 	if got := fleet.DigestFromSum([sha256.Size]byte(u.hash.Sum(nil))); got != u.digest {
 		return errors.Join(fmt.Errorf("%w: the bytes have %s", ErrDigest, got), u.discard(path))
 	}
+	crashpoint.Hit(crashpoint.BlobWhole)
 	// Content before name: a name that is there after a crash has its content.
 	if err := u.store.fs.sync(f); err != nil {
 		// What the disk has is unknown from here on: begin again.
 		return errors.Join(fmt.Errorf("making it durable: %w", err), u.discard(path))
 	}
+	crashpoint.Hit(crashpoint.BlobSynced)
 	if err := u.store.fs.rename(path, u.store.completePath(u.digest)); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.BlobRenamed)
 	if err := u.store.fs.syncDir(u.store.completeDir()); err != nil {
 		// Not acknowledged, so it must not be found as a blob either.
 		return errors.Join(err, u.store.fs.rename(u.store.completePath(u.digest), path))
 	}
+	crashpoint.Hit(crashpoint.BlobDone)
 	u.status.Complete = true
 	return nil
 }
@@ -197,6 +203,7 @@ func (u *upload) receive(ctx context.Context, f *os.File, r io.Reader) error {
 			u.at += w
 			u.reserved -= w
 			u.store.unreserve(w)
+			crashpoint.Hit(crashpoint.BlobPart)
 			if err != nil {
 				return fmt.Errorf("writing: %w", err)
 			}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 )
@@ -83,6 +84,7 @@ func (a *Authority) issue(id pki.Identity, pub crypto.PublicKey, ttl time.Durati
 	if err != nil {
 		return nil, fmt.Errorf("issuing certificate for %s: %w", id, err)
 	}
+	crashpoint.Hit(crashpoint.CertificateIssued)
 	return leaf, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/inventory"
 	"github.com/cameronraysmith/fleet/pkg/pki"
@@ -106,10 +107,14 @@ func Create(cfg Config) (err error) {
 	if err := identity.Issue(cfg.OperatorDir, ca, pki.OperatorIdentity(cfg.Fleet, cfg.Operator), cfg.Now, recipients...); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.InitStaged)
 	if err := install(stage, cfg.Dir); err != nil {
 		return err
 	}
-	return removeMarker(marker)
+	crashpoint.Hit(crashpoint.InitMarked)
+	err = removeMarker(marker)
+	crashpoint.Hit(crashpoint.InitDone)
+	return err
 }
 
 func removeMarker(marker string) error {
@@ -171,10 +176,12 @@ func checkOperator(dir, marker string) error {
 // install moves what was made into place.
 func install(stage, dir string) error {
 	for _, name := range names() {
+		crashpoint.Hit(crashpoint.InitMove)
 		err := os.Rename(filepath.Join(stage, name), filepath.Join(dir, name))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("moving the repository into place: %w", err)
 		}
+		crashpoint.Hit(crashpoint.InitMoved)
 		if err := atomicfile.SyncDir(dir); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -26,10 +27,12 @@ func (p *Publisher) carryOut(ctx context.Context, t *release.Trust, h *history, 
 	if err := p.writeSecrets(ctx, pl); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.PublishSecrets)
 	p.Reporter.Step(StepSign)
 	if err := p.sign(ctx, t, pl); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.PublishSigned)
 	rel := &repo.Release{
 		ID: pl.id, Fleet: p.Fleet, State: repo.ReleasePrepared, Created: pl.issued,
 		Operator: p.Operator, Revision: revision, ExpectedHead: h.head,
@@ -49,6 +52,7 @@ func (p *Publisher) carryOut(ctx context.Context, t *release.Trust, h *history, 
 	if err := p.Repo.WriteRelease(rel); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.PublishRecorded)
 	if err := p.step(ctx, StepUpload); err != nil {
 		return err
 	}
@@ -61,6 +65,7 @@ func (p *Publisher) carryOut(ctx context.Context, t *release.Trust, h *history, 
 	if err := p.Coordinator.Stage(ctx, pl.id, envs); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.PublishStaged)
 	if err := p.step(ctx, StepCommit); err != nil {
 		return err
 	}
@@ -181,6 +186,7 @@ func (p *Publisher) uploadOne(ctx context.Context, b blob, sum *meter) error {
 	if err != nil {
 		return fmt.Errorf("uploading %s: %w", b.name, err)
 	}
+	crashpoint.Hit(crashpoint.PublishUploaded)
 	return nil
 }
 
@@ -232,6 +238,9 @@ func (p *Publisher) commit(ctx context.Context, rel *repo.Release) error {
 		return err
 	}
 	p.Reporter.Step(StepMark)
+	crashpoint.Hit(crashpoint.PublishCommitted)
 	rel.State = repo.ReleaseCommitted
-	return p.Repo.WriteRelease(rel)
+	err = p.Repo.WriteRelease(rel)
+	crashpoint.Hit(crashpoint.PublishMarked)
+	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 )
@@ -57,6 +58,7 @@ func (p *Publisher) CollectHostKeys(ctx context.Context, write bool) ([]fleet.Ma
 			if err := p.Repo.WriteHost(rec); err != nil {
 				return nil, err
 			}
+			crashpoint.Hit(crashpoint.HostKeysKept)
 		}
 		recorded = append(recorded, m)
 	}

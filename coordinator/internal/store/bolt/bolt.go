@@ -33,6 +33,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 )
 
 // Format is the version of the file's format that this program writes, and
@@ -168,6 +169,7 @@ func (s *Store) prepare() error {
 		}
 	}
 	if made {
+		crashpoint.Hit(crashpoint.StoreMade)
 		return atomicfile.SyncDir(filepath.Dir(s.path))
 	}
 	return nil

@@ -6,10 +6,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 )
 
 // Bounds of what is written in one bbolt transaction.
@@ -145,9 +147,11 @@ func (s *Store) writeBatch(batch []*request) {
 			return err
 		}
 		id := tx.ID()
+		crashpoint.HitFor(crashpoint.StoreWrite, kindOf(batch))
 		if err := tx.Commit(); err != nil {
 			return afterFailure(db, id, err)
 		}
+		crashpoint.HitFor(crashpoint.StoreWritten, kindOf(batch))
 		return nil
 	})
 	if errors.Is(err, store.ErrFailed) && s.end(err) {
@@ -161,6 +165,18 @@ func (s *Store) writeBatch(batch []*request) {
 		}
 		s.watches.publish(r.events)
 	}
+}
+
+// kindOf is what the first request of a batch is about: the first word of its
+// first key.
+func kindOf(batch []*request) string {
+	for _, r := range batch {
+		for _, op := range r.ops {
+			kind, _, _ := strings.Cut(op.Key, "/")
+			return kind
+		}
+	}
+	return ""
 }
 
 // afterFailure judges a commit that failed. Where the new meta page was not
