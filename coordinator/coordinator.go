@@ -36,8 +36,13 @@ import (
 // ErrOtherFleet says that the state directory belongs to another fleet.
 var ErrOtherFleet = errors.New("state directory belongs to another fleet")
 
-// KindStarted is the event of a start.
-const KindStarted audit.Kind = "coordinator-started"
+// Kinds of events that this package writes.
+const (
+	// KindStarted is a start.
+	KindStarted audit.Kind = "coordinator-started"
+	// KindStoreDamaged is damage of the store's file.
+	KindStoreDamaged audit.Kind = "store-damaged"
+)
 
 // Config is what a coordinator is made from. New checks it; it is not changed
 // later.
@@ -184,9 +189,11 @@ func (co *Coordinator) assemble(ctx context.Context, c Config, trust *release.Tr
 		Fleet: c.Kit.Fleet, Registry: co.registry, Publisher: publisher, Enroller: enroller, Authority: authority,
 		Log: log, Blobs: co.blobs, Roots: c.Kit.Roots, UploadPace: c.UploadPace, Now: c.Now, Slog: c.Log,
 	})
-	err = log.Commit(ctx, audit.Change{Entries: []audit.Entry{{
-		Actor: actor, Kind: KindStarted, Message: fmt.Sprintf("trust root %d", trust.Root().Version),
-	}}})
+	started := []audit.Entry{{Actor: actor, Kind: KindStarted, Message: fmt.Sprintf("trust root %d", trust.Root().Version)}}
+	if notice := co.store.Notice(); notice != "" {
+		started = append(started, audit.Entry{Actor: actor, Kind: KindStoreDamaged, Message: notice, Alarm: true})
+	}
+	err = log.Commit(ctx, audit.Change{Entries: started})
 	crashpoint.Hit(crashpoint.StartRecorded)
 	return err
 }

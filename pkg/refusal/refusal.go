@@ -56,6 +56,14 @@ const (
 	Stalled fleet.ReasonCode = "transfer-stalled"
 	// NotFound names something that isn't there.
 	NotFound fleet.ReasonCode = "not-found"
+	// DiskFull is a change that the coordinator's disk had no room for: nothing
+	// of it was made, and the same works when there is room.
+	DiskFull fleet.ReasonCode = "disk-full"
+	// StoreFailed is a call while the coordinator can't tell what is on its disk.
+	StoreFailed fleet.ReasonCode = "store-failed"
+	// StoreDamaged is a call that met something in the coordinator's store that
+	// is not what was written.
+	StoreDamaged fleet.ReasonCode = "store-damaged"
 	// Stopping is a stream ended because the coordinator stops.
 	Stopping fleet.ReasonCode = "coordinator-stopping"
 	// Replaced is a stream ended because the same instance opened a newer one.

@@ -41,8 +41,13 @@ var (
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("store is closed")
 	// ErrFailed says that writing failed in a way that leaves unknown what is
-	// on the disk: the store answers nothing any more until it is opened again.
-	ErrFailed = errors.New("store failed: check the disk and restart the coordinator")
+	// on the disk: the store answers nothing until it could write all of its
+	// state anew, which it tries by itself. What was not acknowledged is not in it
+	// then.
+	ErrFailed = errors.New("store failed: check the disk; it is tried again")
+	// ErrNoSpace says that the disk is full: nothing was written, and the same
+	// works when there is room.
+	ErrNoSpace = errors.New("disk full")
 	// ErrInUse says that another process holds the store.
 	ErrInUse = errors.New("another process holds the store")
 	// ErrNewerFormat says that a newer version of the program wrote the store.
@@ -93,7 +98,8 @@ type Store interface {
 	// changes something; all keys written carry it. Without a change it is the
 	// store's present one. No key may occur in two ops. Once begun, it is not
 	// interrupted by the context, so that the outcome is always known.
-	// Errors: ErrConflict, ErrTooLarge, ErrInvalid, ErrFailed, ErrClosed.
+	// Errors: ErrConflict, ErrTooLarge, ErrInvalid, ErrNoSpace, ErrFailed,
+	// ErrCorrupt, ErrClosed.
 	Txn(ctx context.Context, conds []Cond, ops []Op) (revision uint64, err error)
 	// Watch sends every modification of keys with this prefix whose transaction
 	// begins after the call, in the order of revisions. The channel is closed

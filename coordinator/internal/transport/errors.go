@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
 	"github.com/cameronraysmith/fleet/coordinator/internal/blob"
 	"github.com/cameronraysmith/fleet/coordinator/internal/enrol"
 	"github.com/cameronraysmith/fleet/coordinator/internal/publish"
@@ -67,7 +68,7 @@ var answers = []struct {
 
 	{blob.ErrNotFound, codes.NotFound, refusal.NotFound, "publish again: it uploads what is missing"},
 	{blob.ErrTooLarge, codes.ResourceExhausted, release.ErrTooLarge.Code, ""},
-	{blob.ErrNoSpace, codes.ResourceExhausted, refusal.TooMany, "make room on the coordinator's disk"},
+	{blob.ErrNoSpace, codes.ResourceExhausted, refusal.DiskFull, "make room on the coordinator's disk, then do it again: nothing that was acknowledged is lost"},
 	{blob.ErrOffset, codes.OutOfRange, refusal.Malformed, "ask how much is there, and go on from there"},
 	{blob.ErrExcess, codes.InvalidArgument, refusal.Malformed, "what was sent is not what was announced"},
 	{blob.ErrShort, codes.InvalidArgument, refusal.Malformed, "send the rest"},
@@ -79,7 +80,10 @@ var answers = []struct {
 	{fleet.ErrName, codes.InvalidArgument, refusal.Malformed, ""},
 	{store.ErrConflict, codes.Aborted, refusal.HeadMoved, "try again"},
 	{store.ErrClosed, codes.Unavailable, refusal.Stopping, "try again in a moment"},
-	{store.ErrFailed, codes.Unavailable, fleet.ReasonInternal, "check the coordinator's disk and restart it"},
+	{store.ErrNoSpace, codes.ResourceExhausted, refusal.DiskFull, "make room on the coordinator's disk, then do it again: nothing that was acknowledged is lost"},
+	{store.ErrFailed, codes.Unavailable, refusal.StoreFailed, "check the coordinator's disk; it goes on by itself once the disk is well"},
+	{store.ErrCorrupt, codes.DataLoss, refusal.StoreDamaged, "restore a backup of the coordinator, or start it with an empty state directory: hosts and publishers refill it"},
+	{audit.ErrTampered, codes.DataLoss, refusal.StoreDamaged, "restore a backup of the coordinator, and find out who wrote to its store"},
 }
 
 // statusOf turns an error into a status with a reason; one that is a status

@@ -12,17 +12,24 @@
 // together in one bbolt transaction (each with its own conditions and
 // revision): the two fsyncs are paid once for all of them.
 //
-// The file has a bucket "meta" (version, revision) and a bucket "data", where
-// each value is preceded by its revision, 8 bytes, big endian.
+// The file has a bucket "meta" (version, tally) and a bucket "data", where each
+// value is preceded by its revision and a checksum, 8 bytes each, big endian.
+// The tally holds the store's revision and what all checksums add up to. Open
+// reads the whole file and judges every page before bbolt sees it; what rots
+// later is found when it is read, and by Check. bbolt trusts its pages, so its
+// panics and faults are turned into store.ErrCorrupt.
 package bolt
 
 import (
+	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"syscall"
@@ -30,6 +37,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
@@ -38,33 +46,40 @@ import (
 
 // Format is the version of the file's format that this program writes, and
 // the newest that it reads.
-const Format = 1
+const Format = 2
 
 // lockWait is how long Open waits for another process to let go of the file:
 // enough for a predecessor that is just ending.
 const lockWait = 2 * time.Second
 
 var (
-	bucketMeta  = []byte("meta")
-	bucketData  = []byte("data")
-	keyVersion  = []byte("version")
-	keyRevision = []byte("revision")
+	bucketMeta = []byte("meta")
+	bucketData = []byte("data")
+	keyVersion = []byte("version")
+	keyTally   = []byte("tally")
 )
-
-const revisionLen = 8
 
 // Store is a store.Store in one file.
 type Store struct {
-	db   *bbolt.DB
-	path string
+	path    string
+	options bbolt.Options
+	notice  string
 
 	queueMu sync.Mutex // guards queue
 	queue   []*request
 
 	writeMu sync.Mutex // held while a batch is written and its events are sent
 
-	stateMu sync.RWMutex // guards ended; held for reading during every use of db
-	ended   error        // why nothing is answered any more
+	stateMu sync.RWMutex // guards what follows; held for reading during every use of db
+	db      *bbolt.DB
+	file    *os.File // that of db
+	ended   error    // why nothing is answered any more
+	// stuck says that bbolt panicked while it wrote: its locks are held for ever.
+	stuck bool
+	// failed is the transaction that may be on the disk and must not count; 0 for
+	// none. tried is when it was last tried to go on. Both belong to writeMu.
+	failed uint64
+	tried  time.Time
 
 	watches watches
 }
@@ -83,56 +98,101 @@ func Open(path string) (*Store, error) {
 }
 
 func open(path string, o bbolt.Options) (*Store, error) {
-	if err := checkWhole(path, o.Timeout); err != nil {
+	notice, err := checkFile(path, o.Timeout)
+	if err != nil {
 		return nil, err
 	}
 	o.NoFreelistSync = true
 	o.FreelistType = bbolt.FreelistMapType
-	db, err := bbolt.Open(path, 0o600, &o)
-	if err != nil {
-		return nil, explain(err)
+	s := &Store{path: path, options: o, notice: notice}
+	openFile := o.OpenFile
+	if openFile == nil {
+		openFile = os.OpenFile
 	}
-	s := &Store{db: db, path: path}
-	if err := s.prepare(); err != nil {
-		return nil, errors.Join(err, db.Close())
+	s.options.OpenFile = func(name string, flag int, perm os.FileMode) (f *os.File, err error) {
+		s.file, err = openFile(name, flag, perm)
+		return s.file, err
+	}
+	if err := s.openContained(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
-// checkWhole refuses a file that is shorter than its own meta page says. bbolt
-// maps the file into memory: a page beyond its end would kill the process
-// instead of giving an error. A read-only open looks at nothing but the metas.
-func checkWhole(path string, wait time.Duration) error {
-	fi, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Size() == 0 {
-		return nil
+// openContained opens a file that was checked, and keeps none after an error.
+func (s *Store) openContained() error {
+	whole := false
+	err := contained(func() error {
+		err := s.openFile()
+		whole = true
+		return err
+	})
+	if !whole && s.file != nil {
+		err = errors.Join(err, s.letGo())
 	}
 	if err != nil {
-		return err
+		s.db = nil
 	}
-	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("%w: it is no regular file", store.ErrCorrupt)
-	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: wait, ReadOnly: true})
+	return err
+}
+
+// openFile opens a file that was checked.
+func (s *Store) openFile() (err error) {
+	s.db, err = bbolt.Open(s.path, 0o600, &s.options)
 	if err != nil {
 		return explain(err)
 	}
-	err = db.View(func(tx *bbolt.Tx) error {
-		// Another process may have let it grow between the two looks.
-		if fi, err = os.Stat(path); err != nil {
-			return err
-		}
-		if tx.Size() > fi.Size() {
-			return fmt.Errorf("%w: %d bytes long instead of %d: %s", store.ErrCorrupt, fi.Size(), tx.Size(), hintCorrupt)
-		}
-		return nil
-	})
-	return errors.Join(err, db.Close())
+	if err := s.prepare(); err != nil {
+		return errors.Join(explain(err), s.db.Close())
+	}
+	return nil
 }
 
-// prepare checks the format and makes what a new file needs.
+// letGo gives the file back without bbolt, whose locks nobody can have any
+// more. Closing alone would not do: its mapping keeps the file locked.
+func (s *Store) letGo() error {
+	return errors.Join(unix.Flock(int(s.file.Fd()), unix.LOCK_UN), s.file.Close())
+}
+
+// Notice says what Open found out that is no error, and somebody should know;
+// empty for nothing.
+func (s *Store) Notice() string { return s.notice }
+
+// Check reads the whole file again, while others use it, and returns
+// store.ErrCorrupt where it is no longer what was written. While it reads, a
+// transaction that makes the file larger waits.
+func (s *Store) Check(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := s.use(func(db *bbolt.DB) error {
+		return db.View(func(tx *bbolt.Tx) error {
+			// The transaction keeps its pages from being used again.
+			f, err := os.Open(s.path)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = f.Close() }() // It was only read.
+			metas, _, err := readMetas(f)
+			if err != nil {
+				return err
+			}
+			for _, m := range metas {
+				if m.txid == uint64(tx.ID()) { //nolint:gosec // Not negative.
+					return newPages(f, m).check()
+				}
+			}
+			return damage("the meta page in use is lost")
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("checking store %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// prepare makes what a new file needs, and what an older format lacks.
 func (s *Store) prepare() error {
-	made := false
 	var version []byte
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket(bucketMeta); b != nil {
@@ -140,39 +200,76 @@ func (s *Store) prepare() error {
 		}
 		return nil
 	})
+	switch {
+	case err != nil:
+		return err
+	case version == nil:
+		if err := s.db.Update(makeBuckets); err != nil {
+			return fmt.Errorf("making it: %w", err)
+		}
+		crashpoint.Hit(crashpoint.StoreMade)
+		return atomicfile.SyncDir(filepath.Dir(s.path))
+	case string(version) == formatOne:
+		if err := s.db.Update(fromFormatOne); err != nil {
+			return fmt.Errorf("bringing it to format %d: %w", Format, err)
+		}
+	}
+	return nil
+}
+
+func makeBuckets(tx *bbolt.Tx) error {
+	meta, err := tx.CreateBucketIfNotExists(bucketMeta)
 	if err != nil {
 		return err
 	}
-	if version == nil {
-		made = true
-		err := s.db.Update(func(tx *bbolt.Tx) error {
-			meta, err := tx.CreateBucketIfNotExists(bucketMeta)
-			if err != nil {
-				return err
-			}
-			if _, err := tx.CreateBucketIfNotExists(bucketData); err != nil {
-				return err
-			}
-			return meta.Put(keyVersion, []byte(strconv.Itoa(Format)))
-		})
-		if err != nil {
-			return fmt.Errorf("making it: %w", err)
+	if _, err := tx.CreateBucketIfNotExists(bucketData); err != nil {
+		return err
+	}
+	if err := meta.Put(keyTally, tally{}.encode()); err != nil {
+		return err
+	}
+	return meta.Put(keyVersion, []byte(strconv.Itoa(Format)))
+}
+
+// formatOne had no checksums: each value was preceded by its revision only, and
+// the store's revision was a key of its own.
+const formatOne = "1"
+
+// fromFormatOne gives every value its checksum.
+func fromFormatOne(tx *bbolt.Tx) error {
+	meta, data := tx.Bucket(bucketMeta), tx.Bucket(bucketData)
+	var t tally
+	keyRevision := []byte("revision")
+	if raw := meta.Get(keyRevision); len(raw) == 8 {
+		t.revision = binary.BigEndian.Uint64(raw)
+	}
+	// A cursor does not stand a change of what it goes through.
+	var keys [][]byte
+	if err := data.ForEach(func(k, _ []byte) error {
+		keys = append(keys, bytes.Clone(k))
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, k := range keys {
+		raw := data.Get(k)
+		if len(raw) < 8 {
+			return damage("the value of %q is cut", k)
 		}
-	} else {
-		n, err := strconv.Atoi(string(version))
-		switch {
-		case err != nil:
-			return fmt.Errorf("%w: format version is %q: %s", store.ErrCorrupt, version, hintCorrupt)
-		case n > Format:
-			return fmt.Errorf("%w: its format is %d, this program knows %d: run the newer program, or move the file away (hosts and publishers refill an empty store)",
-				store.ErrNewerFormat, n, Format)
+		next := encode(string(k), binary.BigEndian.Uint64(raw), raw[8:])
+		t.count++
+		t.sum += binary.BigEndian.Uint64(next[8:])
+		if err := data.Put(k, next); err != nil {
+			return err
 		}
 	}
-	if made {
-		crashpoint.Hit(crashpoint.StoreMade)
-		return atomicfile.SyncDir(filepath.Dir(s.path))
+	if err := meta.Delete(keyRevision); err != nil {
+		return err
 	}
-	return nil
+	if err := meta.Put(keyTally, t.encode()); err != nil {
+		return err
+	}
+	return meta.Put(keyVersion, []byte(strconv.Itoa(Format)))
 }
 
 const hintCorrupt = "restore a backup, or move the file away (hosts and publishers refill an empty store)"
@@ -198,18 +295,19 @@ func (s *Store) use(f func(*bbolt.DB) error) error {
 	if s.ended != nil {
 		return s.ended
 	}
-	return f(s.db)
+	return contained(func() error { return f(s.db) })
 }
 
-// end makes every later call return err; the first reason stays.
-func (s *Store) end(err error) (first bool) {
-	s.stateMu.Lock()
-	defer s.stateMu.Unlock()
-	if s.ended != nil {
-		return false
-	}
-	s.ended = err
-	return true
+// contained turns a panic of bbolt, and a fault of its mapping (a page beyond
+// the end of the file, a sector that can't be read), into store.ErrCorrupt.
+func contained(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = damage("%v", r)
+		}
+	}()
+	return f()
 }
 
 // Close waits for transactions under way, then ends the store.
@@ -221,29 +319,14 @@ func (s *Store) Close() error {
 	s.ended = store.ErrClosed
 	s.stateMu.Unlock()
 	s.watches.closeAll()
-	if errors.Is(failed, store.ErrClosed) {
+	switch {
+	case errors.Is(failed, store.ErrClosed), s.db == nil:
 		return nil
+	case s.stuck:
+		return s.letGo()
 	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("closing store: %w", err)
 	}
 	return nil
-}
-
-func encode(revision uint64, value []byte) []byte {
-	b := make([]byte, revisionLen, revisionLen+len(value))
-	binary.BigEndian.PutUint64(b, revision)
-	return append(b, value...)
-}
-
-// decode copies: what bbolt hands out is valid only during its transaction.
-func decode(key string, raw []byte) (store.KV, error) {
-	if len(raw) < revisionLen {
-		return store.KV{}, fmt.Errorf("reading key %q: %w: %s", key, store.ErrCorrupt, hintCorrupt)
-	}
-	return store.KV{
-		Key:      key,
-		Value:    append([]byte{}, raw[revisionLen:]...),
-		Revision: binary.BigEndian.Uint64(raw),
-	}, nil
 }

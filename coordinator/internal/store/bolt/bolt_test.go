@@ -173,6 +173,9 @@ func TestOneMetaLost(t *testing.T) {
 		if _, err := s.Get(t.Context(), "18"); err != nil {
 			t.Errorf("meta %d: %v", page, err)
 		}
+		if !strings.Contains(s.Notice(), "the last change may be lost") {
+			t.Errorf("meta %d: notice %q", page, s.Notice())
+		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
@@ -235,23 +238,79 @@ func TestFailedWrite(t *testing.T) {
 	}
 }
 
-// TestFailed: once it is unknown what is on the disk, nothing is answered.
-func TestFailed(t *testing.T) {
+// failedStore is a store whose newest transaction, of the key "new", may or may
+// not be on the disk.
+func failedStore(t *testing.T) *Store {
+	t.Helper()
 	s, err := Open(filled(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.end(store.ErrFailed)
+	if _, err := s.Txn(t.Context(), nil, []store.Op{{Key: "new", Value: []byte("x")}}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func txid(t *testing.T, s *Store) (id int) {
+	t.Helper()
+	if err := s.db.View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// TestFailed: while it is unknown what is on the disk, nothing is answered; as
+// soon as all could be written anew the store goes on by itself, without what
+// was never acknowledged.
+func TestFailed(t *testing.T) {
+	s := failedStore(t)
 	ctx := t.Context()
-	_, err = s.Get(ctx, "1")
-	wantError(t, err, store.ErrFailed, "restart")
+	moved := s.path
+	s.path += ".away" // nothing can be written anew
+	s.writeMu.Lock()
+	s.fail(txid(t, s), store.ErrFailed)
+	s.writeMu.Unlock()
+	_, err := s.Get(ctx, "1")
+	wantError(t, err, store.ErrFailed, "check the disk")
 	_, err = s.List(ctx, "", "", 1)
-	wantError(t, err, store.ErrFailed, "restart")
+	wantError(t, err, store.ErrFailed, "check the disk")
 	_, err = s.Txn(ctx, nil, nil)
-	wantError(t, err, store.ErrFailed, "restart")
+	wantError(t, err, store.ErrFailed, "check the disk")
 	_, err = s.Watch(ctx, "")
-	wantError(t, err, store.ErrFailed, "restart")
+	wantError(t, err, store.ErrFailed, "check the disk")
+
+	s.path, s.tried = moved, time.Time{}
+	if _, err := s.Txn(ctx, nil, []store.Op{{Key: "after", Value: []byte("y")}}); err != nil {
+		t.Fatalf("after the disk is well again: %v", err)
+	}
+	if _, err := s.Get(ctx, "new"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("what was not acknowledged: %v", err)
+	}
+	for _, key := range []string{"0", "19", "after"} {
+		if _, err := s.Get(ctx, key); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := errors.Join(s.Check(ctx), s.Close()); err != nil {
+		t.Error(err)
+	}
+	if s, err = Open(moved); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFailedClose: a store that failed can be closed.
+func TestFailedClose(t *testing.T) {
+	s := failedStore(t)
+	s.path += ".away"
+	s.writeMu.Lock()
+	s.fail(txid(t, s), store.ErrFailed)
+	s.writeMu.Unlock()
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
 		t.Error(err)
 	}
 }
@@ -273,8 +332,8 @@ func TestAfterFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = afterFailure(s.db, id+1, syscall.ENOSPC)
-	if errors.Is(err, store.ErrFailed) || !errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, store.ErrFailed) || !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, store.ErrNoSpace) || !strings.Contains(err.Error(), s.path) {
 		t.Errorf("meta page not written: %v", err)
 	}
-	wantError(t, afterFailure(s.db, id, syscall.EIO), store.ErrFailed, "restart the coordinator")
+	wantError(t, afterFailure(s.db, id, syscall.EIO), store.ErrFailed, "check the disk")
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"go.etcd.io/bbolt"
 
@@ -47,7 +48,7 @@ func (s *Store) Get(ctx context.Context, key string) (kv store.KV, err error) {
 			if raw == nil {
 				return fmt.Errorf("getting %q: %w", key, store.ErrNotFound)
 			}
-			kv, err = decode(key, raw)
+			kv, _, err = decode(key, raw)
 			return err
 		})
 	})
@@ -70,7 +71,7 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) (kvs 
 				k, raw = c.Next()
 			}
 			for ; k != nil && bytes.HasPrefix(k, []byte(prefix)) && len(kvs) < limit; k, raw = c.Next() {
-				kv, err := decode(string(k), raw)
+				kv, _, err := decode(string(k), raw)
 				if err != nil {
 					return err
 				}
@@ -105,6 +106,7 @@ func (s *Store) Txn(ctx context.Context, conds []store.Cond, ops []store.Op) (ui
 	// that theirs was written while they waited for the lock.
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
+	s.retry()
 	for !r.done {
 		s.writeBatch(s.takeBatch())
 	}
@@ -133,29 +135,24 @@ func (s *Store) takeBatch() []*request {
 
 // writeBatch writes and answers requests. The caller holds writeMu.
 func (s *Store) writeBatch(batch []*request) {
+	var id int
+	panicked := false
 	err := s.use(func(db *bbolt.DB) error {
 		tx, err := db.Begin(true)
 		if err != nil {
 			return fmt.Errorf("beginning a transaction: %w", err)
 		}
-		changed, err := apply(tx, batch)
-		if err != nil || !changed {
-			// Nothing was written to the file yet: the store is as it was.
-			if rerr := tx.Rollback(); err == nil {
-				err = rerr
-			}
-			return err
-		}
-		id := tx.ID()
-		crashpoint.HitFor(crashpoint.StoreWrite, kindOf(batch))
-		if err := tx.Commit(); err != nil {
-			return afterFailure(db, id, err)
-		}
-		crashpoint.HitFor(crashpoint.StoreWritten, kindOf(batch))
-		return nil
+		panicked = true // unless what follows returns
+		id = tx.ID()
+		err = commit(db, tx, batch)
+		panicked = false
+		return err
 	})
-	if errors.Is(err, store.ErrFailed) && s.end(err) {
-		s.watches.closeAll()
+	switch {
+	case panicked:
+		s.stop(err)
+	case id != 0 && errors.Is(err, store.ErrFailed):
+		s.fail(id, err)
 	}
 	for _, r := range batch {
 		r.done = true
@@ -179,10 +176,29 @@ func kindOf(batch []*request) string {
 	return ""
 }
 
+// commit carries out a batch in a transaction that has begun.
+func commit(db *bbolt.DB, tx *bbolt.Tx, batch []*request) error {
+	changed, err := apply(tx, batch)
+	if err != nil || !changed {
+		// Nothing was written to the file yet: the store is as it was.
+		if rerr := tx.Rollback(); err == nil {
+			err = rerr
+		}
+		return err
+	}
+	id := tx.ID()
+	crashpoint.HitFor(crashpoint.StoreWrite, kindOf(batch))
+	if err := tx.Commit(); err != nil {
+		return afterFailure(db, id, err)
+	}
+	crashpoint.HitFor(crashpoint.StoreWritten, kindOf(batch))
+	return nil
+}
+
 // afterFailure judges a commit that failed. Where the new meta page was not
 // written (a full disk, say) the old state stands, in memory and on the disk,
 // and the store goes on. Where it was, but not its fsync, nobody can tell what
-// a restart would find: then nothing more is answered before one.
+// a restart would find: see Store.fail.
 func afterFailure(db *bbolt.DB, id int, cause error) error {
 	verr := db.View(func(tx *bbolt.Tx) error {
 		if tx.ID() >= id {
@@ -190,8 +206,11 @@ func afterFailure(db *bbolt.DB, id int, cause error) error {
 		}
 		return nil
 	})
-	if verr != nil {
+	switch {
+	case verr != nil:
 		return fmt.Errorf("%w: writing: %w", store.ErrFailed, cause)
+	case errors.Is(cause, syscall.ENOSPC), errors.Is(cause, syscall.EDQUOT), errors.Is(cause, syscall.EFBIG):
+		return fmt.Errorf("%w: writing %s, nothing changed: %w: make room there, it goes on by itself", store.ErrNoSpace, db.Path(), cause)
 	}
 	return fmt.Errorf("writing the store, nothing changed: %w", cause)
 }
@@ -201,47 +220,66 @@ func afterFailure(db *bbolt.DB, id int, cause error) error {
 // leaves nothing behind.
 func apply(tx *bbolt.Tx, batch []*request) (changed bool, err error) {
 	meta, data := tx.Bucket(bucketMeta), tx.Bucket(bucketData)
-	var revision uint64
-	if raw := meta.Get(keyRevision); len(raw) == revisionLen {
-		revision = binary.BigEndian.Uint64(raw)
+	t, err := decodeTally(meta.Get(keyTally))
+	if err != nil {
+		return false, err
 	}
 	for _, r := range batch {
 		if r.err = judge(data, r.conds); r.err != nil {
 			continue
 		}
 		for _, op := range r.ops {
-			if op.Delete {
-				if data.Get([]byte(op.Key)) == nil {
-					continue
-				}
-				err = data.Delete([]byte(op.Key))
-				r.events = append(r.events, store.Event{KV: store.KV{Key: op.Key, Revision: revision + 1}, Deleted: true})
-			} else {
-				raw := encode(revision+1, op.Value)
-				err = data.Put([]byte(op.Key), raw)
-				r.events = append(r.events, store.Event{KV: store.KV{Key: op.Key, Value: raw[revisionLen:], Revision: revision + 1}})
-			}
+			e, did, err := write(data, &t, op)
 			if err != nil {
 				return false, fmt.Errorf("writing key %q: %w", op.Key, err)
 			}
+			if did {
+				r.events = append(r.events, e)
+			}
 		}
 		if len(r.events) > 0 {
-			revision++
+			t.revision++
 			changed = true
 		}
-		r.revision = revision
+		r.revision = t.revision
 	}
 	if !changed {
 		return false, nil
 	}
-	return true, meta.Put(keyRevision, binary.BigEndian.AppendUint64(nil, revision))
+	return true, meta.Put(keyTally, t.encode())
+}
+
+// write carries out one operation and keeps the tally of it.
+func write(data *bbolt.Bucket, t *tally, op store.Op) (e store.Event, did bool, err error) {
+	key, revision := []byte(op.Key), t.revision+1
+	if old := data.Get(key); old != nil {
+		_, sum, err := decode(op.Key, old)
+		if err != nil {
+			return e, false, err
+		}
+		t.count--
+		t.sum -= sum
+	} else if op.Delete {
+		return e, false, nil
+	}
+	if op.Delete {
+		return store.Event{KV: store.KV{Key: op.Key, Revision: revision}, Deleted: true}, true, data.Delete(key)
+	}
+	raw := encode(op.Key, revision, op.Value)
+	t.count++
+	t.sum += binary.BigEndian.Uint64(raw[8:])
+	return store.Event{KV: store.KV{Key: op.Key, Value: raw[entryHead:], Revision: revision}}, true, data.Put(key, raw)
 }
 
 func judge(data *bbolt.Bucket, conds []store.Cond) error {
 	for _, c := range conds {
 		var have uint64
-		if raw := data.Get([]byte(c.Key)); len(raw) >= revisionLen {
-			have = binary.BigEndian.Uint64(raw)
+		if raw := data.Get([]byte(c.Key)); raw != nil {
+			kv, _, err := decode(c.Key, raw)
+			if err != nil {
+				return err
+			}
+			have = kv.Revision
 		}
 		if have != c.Revision {
 			return fmt.Errorf("key %q has revision %d, expected %d: %w", c.Key, have, c.Revision, store.ErrConflict)
