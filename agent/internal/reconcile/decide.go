@@ -62,6 +62,9 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 	}
 	target := *d.Target
 	if why, ok := refused(o, target); ok {
+		if d.Refusal.Code != "" {
+			return Plan{Step: StepNothing, Target: o.Current, Reason: d.Refusal} // It is the news.
+		}
 		return Plan{Step: StepNothing, Target: o.Current, Reason: fleet.Reason{
 			Code:    why.Code,
 			Message: fmt.Sprintf("generation %s is not tried again: %s", target.Number, why.Message),
@@ -111,6 +114,7 @@ func settled(d Desired, o Observed) Plan {
 	case o.Unconfirmed:
 		return Plan{Step: StepNothing, Target: o.Current, Reason: fleet.Reason{
 			Code: fleet.ReasonAwaitingAck, Message: "verified; the coordinator has not acknowledged it yet",
+			Hint: "the host reports again by itself; if it stays so, look at the coordinator",
 		}}
 	}
 	return Plan{Step: StepNothing, Target: o.Current, Reason: fleet.Reason{
