@@ -84,7 +84,8 @@ func (a *Agent) report(ctx context.Context, b *bound, send deliver) (more bool, 
 	a.link.answered(a.config.Now())
 	a.link.note(troubleReport, fleet.Reason{})
 	st := a.journal.State()
-	if seq := min(ack.Seq, st.Transitions); seq > st.Acked {
+	// What was journalled meanwhile was not sent yet, whatever the answer says.
+	if seq := min(ack.Seq, last); seq > st.Acked {
 		if err := a.journal.Append(journal.Record{Kind: journal.KindAck, Acked: seq}); err != nil {
 			return false, fmt.Errorf("recording acknowledgement: %w", err)
 		}
