@@ -54,7 +54,7 @@ func (c *Client) Watch(ctx context.Context, b Backoff, kick <-chan struct{}, onH
 			grow.Reset()
 		}
 		wait := grow.NextBackOff()
-		if r := (*RefusedError)(nil); errors.As(err, &r) {
+		if r := (*RefusedError)(nil); errors.As(err, &r) || errors.Is(err, ErrAnswer) {
 			wait = max(wait, b.Slow)
 		}
 		if err := sleep(ctx, jitter(wait), kick); err != nil {
@@ -62,6 +62,15 @@ func (c *Client) Watch(ctx context.Context, b Backoff, kick <-chan struct{}, onH
 		}
 	}
 }
+
+const (
+	// maxHints within a hintWindow is more than an honest coordinator has to say:
+	// it gathers what comes while a hint is under way.
+	maxHints   = 4096
+	hintWindow = 10 * time.Second
+	// maxHintBytes bounds one.
+	maxHintBytes = 1 << 10
+)
 
 // stream opens one stream and follows it until it breaks.
 func (c *Client) stream(ctx context.Context, onHint func(Hint)) error {
@@ -74,11 +83,18 @@ func (c *Client) stream(ctx context.Context, onHint func(Hint)) error {
 		h := c.config.Hello
 		s, err := fleetv1.NewHostServiceClient(conn).Watch(ctx, &fleetv1.WatchRequest{
 			AgentVersion: h.Version, InstanceId: h.InstanceID, BootId: h.BootID, RunId: h.RunID, Capabilities: h.Capabilities,
-		})
+		}, grpc.MaxCallRecvMsgSize(maxHintBytes))
 		if err != nil {
 			return err //nolint:wrapcheck // explain wants it as it is.
 		}
-		for {
+		began := time.Now() //nolint:forbidigo // For the difference only.
+		for n := 0; ; n++ {
+			if time.Since(began) > hintWindow { //nolint:forbidigo // As above.
+				n, began = 0, time.Now() //nolint:forbidigo // As above.
+			}
+			if n == maxHints {
+				return fmt.Errorf("%w: more than %d hints within %s", ErrAnswer, maxHints, hintWindow)
+			}
 			m, err := s.Recv()
 			if err != nil {
 				return err //nolint:wrapcheck // explain wants it as it is.
