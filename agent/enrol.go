@@ -30,7 +30,7 @@ func (a *Agent) enrol(ctx context.Context) error {
 		return nil
 	}
 	for attempt := 0; ; attempt++ {
-		err := a.enrolOnce(ctx)
+		err := a.enrolOnce(ctx, attempt)
 		if err == nil {
 			a.link.up(a.config.Now())
 			a.config.Log.Info("enrolled")
@@ -74,12 +74,12 @@ func (a *Agent) Enrol(ctx context.Context) error {
 			return err //nolint:wrapcheck // It says what failed.
 		}
 	}
-	return a.enrolOnce(ctx)
+	return a.enrolOnce(ctx, 0)
 }
 
 // enrolOnce makes every step durable before the next, so that it can be
 // repeated from the start after a crash between any two.
-func (a *Agent) enrolOnce(ctx context.Context) error {
+func (a *Agent) enrolOnce(ctx context.Context, attempt int) error {
 	j, err := a.joinString()
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func (a *Agent) enrolOnce(ctx context.Context) error {
 		return err //nolint:wrapcheck // It says what failed.
 	}
 	got, err := sync.Enrol(ctx, sync.Enrolment{
-		Join: j, CSR: csr, HostKeys: keys, InstanceID: a.identity.InstanceID(),
+		Join: j, CSR: csr, HostKeys: keys, InstanceID: a.identity.InstanceID(), Attempt: attempt,
 	}, a.config.Coordinator, a.now)
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.

@@ -131,7 +131,10 @@ func (c *Client) Report(ctx context.Context, r Report) (Ack, error) {
 func (c *Client) Reach(ctx context.Context, r Report) (Ack, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	conn, err := dial(c.config.Addresses, c.config.TLS, c.config.Dial)
+	c.mu.Lock()
+	first := c.first
+	c.mu.Unlock()
+	conn, err := dial(from(c.config.Addresses, first), c.config.TLS, c.config.Dial)
 	if err != nil {
 		return Ack{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,6 +82,10 @@ type Client struct {
 
 	mu   sync.Mutex
 	conn *grpc.ClientConn
+	// first is where in Addresses the next connection begins: after one that
+	// brought no answer, behind its first. Who answers there, and is not the
+	// coordinator, must not keep hosts from the one that is.
+	first int
 }
 
 // New makes a client; it connects when it is first needed.
@@ -108,7 +113,7 @@ func (c *Client) shared() (*grpc.ClientConn, error) {
 	if c.conn != nil {
 		return c.conn, nil
 	}
-	conn, err := dial(c.config.Addresses, c.config.TLS, c.config.Dial)
+	conn, err := dial(from(c.config.Addresses, c.first), c.config.TLS, c.config.Dial)
 	if err != nil {
 		return nil, err
 	}
@@ -122,8 +127,18 @@ func (c *Client) drop(conn *grpc.ClientConn) {
 	defer c.mu.Unlock()
 	if c.conn == conn {
 		c.conn = nil
+		c.first++
 		_ = conn.Close()
 	}
+}
+
+// from is addresses with another one first.
+func from(addresses []string, first int) []string {
+	if len(addresses) == 0 {
+		return nil
+	}
+	first %= len(addresses)
+	return append(slices.Clone(addresses[first:]), addresses[:first]...)
 }
 
 // do makes one call over the shared connection, which is dropped when it

@@ -16,6 +16,8 @@ type Enrolment struct {
 	CSR        []byte
 	HostKeys   []byte
 	InstanceID string
+	// Attempt counts from 0; each begins at another address.
+	Attempt int
 }
 
 // Enrolled is what it gets.
@@ -33,7 +35,7 @@ func Enrol(ctx context.Context, e Enrolment, addresses []string, now func() time
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	conn, err := dial(addresses, pki.EnrolTLS(e.Join.Fleet, e.Join.CA, now), nil)
+	conn, err := dial(from(addresses, e.Attempt), pki.EnrolTLS(e.Join.Fleet, e.Join.CA, now), nil)
 	if err != nil {
 		return Enrolled{}, err
 	}
