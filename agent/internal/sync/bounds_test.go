@@ -49,6 +49,8 @@ func TestAnswersAreBounded(t *testing.T) {
 		"many roots":      {&fleetv1.GetDesiredResponse{Roots: many(maxRoots + 1)}, false},
 		"long roots":      {&fleetv1.GetDesiredResponse{Roots: [][]byte{make([]byte, 2*maxMessageBytes)}}, true},
 		"profiles":        {&fleetv1.GetDesiredResponse{Profiles: profiles[1:]}, true},
+		"a strange name":  {&fleetv1.GetDesiredResponse{Profiles: []*fleetv1.DesiredProfile{{Profile: "home/../etc"}}}, false},
+		"too long":        {&fleetv1.GetDesiredResponse{Roots: [][]byte{make([]byte, maxRootsBytes)}}, false},
 		"many profiles":   {&fleetv1.GetDesiredResponse{Profiles: profiles}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -106,8 +108,12 @@ func TestOtherAnswersAreShort(t *testing.T) {
 		client := New(config)
 		defer client.Close()
 		_, err := client.Renew(t.Context(), nil)
-		if r := (*RefusedError)(nil); !errors.As(err, &r) {
+		if !errors.Is(err, ErrAnswer) {
 			t.Errorf("got %v", err)
+		}
+		p.renewed = &fleetv1.RenewResponse{Ca: many(maxCertificates + 1)}
+		if _, err := client.Renew(t.Context(), nil); !errors.Is(err, ErrAnswer) {
+			t.Errorf("many certificates: %v", err)
 		}
 	})
 }

@@ -20,6 +20,11 @@ const (
 	maxLoosenings = 64
 	// maxRoots is the length of the longest chain that a host keeps.
 	maxRoots = 10_000
+	// maxUnknown is more than the profiles of a host can have unknown
+	// generations: four of each.
+	maxUnknown = 8 * fleet.MaxProfiles
+	// maxCertificates is more than come with a renewal.
+	maxCertificates = 64
 )
 
 // ErrAnswer is wrapped by errors about an answer that no honest coordinator
@@ -78,7 +83,7 @@ func desiredOf(m *fleetv1.GetDesiredResponse) (Desired, error) {
 	for _, p := range m.GetProfiles() {
 		name, err := fleet.ParseProfileName(p.GetProfile())
 		if err != nil {
-			return d, err //nolint:wrapcheck // It says which.
+			return Desired{}, fmt.Errorf("%w: %w", ErrAnswer, err)
 		}
 		o := desired.Offer{Profile: name, Newest: documentOf(p.GetNewest())}
 		if r := p.GetRevert(); r != nil {
@@ -154,7 +159,11 @@ func report(ctx context.Context, conn *grpc.ClientConn, r Report) (Ack, error) {
 	for _, d := range r.Accepted {
 		req.Accepted = append(req.Accepted, &fleetv1.SignedGeneration{Generation: d.Generation, Secrets: d.Secrets})
 	}
-	m, err := fleetv1.NewHostServiceClient(conn).Report(ctx, req)
+	codec := countcodec.New(maxUnknown)
+	m, err := fleetv1.NewHostServiceClient(conn).Report(ctx, req, grpc.ForceCodecV2(codec))
+	if err := codec.Err(); err != nil {
+		return Ack{}, fmt.Errorf("%w: %w", ErrAnswer, err)
+	}
 	if err != nil {
 		return Ack{}, err //nolint:wrapcheck // explain wants it as it is.
 	}
@@ -179,7 +188,11 @@ func (c *Client) Renew(ctx context.Context, csr []byte) (Renewed, error) {
 	defer cancel()
 	var n Renewed
 	err := c.do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		m, err := fleetv1.NewHostServiceClient(conn).Renew(ctx, &fleetv1.RenewRequest{Csr: csr})
+		codec := countcodec.New(maxCertificates)
+		m, err := fleetv1.NewHostServiceClient(conn).Renew(ctx, &fleetv1.RenewRequest{Csr: csr}, grpc.ForceCodecV2(codec))
+		if err := codec.Err(); err != nil {
+			return fmt.Errorf("%w: %w", ErrAnswer, err)
+		}
 		n = Renewed{Certificate: m.GetCertificate(), CAs: m.GetCa()}
 		return err //nolint:wrapcheck // explain wants it as it is.
 	})

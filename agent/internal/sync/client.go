@@ -219,6 +219,9 @@ func explain(ctx context.Context, err error) error {
 	switch s.Code() { //nolint:exhaustive // All others are answers.
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unknown:
 		return fmt.Errorf("%w: %s", ErrUnreachable, refusal.Plain(s.Message()))
+	case codes.ResourceExhausted:
+		// By gRPC on this side: a message that is longer than is taken.
+		return fmt.Errorf("%w: %s", ErrAnswer, refusal.Plain(s.Message()))
 	}
 	return &RefusedError{Reason: fleet.Reason{
 		Code: fleet.ReasonUnreachable, Message: fmt.Sprintf("%s: %s", s.Code(), refusal.Plain(s.Message())),
