@@ -52,9 +52,22 @@ func (a *Agent) enrol(ctx context.Context) error {
 }
 
 func enrolReason(err error) fleet.Reason {
+	refused := (*release.Refusal)(nil)
+	switch {
+	case errors.As(err, &refused):
+		return release.ReasonOf(err)
+	case errors.Is(err, identity.ErrNotEnrolled):
+		return fleet.Reason{Code: "not-enrolled", Message: err.Error(), Hint: joinHint}
+	}
+	return identityReason(err)
+}
+
+// identityReason explains why there is no new certificate.
+func identityReason(err error) fleet.Reason {
 	r := sync.ReasonOf(err)
-	if errors.Is(err, identity.ErrNotEnrolled) {
-		r.Code, r.Hint = "not-enrolled", joinHint
+	if errors.Is(err, identity.ErrCertificate) {
+		r.Code = fleet.ReasonIdentity
+		r.Hint = "the coordinator is broken or taken over: look at it; this host keeps the identity that it has"
 	}
 	return r
 }
@@ -199,6 +212,9 @@ func (a *Agent) renewIfDue(ctx context.Context, b *bound, r *renewal) {
 		return
 	}
 	err := a.renew(ctx, b)
+	if ctx.Err() == nil {
+		a.link.note(troubleIdentity, identityReason(err))
+	}
 	if err == nil {
 		// Not at once again where this host's clock is ahead.
 		r.failed, r.retryAt = 0, awake().Add(renewPause)

@@ -46,6 +46,7 @@ const (
 	troubleRoot                     // this host refused a trust root
 	troubleLoosening                // this host refused a loosening
 	troubleLocal                    // this host could not keep what it was told
+	troubleIdentity                 // no new certificate: it was refused, by either side
 	troubles                        // how many there are
 )
 

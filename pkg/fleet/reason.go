@@ -33,6 +33,7 @@ const (
 	ReasonExpiring          ReasonCode = "expiring"
 	ReasonBanned            ReasonCode = "banned"
 	ReasonDuplicate         ReasonCode = "duplicate-instance"
+	ReasonIdentity          ReasonCode = "identity-refused"
 	ReasonInternal          ReasonCode = "internal-error"
 	// ReasonNotSeen and ReasonNotReported are said of a host, not by it: what
 	// it last reported is not about what is desired.

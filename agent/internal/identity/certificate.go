@@ -73,10 +73,11 @@ func (s *Store) CSR() ([]byte, error) { return pki.NewCSR(s.host) }
 
 // Install checks a new certificate and the CAs that came with it, and makes
 // them durable before they are used. Where it fails, the old ones stay.
+// ErrCertificate says that they are not what this host may use.
 func (s *Store) Install(leafDER []byte, caDER [][]byte) error {
 	leaf, cas, err := s.check(leafDER, caDER)
 	if err != nil {
-		return fmt.Errorf("installing certificate: %w", err)
+		return fmt.Errorf("installing certificate: %w: %w", ErrCertificate, err)
 	}
 	var buf bytes.Buffer
 	for _, der := range append([][]byte{leafDER}, caDER...) {

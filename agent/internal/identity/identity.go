@@ -33,6 +33,9 @@ var (
 	// ErrOtherHost says that a join string is for another fleet or machine
 	// than the one that the state directory belongs to.
 	ErrOtherHost = errors.New("the join string is for another host")
+	// ErrCertificate is wrapped by errors about a certificate that can't be this
+	// host's.
+	ErrCertificate = errors.New("certificate refused")
 )
 
 // Files below the directory.
