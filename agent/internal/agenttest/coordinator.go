@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -49,6 +50,8 @@ type Coordinator struct {
 	changed    chan struct{}
 	trickle    time.Duration
 	cutBlobsAt int
+	lie        Lie
+	sent       atomic.Uint64
 }
 
 // NewCoordinator starts a coordinator that stops with the test.
@@ -80,16 +83,21 @@ func (c *Coordinator) Start() {
 	l, err := lc.Listen(context.Background(), "tcp", address)
 	c.Fleet.must(err)
 	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(pki.ServerTLS(pki.ServerConfig{
-		Certificate: func() (*tls.Certificate, error) { return &c.cert, nil },
-		CAs:         func() []*x509.Certificate { return []*x509.Certificate{c.Fleet.CA.Cert} },
-		Fleet:       FleetID, Now: c.Fleet.Now, Grace: pki.RenewGrace,
-	}))))
+		Certificate: func() (*tls.Certificate, error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			cert := c.cert
+			return &cert, nil
+		},
+		CAs:   func() []*x509.Certificate { return []*x509.Certificate{c.Fleet.CA.Cert} },
+		Fleet: FleetID, Now: c.Fleet.Now, Grace: pki.RenewGrace,
+	}))), grpc.UnaryInterceptor(c.unary), grpc.StreamInterceptor(c.stream))
 	fleetv1.RegisterHostServiceServer(s, c)
 	fleetv1.RegisterEnrolmentServiceServer(s, c)
 	c.mu.Lock()
 	c.Address, c.server = l.Addr().String(), s
 	c.mu.Unlock()
-	c.served.Go(func() { _ = s.Serve(l) })
+	c.served.Go(func() { _ = s.Serve(counted{l, &c.sent}) })
 }
 
 // Stop ends all streams and calls at once.

@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,7 +71,7 @@ func NewFleet(t testing.TB) *Fleet {
 			f.Release = s
 		case release.RoleSecrets:
 			f.Secrets = s
-		case release.RoleApprover:
+		case release.RoleApprover, release.RoleBuilder:
 		}
 	}
 	key, err := pki.NewKey()
@@ -104,9 +106,9 @@ func (f *Fleet) NextRoot() {
 }
 
 // Join makes a join string for the machine.
-func (f *Fleet) Join(address string) pki.Join {
+func (f *Fleet) Join(addresses ...string) pki.Join {
 	j, err := pki.NewJoin(pki.Join{
-		Fleet: FleetID, Machine: Machine, Addresses: []string{address},
+		Fleet: FleetID, Machine: Machine, Addresses: addresses,
 		CA: fleet.DigestOf(f.CA.Cert.Raw), Root: f.RootPin, Issued: f.Issued,
 	})
 	f.must(err)
@@ -162,7 +164,8 @@ func (f *Fleet) SealSecrets(recipient age.Recipient, values map[string]string) (
 		Type: fleet.TypeSecrets, Fleet: FleetID, Machine: Machine, Profile: fleet.System,
 		Issued: f.Issued, Expires: f.Issued.Add(24 * time.Hour),
 	}
-	for path, v := range values {
+	for _, path := range slices.Sorted(maps.Keys(values)) {
+		v := values[path]
 		var buf bytes.Buffer
 		w, err := age.Encrypt(&buf, recipient)
 		f.must(err)
