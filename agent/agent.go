@@ -54,6 +54,10 @@ type Agent struct {
 	link *link
 	rest *rest
 
+	// taking is held while documents are taken, whoever brings them, and while
+	// the trust root is reset.
+	taking stdsync.Mutex
+
 	// building is held, shared, while blobs and secrets of a generation are
 	// made ready; who clears away takes it alone.
 	building stdsync.RWMutex
@@ -133,6 +137,9 @@ func (a *Agent) open() (err error) {
 
 // bind opens what depends on who the host is.
 func (a *Agent) bind() error {
+	if err := a.finishReset(); err != nil {
+		return err
+	}
 	id, err := a.identity.Binding()
 	if err != nil {
 		return err

@@ -171,11 +171,15 @@ func (o *options) retried(r control.Retried) error {
 
 // ask calls the agent of this host.
 func (o *options) ask(ctx context.Context, call func(context.Context, *control.Client) error) error {
+	return o.askWithin(ctx, localTimeout, call)
+}
+
+func (o *options) askWithin(ctx context.Context, d time.Duration, call func(context.Context, *control.Client) error) error {
 	c, err := control.Dial(o.runDir)
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	ctx, cancel := context.WithTimeout(ctx, localTimeout)
+	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	err = call(ctx, c)
 	if errors.Is(err, control.ErrNoAgent) {

@@ -112,6 +112,17 @@ func (a *Agent) neededBlobs(st journal.State, documents map[fleet.Digest]bool) m
 			keep[ref.Digest] = true
 		}
 	}
+	// What a file brought is needed before it is accepted.
+	for _, d := range a.bound.Load().desired.Targets() {
+		if documents[d] {
+			continue
+		}
+		if o, err := a.bound.Load().desired.Load(d); err == nil {
+			for _, ref := range o.Blobs() {
+				keep[ref.Digest] = true
+			}
+		}
+	}
 	for d := range documents {
 		o, err := a.bound.Load().desired.Load(d)
 		if err != nil {

@@ -68,6 +68,8 @@ func (a *Agent) noteLocal(err error) bool {
 // take keeps what is admissible of an answer. Refusals are noted and no errors;
 // what is returned is about this host, and may be gone at the next attempt.
 func (a *Agent) take(b *bound, got sync.Desired) error {
+	a.taking.Lock()
+	defer a.taking.Unlock()
 	var failed []error
 	err := b.desired.AddRoots(got.Roots)
 	a.link.note(troubleRoot, release.ReasonOf(err))

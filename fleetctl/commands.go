@@ -15,6 +15,7 @@ func commands(o *options) []*cobra.Command {
 		newRollbackCommand(o),
 		newRetryCommand(o),
 		newBanCommand(o),
+		newCarryCommand(o),
 		newKitCommand(o),
 		newVersionCommand(o),
 	}

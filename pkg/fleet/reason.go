@@ -35,6 +35,8 @@ const (
 	ReasonDuplicate         ReasonCode = "duplicate-instance"
 	ReasonIdentity          ReasonCode = "identity-refused"
 	ReasonInternal          ReasonCode = "internal-error"
+	ReasonAppliedByHand     ReasonCode = "applied-by-hand"
+	ReasonTrustReset        ReasonCode = "trust-reset"
 	// ReasonNotSeen and ReasonNotReported are said of a host, not by it: what
 	// it last reported is not about what is desired.
 	ReasonNotSeen     ReasonCode = "not-seen"

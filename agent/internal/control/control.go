@@ -87,6 +87,12 @@ type Host interface {
 	// Retry forgets that the desired generation failed or was refused, and ends
 	// its wait; where there is neither, it returns ErrNothingRefused.
 	Retry(ctx context.Context, profile fleet.ProfileName, actor string) (Retried, error)
+	// Apply takes a signed generation from a file (pkg/carry) and says what the
+	// host works towards now.
+	Apply(file io.Reader, actor string) (fleet.ProfileName, fleet.Ref, error)
+	// ResetTrust has the host start from another trust root, which must have the
+	// digest pin, and returns its version.
+	ResetTrust(root []byte, pin fleet.Digest, actor string) (version uint64, err error)
 	// Logs returns the output of a profile's newest activation.
 	Logs(ctx context.Context, profile fleet.ProfileName) (io.ReadCloser, error)
 }

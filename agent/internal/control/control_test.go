@@ -52,6 +52,15 @@ func (h *fakeHost) Retry(_ context.Context, p fleet.ProfileName, actor string) (
 	}, h.ask("retry %s by %s", p, actor)
 }
 
+func (h *fakeHost) Apply(file io.Reader, actor string) (fleet.ProfileName, fleet.Ref, error) {
+	n, err := io.Copy(io.Discard, file)
+	return "home/x", fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 3}}, errors.Join(err, h.ask("apply %d bytes by %s", n, actor))
+}
+
+func (h *fakeHost) ResetTrust(root []byte, pin fleet.Digest, actor string) (uint64, error) {
+	return 4, h.ask("reset trust to %d bytes with %s by %s", len(root), pin.Short(), actor)
+}
+
 func (h *fakeHost) Logs(context.Context, fleet.ProfileName) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader(h.log)), h.err
 }

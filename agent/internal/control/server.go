@@ -23,6 +23,8 @@ import (
 const (
 	logPieceBytes  = 64 << 10
 	maxReasonBytes = 512
+	// maxMessageBytes is a trust root at its limit, in its envelope.
+	maxMessageBytes = 2 * fleet.MaxDocumentBytes
 	// stopGrace bounds how long running calls may hold up a stop.
 	stopGrace = 2 * time.Second
 )
@@ -62,7 +64,7 @@ func Listen(ctx context.Context, runDir string, h Host) (*Server, error) {
 		_ = l.Close()
 		return nil, fmt.Errorf("opening control socket: %w", err)
 	}
-	g := grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.MaxRecvMsgSize(64<<10),
+	g := grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10))
 	fleetv1.RegisterControlServiceServer(g, &service{host: h})
 	return &Server{listener: l, grpc: g}, nil

@@ -113,9 +113,16 @@ func Open(dir string, pin fleet.Digest) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) rootsDir() string     { return filepath.Join(s.dir, "roots") }
+// rootsDir is one for each root that the host was told to start from.
+func (s *Store) rootsDir() string     { return rootsOf(s.dir, s.pin) }
 func (s *Store) documentsDir() string { return filepath.Join(s.dir, "documents") }
 func (s *Store) profilesDir() string  { return filepath.Join(s.dir, "profiles") }
+
+func rootsOf(dir string, pin fleet.Digest) string { return filepath.Join(dir, "roots", pin.Hex()) }
+
+func rootFile(dir string, version uint64) string {
+	return filepath.Join(dir, strconv.FormatUint(version, 10)+".json")
+}
 
 func (s *Store) loadRoots() error {
 	entries, err := os.ReadDir(s.rootsDir())
@@ -153,9 +160,7 @@ func (s *Store) loadRoots() error {
 	return nil
 }
 
-func (s *Store) rootPath(version uint64) string {
-	return filepath.Join(s.rootsDir(), strconv.FormatUint(version, 10)+".json")
-}
+func (s *Store) rootPath(version uint64) string { return rootFile(s.rootsDir(), version) }
 
 // Trust is the newest trust root, nil before the first.
 func (s *Store) Trust() *release.Trust {

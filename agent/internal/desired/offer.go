@@ -67,6 +67,18 @@ func (s *Store) real(h release.Host, newest *Opened) bool {
 		newest != nil && newest.Generation.Doc.Machine == h.Machine && newest.Generation.Doc.Profile == h.Profile
 }
 
+// Judge opens a document and admits it for the host that of returns for its
+// profile, as Take would, and keeps nothing.
+func (s *Store) Judge(d Document, of func(fleet.ProfileName) release.Host, now time.Time) (*Opened, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, err := s.open(d)
+	if err != nil {
+		return nil, err
+	}
+	return o, s.trust.Admit(of(o.Generation.Doc.Profile), o.Generation, o.Secrets, now) //nolint:wrapcheck // It says what was admitted.
+}
+
 func (s *Store) take(h release.Host, o Offer, newest *Opened, now time.Time) error {
 	if err := s.trust.Admit(h, newest.Generation, newest.Secrets, now); err != nil {
 		return err //nolint:wrapcheck // It says what was admitted.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 )
@@ -57,6 +59,21 @@ func (s *Store) coming() (Binding, error) {
 		return Binding{}, ErrNotEnrolled
 	}
 	return s.binding, nil
+}
+
+// Repin has the host start from the trust root with that digest, when it is
+// opened next.
+func (s *Store) Repin(root fleet.Digest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.binding.Machine == "" {
+		return ErrNotEnrolled
+	}
+	b, next := s.binding, s.next
+	b.Root = root
+	err := s.setBinding(b)
+	s.next = next
+	return err
 }
 
 // setBinding makes b durable; s.mu is held.

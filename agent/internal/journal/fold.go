@@ -36,8 +36,10 @@ func apply(s *State, r *Record) error {
 	switch r.Kind {
 	case KindAdopt, KindAccept, KindStaged, KindActivating, KindWithdrawn, KindActivated, KindVerified,
 		KindCommitted, KindConfirmed, KindRollingBack, KindRolledBack, KindRollbackFailed,
-		KindFailed, KindRefused, KindForgiven, KindHeld, KindUnheld:
+		KindFailed, KindRefused, KindForgiven, KindHeld, KindUnheld, KindApplied:
 		return applyProfile(s, r)
+	case KindTrustReset:
+		return s.resetTrust(r)
 	case KindPaused:
 		s.Paused = &Pause{Reason: r.Reason.Message, Actor: r.Actor, Since: r.Time}
 	case KindResumed:
@@ -52,10 +54,7 @@ func apply(s *State, r *Record) error {
 			s.Floor = r.Floor
 		}
 	case KindRoot:
-		if r.Root == nil || r.Root.Version < s.Root.Version {
-			return fmt.Errorf("%w: trust root older than version %d", ErrRecord, s.Root.Version)
-		}
-		s.Root = *r.Root
+		return s.setRoot(r.Root)
 	case KindAck:
 		if r.Acked > s.Transitions {
 			return fmt.Errorf("%w: acknowledged %d of %d transitions", ErrRecord, r.Acked, s.Transitions)
@@ -96,6 +95,41 @@ func number(s *State, r *Record) error {
 	if is {
 		s.Transitions = r.Transition
 	}
+	return nil
+}
+
+func (s *State) setRoot(root *Root) error {
+	switch {
+	case root != nil && s.Reset != nil && root.Digest == s.Reset.Digest:
+		s.Reset = nil
+	case root == nil || root.Version < s.Root.Version:
+		return fmt.Errorf("%w: trust root older than version %d", ErrRecord, s.Root.Version)
+	}
+	s.Root = *root
+	return nil
+}
+
+// resetTrust forgets which numbers the keys of another root signed. What runs,
+// what is good and what was refused are facts of this host, and stay.
+func (s *State) resetTrust(r *Record) error {
+	if r.Root == nil || r.Root.Digest == "" {
+		return fmt.Errorf("%w: no trust root to start from", ErrRecord)
+	}
+	for name, p := range s.Profiles {
+		if p.Activation != nil {
+			return fmt.Errorf("profile %s: %w", name, ErrInFlight)
+		}
+	}
+	for _, p := range s.Profiles {
+		p.Highest, p.RevertTo, p.Staged, p.Undone = fleet.Ref{}, nil, Built{}, Built{}
+		if p.Phase == PhaseStaged || p.Phase == PhaseAccepted {
+			p.Phase, p.Ref, p.Reason, p.Since = PhaseIdle, fleet.Ref{}, r.Reason, r.Time
+		}
+	}
+	reset := *r.Root
+	s.Reset = &reset
+	r.Profile = fleet.System
+	s.emit(r, fleet.Ref{}, r.Reason)
 	return nil
 }
 

@@ -21,7 +21,7 @@ func anyRecord(t *rapid.T, s *State) Record {
 		KindAdopt, KindAccept, KindStaged, KindActivating, KindActivating, KindActivated, KindActivated, KindVerified,
 		KindVerified, KindCommitted, KindConfirmed, KindWithdrawn, KindRollingBack, KindRolledBack, KindRolledBack,
 		KindRollbackFailed, KindFailed, KindRefused, KindForgiven, KindHeld, KindUnheld, KindPaused,
-		KindResumed, KindMode, KindFloor, KindRoot, KindAck,
+		KindResumed, KindMode, KindFloor, KindRoot, KindAck, KindApplied, KindTrustReset,
 	}
 	r := about(rapid.SampledFrom(kinds).Draw(t, "kind"), because(fleet.ReasonProbeFailed))
 	switch r.Kind {
@@ -55,6 +55,13 @@ func anyRecord(t *rapid.T, s *State) Record {
 		r = Record{Kind: KindFloor, Floor: time.Unix(rapid.Int64Range(0, 9).Draw(t, "floor"), 0).UTC()}
 	case KindRoot:
 		r = Record{Kind: KindRoot, Root: &Root{Version: n}}
+		if s.Reset != nil && rapid.Bool().Draw(t, "the one to start from") {
+			r.Root = s.Reset
+		}
+	case KindTrustReset:
+		r = Record{Kind: KindTrustReset, Root: &Root{Version: n, Digest: fleet.DigestOf([]byte{byte(n)})}}
+	case KindApplied:
+		r.Ref = ref(n)
 	case KindAck:
 		r = Record{Kind: KindAck, Acked: rapid.Uint64Range(0, s.Transitions+1).Draw(t, "acked")}
 	case KindWithdrawn, KindActivated, KindVerified, KindCommitted, KindConfirmed, KindRolledBack, KindRollbackFailed,
@@ -65,7 +72,8 @@ func anyRecord(t *rapid.T, s *State) Record {
 
 // invariants holds a state, and the step that led to it, to what must always be.
 func invariants(t *rapid.T, before, after *State, kind Kind) {
-	if after.Floor.Before(before.Floor) || after.Root.Version < before.Root.Version || after.Acked < before.Acked ||
+	anew := before.Reset != nil && after.Reset == nil
+	if after.Floor.Before(before.Floor) || after.Root.Version < before.Root.Version && !anew || after.Acked < before.Acked ||
 		after.Transitions < before.Transitions {
 		t.Fatalf("something went down: %+v, then %+v", before, after)
 	}
@@ -80,7 +88,7 @@ func invariants(t *rapid.T, before, after *State, kind Kind) {
 		t.Fatalf("the newest transition is %d, pending up to %d", after.Transitions, after.outbox[n-1].Seq)
 	}
 	was, is := before.Profile(fleet.System), after.Profile(fleet.System)
-	if is.Highest.Number.Compare(was.Highest.Number) < 0 {
+	if is.Highest.Number.Compare(was.Highest.Number) < 0 && kind != KindTrustReset {
 		t.Fatalf("highest went down from %v to %v", was.Highest, is.Highest)
 	}
 	if _, ok := is.IsRefused(is.LastGood.Ref.Digest); ok {

@@ -50,6 +50,8 @@ func (p *ProfileState) apply(r *Record) (fleet.Ref, error) {
 		return p.accept(r)
 	case KindStaged:
 		return p.stage(r)
+	case KindApplied:
+		return r.Ref, nil
 	case KindActivating:
 		return p.activating(r)
 	case KindWithdrawn:
@@ -86,7 +88,7 @@ func (p *ProfileState) apply(r *Record) (fleet.Ref, error) {
 	case KindUnheld:
 		p.Held = nil
 		return p.Ref, nil
-	case KindPaused, KindResumed, KindMode, KindFloor, KindRoot, KindAck, KindSnapshot, KindPending:
+	case KindPaused, KindResumed, KindMode, KindFloor, KindRoot, KindTrustReset, KindAck, KindSnapshot, KindPending:
 	}
 	return fleet.Ref{}, p.wrong(r, "not about a profile")
 }

@@ -67,6 +67,13 @@ const (
 	KindFloor Kind = "floor"
 	// KindRoot: a trust root was stored [Root]; a lower version is refused.
 	KindRoot Kind = "root"
+	// KindApplied: somebody at the machine handed a signed generation over [Ref,
+	// Reason, Actor]. What follows of it has records of its own. T
+	KindApplied Kind = "applied"
+	// KindTrustReset is the intent to start from another trust root [Root,
+	// Reason, Actor]: numbers are counted anew. KindRoot with that root ends it.
+	// Not while an activation is in flight. T, of the profile system.
+	KindTrustReset Kind = "trust-reset"
 	// KindAck: transitions up to Acked are durable at the coordinator [Acked].
 	KindAck Kind = "ack"
 	// KindSnapshot stands first in a compacted journal; KindPending after it
@@ -112,9 +119,9 @@ type Record struct {
 // kinds that are transitions.
 func (k Kind) transition() (fleet.State, bool) {
 	switch k {
-	case KindAdopt, KindForgiven:
+	case KindAdopt, KindForgiven, KindTrustReset:
 		return fleet.StateIdle, true
-	case KindAccept:
+	case KindAccept, KindApplied:
 		return fleet.StateFetching, true
 	case KindStaged, KindWithdrawn:
 		return fleet.StateStaged, true

@@ -205,6 +205,9 @@ type State struct {
 	// Floor is the newest signed time seen.
 	Floor time.Time `json:"floor,omitzero"`
 	Root  Root      `json:"root"`
+	// Reset is the trust root that the host is about to start from; nil when it
+	// has.
+	Reset *Root `json:"reset,omitempty"`
 	// Transitions counts those ever made: it is the newest one's Seq.
 	Transitions uint64 `json:"transitions"`
 	// Acked is the watermark: transitions up to it are durable elsewhere.

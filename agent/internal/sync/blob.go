@@ -78,6 +78,33 @@ func (c *Client) FetchBlob(ctx context.Context, b Blobs, ref fleet.BlobRef) erro
 	return nil
 }
 
+// Put keeps a blob that comes from elsewhere, checked as FetchBlob does. An
+// error wraps ErrBlob where the content is not what ref says; nothing is kept
+// then.
+func (b Blobs) Put(ref fleet.BlobRef, content io.Reader) error {
+	if b.Has(ref) {
+		return nil
+	}
+	sum := sha256.New()
+	err := atomicfile.Write(b.Path(ref.Digest), 0o600, func(w io.Writer) error {
+		to := &bounded{w: io.MultiWriter(w, sum), left: ref.Size}
+		if _, err := io.Copy(to, content); err != nil {
+			return err //nolint:wrapcheck // The caller says what failed.
+		}
+		if to.left > 0 {
+			return fmt.Errorf("%w: it ends %d bytes early", ErrBlob, to.left)
+		}
+		if got := fleet.DigestFromSum([sha256.Size]byte(sum.Sum(nil))); got != ref.Digest {
+			return fmt.Errorf("%w: its digest is %s", ErrBlob, got.Short())
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("keeping blob %s: %w", ref.Digest.Short(), err)
+	}
+	return nil
+}
+
 func (c *Client) fetchBlob(ctx context.Context, b Blobs, ref fleet.BlobRef) (err error) {
 	if err := os.MkdirAll(b.Dir, 0o700); err != nil {
 		return fmt.Errorf("making directory: %w", err)

@@ -619,6 +619,208 @@ func (x *LogsResponse) GetData() []byte {
 	return nil
 }
 
+// ApplyRequest is a piece of the file.
+type ApplyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 32 KiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyRequest) Reset() {
+	*x = ApplyRequest{}
+	mi := &file_fleet_v1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyRequest) ProtoMessage() {}
+
+func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
+func (*ApplyRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ApplyRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// ApplyResponse answers Apply.
+type ApplyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Profile concerned.
+	Profile string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Generation that the host works towards now.
+	Target        *GenerationRef `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyResponse) Reset() {
+	*x = ApplyResponse{}
+	mi := &file_fleet_v1_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyResponse) ProtoMessage() {}
+
+func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
+func (*ApplyResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ApplyResponse) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *ApplyResponse) GetTarget() *GenerationRef {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+// ResetTrustRequest names another trust root.
+type ResetTrustRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Trust root as it was signed.
+	Root []byte `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`
+	// Its digest, as whoever asks has it from the fleet's repository.
+	Pin           string `protobuf:"bytes,2,opt,name=pin,proto3" json:"pin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetTrustRequest) Reset() {
+	*x = ResetTrustRequest{}
+	mi := &file_fleet_v1_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetTrustRequest) ProtoMessage() {}
+
+func (x *ResetTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetTrustRequest.ProtoReflect.Descriptor instead.
+func (*ResetTrustRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ResetTrustRequest) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *ResetTrustRequest) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+// ResetTrustResponse answers ResetTrust.
+type ResetTrustResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of the trust root that counts now.
+	Version       uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetTrustResponse) Reset() {
+	*x = ResetTrustResponse{}
+	mi := &file_fleet_v1_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetTrustResponse) ProtoMessage() {}
+
+func (x *ResetTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetTrustResponse.ProtoReflect.Descriptor instead.
+func (*ResetTrustResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ResetTrustResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 var File_fleet_v1_control_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_control_proto_rawDesc = "" +
@@ -652,7 +854,17 @@ const file_fleet_v1_control_proto_rawDesc = "" +
 	"\vLogsRequest\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\"\"\n" +
 	"\fLogsResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\x98\x03\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\"\n" +
+	"\fApplyRequest\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"Z\n" +
+	"\rApplyResponse\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12/\n" +
+	"\x06target\x18\x02 \x01(\v2\x17.fleet.v1.GenerationRefR\x06target\"9\n" +
+	"\x11ResetTrustRequest\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\fR\x04root\x12\x10\n" +
+	"\x03pin\x18\x02 \x01(\tR\x03pin\".\n" +
+	"\x12ResetTrustResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion2\x9d\x04\n" +
 	"\x0eControlService\x12;\n" +
 	"\x06Status\x12\x17.fleet.v1.StatusRequest\x1a\x18.fleet.v1.StatusResponse\x128\n" +
 	"\x05Pause\x12\x16.fleet.v1.PauseRequest\x1a\x17.fleet.v1.PauseResponse\x12;\n" +
@@ -660,7 +872,10 @@ const file_fleet_v1_control_proto_rawDesc = "" +
 	"\rLocalRollBack\x12\x1e.fleet.v1.LocalRollBackRequest\x1a\x1f.fleet.v1.LocalRollBackResponse\x12G\n" +
 	"\n" +
 	"LocalRetry\x12\x1b.fleet.v1.LocalRetryRequest\x1a\x1c.fleet.v1.LocalRetryResponse\x127\n" +
-	"\x04Logs\x12\x15.fleet.v1.LogsRequest\x1a\x16.fleet.v1.LogsResponse0\x01B9Z7github.com/cameronraysmith/fleet/proto/fleet/v1;fleetv1b\x06proto3"
+	"\x04Logs\x12\x15.fleet.v1.LogsRequest\x1a\x16.fleet.v1.LogsResponse0\x01\x12:\n" +
+	"\x05Apply\x12\x16.fleet.v1.ApplyRequest\x1a\x17.fleet.v1.ApplyResponse(\x01\x12G\n" +
+	"\n" +
+	"ResetTrust\x12\x1b.fleet.v1.ResetTrustRequest\x1a\x1c.fleet.v1.ResetTrustResponseB9Z7github.com/cameronraysmith/fleet/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_control_proto_rawDescOnce sync.Once
@@ -674,7 +889,7 @@ func file_fleet_v1_control_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_control_proto_rawDescData
 }
 
-var file_fleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_fleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_fleet_v1_control_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: fleet.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: fleet.v1.StatusResponse
@@ -688,36 +903,45 @@ var file_fleet_v1_control_proto_goTypes = []any{
 	(*LocalRetryResponse)(nil),    // 9: fleet.v1.LocalRetryResponse
 	(*LogsRequest)(nil),           // 10: fleet.v1.LogsRequest
 	(*LogsResponse)(nil),          // 11: fleet.v1.LogsResponse
-	(*Reason)(nil),                // 12: fleet.v1.Reason
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*ProfileStatus)(nil),         // 14: fleet.v1.ProfileStatus
-	(*GenerationRef)(nil),         // 15: fleet.v1.GenerationRef
+	(*ApplyRequest)(nil),          // 12: fleet.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 13: fleet.v1.ApplyResponse
+	(*ResetTrustRequest)(nil),     // 14: fleet.v1.ResetTrustRequest
+	(*ResetTrustResponse)(nil),    // 15: fleet.v1.ResetTrustResponse
+	(*Reason)(nil),                // 16: fleet.v1.Reason
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*ProfileStatus)(nil),         // 18: fleet.v1.ProfileStatus
+	(*GenerationRef)(nil),         // 19: fleet.v1.GenerationRef
 }
 var file_fleet_v1_control_proto_depIdxs = []int32{
-	12, // 0: fleet.v1.StatusResponse.coordinator:type_name -> fleet.v1.Reason
-	13, // 1: fleet.v1.StatusResponse.coordinator_seen:type_name -> google.protobuf.Timestamp
-	14, // 2: fleet.v1.StatusResponse.profiles:type_name -> fleet.v1.ProfileStatus
-	13, // 3: fleet.v1.StatusResponse.identity_expires:type_name -> google.protobuf.Timestamp
-	15, // 4: fleet.v1.LocalRollBackResponse.target:type_name -> fleet.v1.GenerationRef
-	15, // 5: fleet.v1.LocalRetryResponse.target:type_name -> fleet.v1.GenerationRef
-	12, // 6: fleet.v1.LocalRetryResponse.waited:type_name -> fleet.v1.Reason
-	0,  // 7: fleet.v1.ControlService.Status:input_type -> fleet.v1.StatusRequest
-	2,  // 8: fleet.v1.ControlService.Pause:input_type -> fleet.v1.PauseRequest
-	4,  // 9: fleet.v1.ControlService.Resume:input_type -> fleet.v1.ResumeRequest
-	6,  // 10: fleet.v1.ControlService.LocalRollBack:input_type -> fleet.v1.LocalRollBackRequest
-	8,  // 11: fleet.v1.ControlService.LocalRetry:input_type -> fleet.v1.LocalRetryRequest
-	10, // 12: fleet.v1.ControlService.Logs:input_type -> fleet.v1.LogsRequest
-	1,  // 13: fleet.v1.ControlService.Status:output_type -> fleet.v1.StatusResponse
-	3,  // 14: fleet.v1.ControlService.Pause:output_type -> fleet.v1.PauseResponse
-	5,  // 15: fleet.v1.ControlService.Resume:output_type -> fleet.v1.ResumeResponse
-	7,  // 16: fleet.v1.ControlService.LocalRollBack:output_type -> fleet.v1.LocalRollBackResponse
-	9,  // 17: fleet.v1.ControlService.LocalRetry:output_type -> fleet.v1.LocalRetryResponse
-	11, // 18: fleet.v1.ControlService.Logs:output_type -> fleet.v1.LogsResponse
-	13, // [13:19] is the sub-list for method output_type
-	7,  // [7:13] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	16, // 0: fleet.v1.StatusResponse.coordinator:type_name -> fleet.v1.Reason
+	17, // 1: fleet.v1.StatusResponse.coordinator_seen:type_name -> google.protobuf.Timestamp
+	18, // 2: fleet.v1.StatusResponse.profiles:type_name -> fleet.v1.ProfileStatus
+	17, // 3: fleet.v1.StatusResponse.identity_expires:type_name -> google.protobuf.Timestamp
+	19, // 4: fleet.v1.LocalRollBackResponse.target:type_name -> fleet.v1.GenerationRef
+	19, // 5: fleet.v1.LocalRetryResponse.target:type_name -> fleet.v1.GenerationRef
+	16, // 6: fleet.v1.LocalRetryResponse.waited:type_name -> fleet.v1.Reason
+	19, // 7: fleet.v1.ApplyResponse.target:type_name -> fleet.v1.GenerationRef
+	0,  // 8: fleet.v1.ControlService.Status:input_type -> fleet.v1.StatusRequest
+	2,  // 9: fleet.v1.ControlService.Pause:input_type -> fleet.v1.PauseRequest
+	4,  // 10: fleet.v1.ControlService.Resume:input_type -> fleet.v1.ResumeRequest
+	6,  // 11: fleet.v1.ControlService.LocalRollBack:input_type -> fleet.v1.LocalRollBackRequest
+	8,  // 12: fleet.v1.ControlService.LocalRetry:input_type -> fleet.v1.LocalRetryRequest
+	10, // 13: fleet.v1.ControlService.Logs:input_type -> fleet.v1.LogsRequest
+	12, // 14: fleet.v1.ControlService.Apply:input_type -> fleet.v1.ApplyRequest
+	14, // 15: fleet.v1.ControlService.ResetTrust:input_type -> fleet.v1.ResetTrustRequest
+	1,  // 16: fleet.v1.ControlService.Status:output_type -> fleet.v1.StatusResponse
+	3,  // 17: fleet.v1.ControlService.Pause:output_type -> fleet.v1.PauseResponse
+	5,  // 18: fleet.v1.ControlService.Resume:output_type -> fleet.v1.ResumeResponse
+	7,  // 19: fleet.v1.ControlService.LocalRollBack:output_type -> fleet.v1.LocalRollBackResponse
+	9,  // 20: fleet.v1.ControlService.LocalRetry:output_type -> fleet.v1.LocalRetryResponse
+	11, // 21: fleet.v1.ControlService.Logs:output_type -> fleet.v1.LogsResponse
+	13, // 22: fleet.v1.ControlService.Apply:output_type -> fleet.v1.ApplyResponse
+	15, // 23: fleet.v1.ControlService.ResetTrust:output_type -> fleet.v1.ResetTrustResponse
+	16, // [16:24] is the sub-list for method output_type
+	8,  // [8:16] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_control_proto_init() }
@@ -732,7 +956,7 @@ func file_fleet_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_control_proto_rawDesc), len(file_fleet_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,8 @@ const (
 	ControlService_LocalRollBack_FullMethodName = "/fleet.v1.ControlService/LocalRollBack"
 	ControlService_LocalRetry_FullMethodName    = "/fleet.v1.ControlService/LocalRetry"
 	ControlService_Logs_FullMethodName          = "/fleet.v1.ControlService/Logs"
+	ControlService_Apply_FullMethodName         = "/fleet.v1.ControlService/Apply"
+	ControlService_ResetTrust_FullMethodName    = "/fleet.v1.ControlService/ResetTrust"
 )
 
 // ControlServiceClient is the client API for ControlService service.
@@ -47,6 +49,11 @@ type ControlServiceClient interface {
 	LocalRetry(ctx context.Context, in *LocalRetryRequest, opts ...grpc.CallOption) (*LocalRetryResponse, error)
 	// Logs streams the output of a profile's newest activation.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
+	// Apply takes a signed generation from a file, as a coordinator's answer would
+	// be taken: the host then works towards it.
+	Apply(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ApplyRequest, ApplyResponse], error)
+	// ResetTrust has the host start from another trust root.
+	ResetTrust(ctx context.Context, in *ResetTrustRequest, opts ...grpc.CallOption) (*ResetTrustResponse, error)
 }
 
 type controlServiceClient struct {
@@ -126,6 +133,29 @@ func (c *controlServiceClient) Logs(ctx context.Context, in *LogsRequest, opts .
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ControlService_LogsClient = grpc.ServerStreamingClient[LogsResponse]
 
+func (c *controlServiceClient) Apply(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ApplyRequest, ApplyResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ControlService_ServiceDesc.Streams[1], ControlService_Apply_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ApplyRequest, ApplyResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ControlService_ApplyClient = grpc.ClientStreamingClient[ApplyRequest, ApplyResponse]
+
+func (c *controlServiceClient) ResetTrust(ctx context.Context, in *ResetTrustRequest, opts ...grpc.CallOption) (*ResetTrustResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResetTrustResponse)
+	err := c.cc.Invoke(ctx, ControlService_ResetTrust_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlServiceServer is the server API for ControlService service.
 // All implementations must embed UnimplementedControlServiceServer
 // for forward compatibility.
@@ -146,6 +176,11 @@ type ControlServiceServer interface {
 	LocalRetry(context.Context, *LocalRetryRequest) (*LocalRetryResponse, error)
 	// Logs streams the output of a profile's newest activation.
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
+	// Apply takes a signed generation from a file, as a coordinator's answer would
+	// be taken: the host then works towards it.
+	Apply(grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]) error
+	// ResetTrust has the host start from another trust root.
+	ResetTrust(context.Context, *ResetTrustRequest) (*ResetTrustResponse, error)
 	mustEmbedUnimplementedControlServiceServer()
 }
 
@@ -173,6 +208,12 @@ func (UnimplementedControlServiceServer) LocalRetry(context.Context, *LocalRetry
 }
 func (UnimplementedControlServiceServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Logs not implemented")
+}
+func (UnimplementedControlServiceServer) Apply(grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]) error {
+	return status.Error(codes.Unimplemented, "method Apply not implemented")
+}
+func (UnimplementedControlServiceServer) ResetTrust(context.Context, *ResetTrustRequest) (*ResetTrustResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResetTrust not implemented")
 }
 func (UnimplementedControlServiceServer) mustEmbedUnimplementedControlServiceServer() {}
 func (UnimplementedControlServiceServer) testEmbeddedByValue()                        {}
@@ -296,6 +337,31 @@ func _ControlService_Logs_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ControlService_LogsServer = grpc.ServerStreamingServer[LogsResponse]
 
+func _ControlService_Apply_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ControlServiceServer).Apply(&grpc.GenericServerStream[ApplyRequest, ApplyResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ControlService_ApplyServer = grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]
+
+func _ControlService_ResetTrust_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResetTrustRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).ResetTrust(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_ResetTrust_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).ResetTrust(ctx, req.(*ResetTrustRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ControlService_ServiceDesc is the grpc.ServiceDesc for ControlService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -323,12 +389,21 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "LocalRetry",
 			Handler:    _ControlService_LocalRetry_Handler,
 		},
+		{
+			MethodName: "ResetTrust",
+			Handler:    _ControlService_ResetTrust_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Logs",
 			Handler:       _ControlService_Logs_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Apply",
+			Handler:       _ControlService_Apply_Handler,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "fleet/v1/control.proto",
