@@ -143,6 +143,9 @@ func describe(t fleet.Transition) string {
 
 // alarming says whether somebody should look at a transition.
 func alarming(t fleet.Transition) bool {
+	if t.Reason.Code == fleet.ReasonAppliedByHand || t.Reason.Code == fleet.ReasonTrustReset {
+		return true // Somebody broke the glass.
+	}
 	switch t.State {
 	case fleet.StateRolledBack, fleet.StateFailed:
 		return t.Reason.Code != fleet.ReasonOperatorRefused // A person did that.
