@@ -17,7 +17,7 @@ import (
 )
 
 const initHelp = `Make a new fleet: its repository in DIR (default: here), with fleet.yaml, the
-trust root and the keys of its four roles, a certificate authority, your
+trust root and the keys of its five roles, a certificate authority, your
 operator identity, and the coordinator's start-up kit. Nothing is overwritten;
 an interrupted init leaves no fleet and can be run again.
 

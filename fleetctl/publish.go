@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cameronraysmith/fleet/fleetctl/internal/flakes"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/publisher"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -20,18 +21,25 @@ import (
 const publishHelp = `Publish a release: one signed generation for each MACHINE (default: all that are
 not disabled and have a source). Hosts see all of it or nothing.
 
-Sources are packed and pinned by digest, secrets are encrypted anew only where
+Bundles are packed and pinned by digest. Flakes are locked, evaluated once for all
+machines and pinned by revision, hash and out path; with build: true in fleet.yaml,
+or --build, they are built here too, and their whole closure is signed with the
+builder key, as that of store paths always is. What is not pinned so far is shown:
+"closure unpinned" where hosts still trust their binary caches, "unpinned" where
+not even the out path is known (--no-eval). A flake must be committed.
+
+Secrets are encrypted anew only where
 plaintext or readers changed, and numbers go above everything ever signed that
 is known here or at the coordinator. The release is written to releases/ before
 the coordinator hears of it; commit that file. An interrupted publish shows
 nothing to hosts and can be run again.
 
 JSON: {release, expected_head, dry_run, generations: [{machine, profile, number,
-digest, source, expires, secrets, secrets_changed, same}], recorded_hosts,
+digest, source, expires, secrets, secrets_changed, pinned, unbuilt, same}], recorded_hosts,
 skipped, warnings, alarms}`
 
 type publishOptions struct {
-	DryRun, Refresh bool
+	DryRun, Refresh, Build, NoEval bool
 }
 
 func newPublishCommand(o *options) *cobra.Command {
@@ -48,6 +56,11 @@ func newPublishCommand(o *options) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&opts.DryRun, "dry-run", "n", false, "show what would be published; change nothing")
 	f.BoolVar(&opts.Refresh, "refresh", false, "sign again what was published last, with a new expiry")
+	f.BoolVar(&opts.Build, "build", false, "build all flakes here and pin their closures, as build: true does")
+	f.BoolVar(&opts.NoEval, "no-eval", false, "do not evaluate flakes; their generations are unpinned")
+	cmd.MarkFlagsMutuallyExclusive("build", "no-eval")
+	cmd.MarkFlagsMutuallyExclusive("build", "refresh")
+	cmd.MarkFlagsMutuallyExclusive("no-eval", "refresh")
 	return cmd
 }
 
@@ -76,6 +89,10 @@ type publishedResult struct {
 	Expires        time.Time    `json:"expires"`
 	Secrets        int          `json:"secrets"`
 	SecretsChanged int          `json:"secrets_changed"`
+	// Pinned is "closure", "out-path" or "nothing"; bundles are pinned whole.
+	Pinned pinning `json:"pinned"`
+	// Unbuilt says that this dry run left out to build it and pin its closure.
+	Unbuilt bool `json:"unbuilt,omitempty"`
 	// Same says that source and secrets are those of the generation before.
 	Same bool `json:"same"`
 }
@@ -95,7 +112,7 @@ func runPublish(ctx context.Context, o *options, opts *publishOptions, names []s
 	pub := s.publisher(o, rep)
 	res, err := pub.Publish(ctx, publisher.Request{
 		Targets: targets, Inventory: s.inventory(),
-		Refresh: opts.Refresh, DryRun: opts.DryRun, Revision: revision(ctx, s.Dir()),
+		Refresh: opts.Refresh, Build: opts.Build, NoEval: opts.NoEval, DryRun: opts.DryRun, Revision: revision(ctx, s.Dir()),
 	})
 	if err != nil {
 		return err
@@ -107,6 +124,7 @@ func runPublish(ctx context.Context, o *options, opts *publishOptions, names []s
 func (s *session) publisher(o *options, rep publisher.Reporter) *publisher.Publisher {
 	return &publisher.Publisher{
 		Repo: s.Repository, Keys: s.keys, Coordinator: s.Client, Fleet: s.fleet.ID(),
+		Nix:      &flakes.Nix{Program: o.Getenv("FLEET_NIX"), Progress: rep.Building},
 		Operator: s.operator, Now: o.Now, Reporter: rep,
 	}
 }
@@ -139,9 +157,10 @@ func showPublished(o *options, res *publisher.Result, dryRun bool, left leftOut,
 		out.Generations = append(out.Generations, publishedResult{
 			Machine: g.Machine, Profile: g.Profile, Number: g.Number.String(), Digest: g.Digest, Source: g.Source,
 			Expires: g.Expires, Secrets: g.Secrets, SecretsChanged: g.SecretsChanged, Same: g.Same,
+			Pinned: pinningOf(g.Source), Unbuilt: g.Unbuilt,
 		})
 		rows = append(rows, []string{
-			string(g.Machine), string(g.Profile), g.Number.String(), dash(g.Digest.Short()), sourceText(g), secretsText(g),
+			string(g.Machine), string(g.Profile), g.Number.String(), dash(g.Digest.Short()), publishedSource(g), secretsText(g),
 			g.Expires.UTC().Format(time.DateOnly),
 		})
 	}
@@ -172,17 +191,6 @@ func showPublished(o *options, res *publisher.Result, dryRun bool, left leftOut,
 	return nil
 }
 
-func sourceText(g publisher.Generation) string {
-	text := g.Source.Driver
-	if b := g.Source.Bundle; b != nil {
-		text += " " + b.Digest.Short() + " " + ui.Size(b.Size)
-	}
-	if g.Same {
-		text += " (as before)"
-	}
-	return text
-}
-
 func secretsText(g publisher.Generation) string {
 	if g.Secrets == 0 {
 		return "-"
@@ -206,6 +214,8 @@ func (r *reporter) Step(s publisher.Step) { r.progress.Status(stepText(s)) }
 
 func stepText(s publisher.Step) string {
 	switch s {
+	case publisher.StepSources:
+		return "pinning sources…"
 	case publisher.StepHostKeys:
 		return "collecting host keys…"
 	case publisher.StepInventory:
@@ -227,6 +237,9 @@ func stepText(s publisher.Step) string {
 	}
 	return string(s)
 }
+
+// Building shows what nix says.
+func (r *reporter) Building(line string) { r.progress.Status("nix: " + clipText(line)) }
 
 // Uploaded shows how far the upload is.
 func (r *reporter) Uploaded(done, total uint64) { r.progress.Bytes("uploading", done, total) }

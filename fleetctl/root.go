@@ -84,6 +84,7 @@ Environment:
   FLEET_DIR            the fleet's repository, as --dir
   FLEET_COORDINATOR    the coordinator's host:port, as --coordinator
   FLEET_AGE_KEY_FILE   file of age identities, as --identity
+  FLEET_NIX            the nix program (default: the one on PATH)
   SOPS_AGE_KEY, SOPS_AGE_KEY_FILE
                        age identities as sops finds them
   SSH_AUTH_SOCK        the ssh-agent whose ed25519 keys may sign

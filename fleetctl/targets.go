@@ -61,7 +61,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 		if dep.Source.IsZero() {
 			if len(names) > 0 {
 				return nil, left, ui.WithHint(fmt.Errorf("%s has no source: %w", m.Name, errNotSelectable),
-					fmt.Sprintf("set source: {bundle: DIR} for it in fleet.yaml, below settings.machine.%s, say", m.Name))
+					fmt.Sprintf("set source: {bundle: DIR} or {flake: .} for it in fleet.yaml, below settings.machine.%s, say", m.Name))
 			}
 			left.noSource = append(left.noSource, string(m.Name))
 			continue
@@ -73,14 +73,14 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 		targets = append(targets, t)
 	}
 	if len(targets) == 0 {
-		return nil, left, ui.WithHint(errors.New("no machine has anything to publish"), "set source: {bundle: DIR} below settings in fleet.yaml")
+		return nil, left, ui.WithHint(errors.New("no machine has anything to publish"), "set source: {bundle: DIR} or {flake: .} below settings in fleet.yaml")
 	}
 	return targets, left, nil
 }
 
 func target(w *workspace, m inventory.Machine, dep inventory.Deployment) (publisher.Target, error) {
 	t := publisher.Target{
-		Machine: m.Name, Profile: fleet.System, Bundle: dep.Source.Bundle,
+		Machine: m.Name, Profile: fleet.System, Source: dep.Source,
 		Probes: dep.Probes, Policy: dep.Policy.Policy, Expiry: time.Duration(dep.Policy.Expiry), Age: dep.Age,
 	}
 	for _, name := range slices.Sorted(maps.Keys(dep.Secrets)) {

@@ -96,7 +96,7 @@ func TestSettings(t *testing.T) {
 			Secrets: map[fleet.SecretName]inventory.Secret{"token": token},
 		},
 		"box2": {
-			Source: inventory.Source{Bundle: at("bundles/web")},
+			Source: inventory.Source{Driver: "bundle", Bundle: at("bundles/web")},
 			Policy: inventory.Policy{Policy: fleet.Policy{Mode: fleet.ModeManage}, Expiry: expiry},
 			Probes: []fleet.Probe{
 				{Name: "agent", Kind: fleet.ProbeExec, Argv: []string{"/bin/true"}, Timeout: fleet.Duration(3 * time.Second)},
@@ -105,7 +105,7 @@ func TestSettings(t *testing.T) {
 			Secrets: map[fleet.SecretName]inventory.Secret{"token": token},
 		},
 		"box1": {
-			Source: inventory.Source{Bundle: at("bundles/web")},
+			Source: inventory.Source{Driver: "bundle", Bundle: at("bundles/web")},
 			Policy: inventory.Policy{
 				Policy: fleet.Policy{Mode: fleet.ModeManage, VerifyDeadline: fleet.Duration(90 * time.Second)},
 				Expiry: expiry,

@@ -27,16 +27,6 @@ type Deployment struct {
 	Age string `json:"age,omitempty"`
 }
 
-// Source is where a machine's generations come from, not pinned yet.
-type Source struct {
-	// Bundle is the absolute path of a bundle's directory; empty where the
-	// machine has no source.
-	Bundle string `json:"bundle,omitempty"`
-}
-
-// IsZero says whether there is no source.
-func (s Source) IsZero() bool { return s == Source{} }
-
 // Policy is the policy of a machine's generations.
 type Policy struct {
 	// Policy is what gets signed; zero values mean its defaults.
@@ -97,7 +87,7 @@ func (f *Fleet) effective(m *Machine, c *collector) Deployment {
 		add(f.settings.tag[tag])
 	}
 	add(f.settings.machine[string(m.Name)])
-	d := &settingsDecoder{f: f, complete: true}
+	d := &settingsDecoder{f: f, complete: true, machine: m}
 	if len(defs) == 0 {
 		return d.deployment(&node{kind: kindMap, at: Place{File: f.file}})
 	}
@@ -114,6 +104,8 @@ type settingsDecoder struct {
 	// complete is set once all scopes are merged: from then on what belongs
 	// together has to be there.
 	complete bool
+	// machine is set with complete.
+	machine *Machine
 }
 
 func (d *settingsDecoder) deployment(n *node) Deployment {
@@ -131,17 +123,6 @@ func (d *settingsDecoder) deployment(n *node) Deployment {
 		},
 	})
 	return dep
-}
-
-func (d *settingsDecoder) source(n *node) (s Source) {
-	d.fields(n, "source", map[string]func(*node){
-		"bundle": func(n *node) {
-			if p := d.path(n, "source.bundle"); p != "" {
-				s.Bundle = d.f.resolve(p)
-			}
-		},
-	})
-	return s
 }
 
 func (d *settingsDecoder) policy(n *node, p *Policy) {

@@ -31,7 +31,7 @@ func trustRoot(cfg Config, r *repo.Repository, recipients []age.Recipient) error
 	}
 	root.Expires = root.Issued.Add(rootExpiry)
 	var signers []release.Signer
-	for _, role := range release.Roles() {
+	for _, role := range append(release.Roles(), release.RoleBuilder) {
 		count, threshold := 1, 1
 		if role == release.RoleRoot {
 			count, threshold = cfg.RootKeys, cfg.RootThreshold

@@ -14,6 +14,7 @@ import (
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/pkg/bundle"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/inventory"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
@@ -35,6 +36,8 @@ type item struct {
 	// fresh are new ciphertexts to be written to the repository.
 	fresh []freshSecret
 	same  bool
+	// unbuilt is pinned.unbuilt.
+	unbuilt bool
 
 	// Set by signing.
 	digest fleet.Digest
@@ -59,7 +62,7 @@ type source interface {
 func (it *item) result() Generation {
 	g := Generation{
 		Machine: it.gen.Machine, Profile: it.gen.Profile, Number: it.gen.Number, Digest: it.digest,
-		Source: it.gen.Source, Expires: it.gen.Expires, SecretsChanged: len(it.fresh), Same: it.same,
+		Source: it.gen.Source, Expires: it.gen.Expires, SecretsChanged: len(it.fresh), Same: it.same, Unbuilt: it.unbuilt,
 	}
 	if it.manifest != nil {
 		g.Secrets = len(it.manifest.Entries)
@@ -69,7 +72,7 @@ func (it *item) result() Generation {
 
 // plan decides what the release consists of. It reads sources and secrets and
 // changes nothing.
-func (p *Publisher) plan(ctx context.Context, t *release.Trust, h *history, req Request) (*plan, error) {
+func (p *Publisher) plan(ctx context.Context, t *release.Trust, h *history, pins map[inventory.Source]pinned, req Request) (*plan, error) {
 	now := p.Now().UTC().Truncate(time.Second)
 	id, err := newReleaseID(now)
 	if err != nil {
@@ -81,7 +84,7 @@ func (p *Publisher) plan(ctx context.Context, t *release.Trust, h *history, req 
 		return nil, err
 	}
 	b := &builder{
-		p: p, t: t, h: h, pl: pl, recipients: recipients,
+		p: p, t: t, h: h, pl: pl, pins: pins, recipients: recipients,
 		bundles: map[string]fleet.BundleSource{}, plain: map[string][]byte{},
 	}
 	for _, target := range req.Targets {
@@ -92,7 +95,7 @@ func (p *Publisher) plan(ctx context.Context, t *release.Trust, h *history, req 
 		if req.Refresh {
 			prepare = b.again
 		}
-		it, err := prepare(target)
+		it, err := prepare(ctx, target)
 		if err != nil {
 			return nil, fmt.Errorf("preparing %s: %w", target.Machine, err)
 		}
@@ -118,6 +121,7 @@ type builder struct {
 	t          *release.Trust
 	h          *history
 	pl         *plan
+	pins       map[inventory.Source]pinned
 	recipients []string
 	bundles    map[string]fleet.BundleSource
 	plain      map[string][]byte
@@ -158,7 +162,7 @@ func (b *builder) finish(it *item, entries []fleet.SecretEntry) error {
 		if err != nil {
 			return err
 		}
-		it.same = reflect.DeepEqual(gen.Source, it.gen.Source) && sameEntries(before, entries)
+		it.same = sameSource(gen.Source, it.gen.Source) && sameEntries(before, entries)
 	}
 	return nil
 }
@@ -178,23 +182,34 @@ func newest(old *past) (fleet.Generation, []fleet.SecretEntry, error) {
 }
 
 // fresh pins what the fleet file says now.
-func (b *builder) fresh(target Target) (*item, error) {
-	src, err := b.bundle(target.Bundle)
+func (b *builder) fresh(_ context.Context, target Target) (*item, error) {
+	pin, err := b.pin(target.Source)
 	if err != nil {
 		return nil, err
 	}
-	it, err := b.begin(target, fleet.Generation{
-		Source: fleet.Source{Driver: "bundle", Bundle: &src},
-		Probes: target.Probes, Policy: target.Policy,
-	})
+	it, err := b.begin(target, fleet.Generation{Source: pin.source, Probes: target.Probes, Policy: target.Policy})
 	if err != nil {
 		return nil, err
 	}
+	it.unbuilt = pin.unbuilt
 	entries, err := b.secrets(target, it)
 	if err != nil {
 		return nil, err
 	}
 	return it, b.finish(it, entries)
+}
+
+// pin is the pinned form of a source.
+func (b *builder) pin(s inventory.Source) (pinned, error) {
+	if s.Bundle != "" {
+		src, err := b.bundle(s.Bundle)
+		return pinned{source: fleet.Source{Driver: s.Driver, Bundle: &src}}, err
+	}
+	pin := b.pins[s]
+	if pin.closure != nil {
+		b.pl.blobs[pin.closure.ref.Digest] = *pin.closure
+	}
+	return pin, nil
 }
 
 // bundle packs a directory, once, to learn its digest.
@@ -239,7 +254,7 @@ func bundleBlob(dir string, src fleet.BundleSource) blob {
 }
 
 // again signs anew what was published last.
-func (b *builder) again(target Target) (*item, error) {
+func (b *builder) again(ctx context.Context, target Target) (*item, error) {
 	old := b.h.of(subject{target.Machine, target.Profile})
 	if len(old.committed) == 0 {
 		return nil, ui.WithHint(ErrNeverPublished, "publish it without --refresh first")
@@ -253,7 +268,11 @@ func (b *builder) again(target Target) (*item, error) {
 		return nil, err
 	}
 	for _, ref := range gen.Source.Blobs() {
-		b.pl.blobs[ref.Digest] = b.oldBundle(target.Bundle, ref)
+		if root := gen.Source.OutPath(); root != "" {
+			b.pl.blobs[ref.Digest] = b.oldClosure(ctx, root, ref)
+		} else {
+			b.pl.blobs[ref.Digest] = b.oldBundle(target.Source.Bundle, ref)
+		}
 	}
 	for _, e := range entries {
 		b.pl.blobs[e.Digest] = b.oldSecret(target.Machine, e)

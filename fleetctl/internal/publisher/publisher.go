@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/flakes"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/inventory"
 )
 
 // Sentinels that errors of this package wrap.
@@ -32,6 +34,10 @@ var (
 	ErrClock = errors.New("this machine's clock is behind")
 	// ErrClockAhead is a wall clock that is far ahead of the coordinator's.
 	ErrClockAhead = errors.New("this machine's clock is ahead of the coordinator's")
+	// ErrNoBuilder is a trust root without keys for closure manifests.
+	ErrNoBuilder = errors.New("the trust root has no builder role, which signs closures")
+	// ErrBuildUnevaluated is a flake that is to be built and not evaluated.
+	ErrBuildUnevaluated = errors.New("it cannot be built without being evaluated")
 	// ErrSourceGone is a refresh of a blob that neither the coordinator nor the
 	// repository has any longer.
 	ErrSourceGone = errors.New("the source is no longer here")
@@ -56,6 +62,7 @@ type Step string
 
 // The steps, in order.
 const (
+	StepSources   Step = "sources"
 	StepHostKeys  Step = "host-keys"
 	StepInventory Step = "inventory"
 	StepHead      Step = "head"
@@ -72,7 +79,7 @@ const (
 // Steps lists all steps in order.
 func Steps() []Step {
 	return []Step{
-		StepHostKeys, StepInventory, StepHead, StepPlan, StepSecrets,
+		StepSources, StepHostKeys, StepInventory, StepHead, StepPlan, StepSecrets,
 		StepSign, StepRecord, StepUpload, StepStage, StepCommit, StepMark,
 	}
 }
@@ -84,6 +91,8 @@ type Reporter interface {
 	Step(s Step)
 	// Uploaded says how many of total bytes are at the coordinator.
 	Uploaded(done, total uint64)
+	// Building is told each line that nix prints meanwhile.
+	Building(line string)
 	// Warn is for people.
 	Warn(text string)
 	// Alarm is evidence of a lie: somebody has to look.
@@ -95,20 +104,21 @@ type Publisher struct {
 	Repo        *repo.Repository
 	Keys        *keyring.Keyring
 	Coordinator Coordinator
-	Fleet       fleet.FleetID
-	Operator    string
-	Now         func() time.Time
-	Reporter    Reporter
+	// Nix is asked where a source needs it.
+	Nix      *flakes.Nix
+	Fleet    fleet.FleetID
+	Operator string
+	Now      func() time.Time
+	Reporter Reporter
 }
 
 // Target is what one profile of one machine should get.
 type Target struct {
 	Machine fleet.MachineName
 	Profile fleet.ProfileName
-	// Bundle is the source's directory.
-	Bundle string
-	Probes []fleet.Probe
-	Policy fleet.Policy
+	Source  inventory.Source
+	Probes  []fleet.Probe
+	Policy  fleet.Policy
 	// Expiry of the generation; 0 means fleet.DefaultExpiry.
 	Expiry  time.Duration
 	Secrets []Secret
@@ -134,7 +144,13 @@ type Request struct {
 	Inventory client.Inventory
 	// Refresh signs again what was published last, with a new expiry.
 	Refresh bool
-	// DryRun changes nothing, neither here nor at the coordinator.
+	// Build builds all flakes and pins their closures, as source.build does.
+	Build bool
+	// NoEval leaves it to the hosts to evaluate flakes: their generations are
+	// unpinned.
+	NoEval bool
+	// DryRun changes nothing, neither here nor at the coordinator, save that the
+	// store gets what evaluations leave there.
 	DryRun bool
 	// Revision of the repository, for people.
 	Revision string
@@ -163,6 +179,9 @@ type Generation struct {
 	Secrets, SecretsChanged int
 	// Same says that source and secrets are those of the generation before.
 	Same bool
+	// Unbuilt says that publishing builds the source and pins its closure, which
+	// this dry run left out.
+	Unbuilt bool
 }
 
 // Publish makes a release. On client.ErrConflict it is enough to call it
@@ -182,6 +201,13 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	if err := p.checkClock(trust); err != nil {
 		return nil, err
 	}
+	// First of all: what follows may write to the repository, and it may itself
+	// be the flake.
+	p.Reporter.Step(StepSources)
+	pins, err := p.pinSources(ctx, trust, req)
+	if err != nil {
+		return nil, err
+	}
 	res := &Result{}
 	p.Reporter.Step(StepHostKeys)
 	if res.Recorded, err = p.CollectHostKeys(ctx, !req.DryRun); err != nil {
@@ -199,7 +225,7 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 		return nil, err
 	}
 	p.Reporter.Step(StepPlan)
-	pl, err := p.plan(ctx, trust, hist, req)
+	pl, err := p.plan(ctx, trust, hist, pins, req)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,167 @@
+package flakes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/nix"
+	"github.com/cameronraysmith/fleet/pkg/strictjson"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+// Attr is an attribute of a locked flake. It is comparable.
+type Attr struct {
+	Flake Locked
+	// Path as nix.ParseAttrPath reads it.
+	Path string
+}
+
+// Output is what an attribute evaluates to: a derivation and one output of it.
+type Output struct {
+	// Drv is the derivation's store path, Name that of the output.
+	Drv, Name string
+	// Path is the output's store path.
+	Path string
+}
+
+// evaluated is what the expression of Evaluate evaluates to.
+type evaluated struct {
+	Nix     string `json:"nix"`
+	Results []struct {
+		Drv     string `json:"drv"`
+		Out     string `json:"out"`
+		Output  string `json:"output"`
+		Missing bool   `json:"missing"`
+		Is      string `json:"is"`
+	} `json:"results"`
+}
+
+// maxExpression bounds one expression, in bytes: Linux passes at most 128 KiB
+// in one argument.
+const maxExpression = 96 << 10
+
+// Evaluate evaluates attributes, all in one process of nix as long as they fit
+// on its command line. It builds nothing, save what Nix code imports from a
+// derivation. Errors wrap ErrEvaluation, ErrNoAttr, ErrNoDerivation, ErrUnlocked
+// or are about nix itself.
+func (n *Nix) Evaluate(ctx context.Context, attrs []Attr) (map[Attr]Output, error) {
+	out := make(map[Attr]Output, len(attrs))
+	for len(attrs) > 0 {
+		expr, count, err := expression(attrs)
+		if err != nil {
+			return nil, err
+		}
+		if err := n.evaluate(ctx, expr, attrs[:count], out); err != nil {
+			return nil, err
+		}
+		attrs = attrs[count:]
+	}
+	return out, nil
+}
+
+func (n *Nix) evaluate(ctx context.Context, expr string, attrs []Attr, to map[Attr]Output) error {
+	text, err := n.run(ctx, maxOutput, "eval", "--json", "--expr", expr)
+	if err != nil {
+		return evalError(err, attrs)
+	}
+	var res evaluated
+	if err := strictjson.Unmarshal(text, maxOutput, &res); err != nil {
+		return fmt.Errorf("evaluating: %w: %w", ErrOutput, err)
+	}
+	if err := checkVersion(res.Nix); err != nil {
+		return err
+	}
+	if len(res.Results) != len(attrs) {
+		return fmt.Errorf("evaluating: %w: %d results for %d attributes", ErrOutput, len(res.Results), len(attrs))
+	}
+	for i, r := range res.Results {
+		at := attrs[i].Flake.URL + "#" + attrs[i].Path
+		switch {
+		case r.Missing:
+			return ui.WithHint(fmt.Errorf("evaluating %s: %w", at, ErrNoAttr), "correct source.attr or the machine's name, or add it to the flake and commit that")
+		case r.Is != "":
+			return ui.WithHint(fmt.Errorf("evaluating %s: %w: it is a value of type %s", at, ErrNoDerivation, r.Is), "source.attr must name what nix build can build")
+		case fleet.ValidateStorePath(r.Out) != nil || fleet.ValidateStorePath(r.Drv) != nil || r.Output == "":
+			return ui.WithHint(fmt.Errorf("evaluating %s: %w: out path %.80q", at, ErrOutput, r.Out),
+				"a content-addressed derivation has no out path before it is built: publish with --no-eval")
+		}
+		to[attrs[i]] = Output{Drv: r.Drv, Name: r.Output, Path: r.Out}
+	}
+	return nil
+}
+
+// evalContext marks, in nix's explanation of an error, which attribute it was.
+const evalContext = "while evaluating for fleetctl: "
+
+var evalMark = regexp.MustCompile(regexp.QuoteMeta(evalContext) + `(\d{1,7})`)
+
+func evalError(err error, attrs []Attr) error {
+	f := (*failed)(nil)
+	if errors.Is(err, ErrOldNix) || !errors.As(err, &f) {
+		return fmt.Errorf("evaluating: %w", err)
+	}
+	what := attrs[0].Flake.URL
+	if m := evalMark.FindStringSubmatch(strings.Join(f.stderr, "\n")); m != nil {
+		if i, _ := strconv.Atoi(m[1]); i < len(attrs) {
+			what = attrs[i].Flake.URL + "#" + attrs[i].Path
+		}
+	}
+	return ui.WithHint(fmt.Errorf("evaluating %s: %w: %w", what, ErrEvaluation, f), "nix eval shows more with --show-trace")
+}
+
+// expression is the Nix code that evaluates as many of the attributes as fit,
+// and their number. An attribute that is missing, or nothing to be built, is a
+// result and no error, so that it can be told apart.
+func expression(attrs []Attr) (string, int, error) {
+	const rest = `
+  output = v: if (v.type or null) == "derivation"
+    then { drv = v.drvPath; out = v.outPath; output = v.outputName or "out"; }
+    else { is = builtins.typeOf v; };
+in {
+  nix = builtins.nixVersion;
+  results = [
+`
+	var flakes []Locked
+	var head, body strings.Builder
+	count := 0
+	for i, a := range attrs {
+		names, err := nix.ParseAttrPath(a.Path)
+		if err != nil {
+			return "", 0, err
+		}
+		index := slices.Index(flakes, a.Flake)
+		get := ""
+		if index < 0 {
+			index = len(flakes)
+			get = "    (builtins.getFlake " + quote(withHash(a.Flake.URL, a.Flake.NarHash)) + ")\n"
+		}
+		from := fmt.Sprintf("(builtins.elemAt flakes %d)", index)
+		for j := range names {
+			names[j] = quote(names[j])
+		}
+		path := strings.Join(names, ".")
+		one := fmt.Sprintf("    (builtins.addErrorContext %s (if %s ? %s then output %s.%s else { missing = true; }))\n",
+			quote(evalContext+strconv.Itoa(i)), from, path, from, path)
+		if i > 0 && head.Len()+len(get)+body.Len()+len(one)+len(rest)+100 > maxExpression {
+			break
+		}
+		if get != "" {
+			flakes = append(flakes, a.Flake)
+			head.WriteString(get)
+		}
+		body.WriteString(one)
+		count++
+	}
+	return "let\n  flakes = [\n" + head.String() + "  ];" + rest + body.String() + "  ];\n}", count, nil
+}
+
+// quote writes a string of the Nix language.
+func quote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(s) + `"`
+}

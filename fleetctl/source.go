@@ -1,0 +1,92 @@
+package fleetctl
+
+import (
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/cameronraysmith/fleet/fleetctl/internal/publisher"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+// pinning is how much of what runs a signature names.
+type pinning string
+
+const (
+	// pinnedClosure names the content of every path, so that no cache can change
+	// any of it.
+	pinnedClosure pinning = "closure"
+	// pinnedOutPath names the path only: its content is what the host builds, or
+	// what its binary caches have.
+	pinnedOutPath pinning = "out-path"
+	// pinnedNothing leaves the path to the host's evaluation of the locked flake.
+	pinnedNothing pinning = "nothing"
+)
+
+func pinningOf(s fleet.Source) pinning {
+	switch {
+	case s.Bundle != nil, len(s.Blobs()) > 0:
+		return pinnedClosure
+	case s.OutPath() != "":
+		return pinnedOutPath
+	}
+	return pinnedNothing
+}
+
+// sourceText is a pinned source in short.
+func sourceText(s fleet.Source) string {
+	words := []string{s.Driver}
+	switch {
+	case s.Bundle != nil:
+		return s.Driver + " " + s.Bundle.Digest.Short() + " " + ui.Size(s.Bundle.Size)
+	case s.Flake != nil:
+		words = append(words, "flake", flakeRevision(s.Flake))
+	}
+	if out := s.OutPath(); out != "" {
+		words = append(words, shortPath(out))
+	}
+	switch pinningOf(s) {
+	case pinnedNothing:
+		words = append(words, "(unpinned)")
+	case pinnedOutPath:
+		words = append(words, "(closure unpinned)")
+	case pinnedClosure:
+	}
+	return strings.Join(words, " ")
+}
+
+// flakeRevision is the beginning of a flake's revision, else of its hash.
+func flakeRevision(f *fleet.FlakeSource) string {
+	rev := strings.TrimPrefix(f.NarHash, "sha256-")
+	if u, err := url.Parse(f.URL); err == nil {
+		parts := strings.Split(u.Opaque, "/") // github:owner/repository/revision
+		switch {
+		case u.Query().Get("rev") != "":
+			rev = u.Query().Get("rev")
+		case len(parts) == 3:
+			rev = parts[2]
+		}
+	}
+	return shortRevision(rev)
+}
+
+// shortPath is a store path without its directory and with the beginning of
+// its hash.
+func shortPath(p string) string {
+	const keep = 8
+	hash, name, _ := strings.Cut(path.Base(p), "-")
+	return hash[:min(keep, len(hash))] + "-" + name
+}
+
+// publishedSource says what a publish makes of a source.
+func publishedSource(g publisher.Generation) string {
+	text := sourceText(g.Source)
+	if g.Unbuilt {
+		text = strings.TrimSuffix(text, " (closure unpinned)") + " (to be built)"
+	}
+	if g.Same {
+		text += " (as before)"
+	}
+	return text
+}
