@@ -193,7 +193,7 @@ func outcome(r execute.Result) (reconcile.Run, string) {
 		return reconcile.RunSucceeded, ""
 	case execute.OutcomeHung:
 		return reconcile.RunHung, r.Message
-	case execute.OutcomeLost, execute.OutcomeStopped:
+	case execute.OutcomeLost, execute.OutcomeStopped, execute.OutcomeBusy:
 		return reconcile.RunLost, r.Message
 	case execute.OutcomeExit:
 		// What it printed does not travel: it may be secret, and the coordinator is

@@ -4,17 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
 
 // Limits on actions.
 const (
-	MaxSteps       = 64
-	MaxArgs        = 256
-	MaxEnv         = 256
-	MaxOKCodes     = 16
+	MaxSteps     = 64
+	MaxArgs      = 256
+	MaxEnv       = 256
+	MaxSyncPaths = 16
+	// MaxCodes bounds each list of exit codes.
+	MaxCodes = 16
+	// MaxStringBytes bounds one argument, variable or text.
 	MaxStringBytes = 32 << 10
 	// MaxActionBytes bounds all strings of one action together.
 	MaxActionBytes = 256 << 10
@@ -87,83 +89,42 @@ func (a Action) Validate() error {
 type Step struct {
 	Exec *Exec `json:"exec,omitempty"`
 	Link *Link `json:"link,omitempty"`
+	Sync *Sync `json:"sync,omitempty"`
 }
 
 // Validate checks the step.
 func (s Step) Validate() error {
+	kinds := 0
+	for _, set := range []bool{s.Exec != nil, s.Link != nil, s.Sync != nil} {
+		if set {
+			kinds++
+		}
+	}
 	switch {
-	case s.Exec != nil && s.Link != nil:
-		return fmt.Errorf("%w: a step has both a program and a link", ErrAction)
+	case kinds != 1:
+		return fmt.Errorf("%w: a step has %d kinds of effects: want a program, a link or a sync", ErrAction, kinds)
 	case s.Exec != nil:
 		return s.Exec.Validate()
 	case s.Link != nil:
 		return s.Link.Validate()
 	}
-	return fmt.Errorf("%w: a step has neither a program nor a link", ErrAction)
+	return s.Sync.Validate()
 }
 
 func (s Step) size() int {
 	n := 0
 	if e := s.Exec; e != nil {
-		n += len(e.User) + len(e.Dir)
-		for _, v := range slices.Concat(e.Argv, e.Env) {
-			n += len(v)
-		}
+		n += e.size()
 	}
 	if l := s.Link; l != nil {
 		n += len(l.Path) + len(l.Target)
 	}
+	if s.Sync != nil {
+		for _, p := range s.Sync.Paths {
+			n += len(p)
+		}
+	}
 	return n
-}
-
-// Exec runs a program.
-type Exec struct {
-	// Argv is the program (an absolute path) and its arguments.
-	Argv []string `json:"argv"`
-	// Env is the whole environment, NAME=VALUE.
-	Env []string `json:"env,omitempty"`
-	// User to run as; empty for the agent's own.
-	User string `json:"user,omitempty"`
-	// Dir is the working directory (an absolute path); empty for "/".
-	Dir string `json:"dir,omitempty"`
-	// OKCodes are exit codes that count as success besides 0.
-	OKCodes []int `json:"ok_codes,omitempty"`
-}
-
-// Validate checks the program.
-func (e Exec) Validate() error {
-	if len(e.Argv) == 0 {
-		return fmt.Errorf("%w: no program", ErrAction)
-	}
-	if err := checkPath("program", e.Argv[0]); err != nil {
-		return err
-	}
-	if e.Dir != "" {
-		if err := checkPath("directory", e.Dir); err != nil {
-			return err
-		}
-	}
-	if len(e.Argv) > MaxArgs || len(e.Env) > MaxEnv || len(e.OKCodes) > MaxOKCodes {
-		return fmt.Errorf("%w: %s: at most %d arguments, %d variables and %d exit codes are allowed",
-			ErrAction, e.Argv[0], MaxArgs, MaxEnv, MaxOKCodes)
-	}
-	for _, v := range slices.Concat(e.Argv, e.Env, []string{e.User}) {
-		if strings.ContainsRune(v, 0) || len(v) > MaxStringBytes {
-			return fmt.Errorf("%w: %s: an argument or variable holds a NUL or is longer than %d bytes",
-				ErrAction, e.Argv[0], MaxStringBytes)
-		}
-	}
-	for _, v := range e.Env {
-		if name, _, ok := strings.Cut(v, "="); !ok || name == "" {
-			return fmt.Errorf("%w: %s: a variable isn't NAME=VALUE", ErrAction, e.Argv[0])
-		}
-	}
-	for _, c := range e.OKCodes {
-		if c < 0 || c > 255 {
-			return fmt.Errorf("%w: %s: exit code %d: want 0 to 255", ErrAction, e.Argv[0], c)
-		}
-	}
-	return nil
 }
 
 // Link points a symbolic link at a target, by rename.
@@ -183,6 +144,26 @@ func (l Link) Validate() error {
 		return nil
 	}
 	return checkPath("link target", l.Target)
+}
+
+// Sync makes everything that was written to file systems durable (syncfs).
+type Sync struct {
+	// Paths, absolute: one on each of the file systems. What is on one file system
+	// is synced once.
+	Paths []string `json:"paths"`
+}
+
+// Validate checks the paths.
+func (s Sync) Validate() error {
+	if len(s.Paths) == 0 || len(s.Paths) > MaxSyncPaths {
+		return fmt.Errorf("%w: a sync of %d paths: want 1 to %d", ErrAction, len(s.Paths), MaxSyncPaths)
+	}
+	for _, p := range s.Paths {
+		if err := checkPath("path to sync", p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkPath wants an absolute, clean, bounded path.

@@ -27,6 +27,10 @@ func linkStep(path, target string) driver.Step {
 	return driver.Step{Link: &driver.Link{Path: path, Target: target}}
 }
 
+func syncStep(paths ...string) driver.Step {
+	return driver.Step{Sync: &driver.Sync{Paths: paths}}
+}
+
 func TestValidate(t *testing.T) {
 	good := execStep(func(*driver.Exec) {})
 	for _, c := range []struct {
@@ -59,6 +63,23 @@ func TestValidate(t *testing.T) {
 		{"nameless variable", action(execStep(func(e *driver.Exec) { e.Env = []string{"=x"} })), false},
 		{"relative directory", action(execStep(func(e *driver.Exec) { e.Dir = "x" })), false},
 		{"exit code", action(execStep(func(e *driver.Exec) { e.OKCodes = []int{256} })), false},
+		{"busy without an exit code", action(execStep(func(e *driver.Exec) { e.BusyCodes = []int{0} })), false},
+		{"exit code with two meanings", action(execStep(func(e *driver.Exec) { e.BusyCodes = []int{4} })), false},
+		{"failed units that are fine anyway", action(execStep(func(e *driver.Exec) { e.FailedUnitsCode = 4 })), false},
+		{"exit code of failed units", action(execStep(func(e *driver.Exec) { e.FailedUnitsCode = -1 })), false},
+		{"many exit codes", action(execStep(func(e *driver.Exec) { e.BusyCodes = make([]int, driver.MaxCodes+1) })), false},
+		{"meaning of no exit code", action(execStep(func(e *driver.Exec) { e.Meanings = map[int]string{300: "x"} })), false},
+		{"long meaning", action(execStep(func(e *driver.Exec) {
+			e.Meanings = map[int]string{1: strings.Repeat("x", driver.MaxStringBytes+1)}
+		})), false},
+		{"condition", action(execStep(func(e *driver.Exec) { e.Unless = &driver.Link{Path: "/a", Target: "/b"} })), true},
+		{"condition without target", action(execStep(func(e *driver.Exec) { e.Unless = &driver.Link{Path: "/a"} })), false},
+		{"relative condition", action(execStep(func(e *driver.Exec) { e.Unless = &driver.Link{Path: "a", Target: "/b"} })), false},
+		{"sync", action(syncStep("/a", "/b")), true},
+		{"sync of nothing", action(syncStep()), false},
+		{"sync of much", action(syncStep(make([]string, driver.MaxSyncPaths+1)...)), false},
+		{"relative sync", action(syncStep("a")), false},
+		{"link and sync", action(driver.Step{Link: &driver.Link{Path: "/a"}, Sync: &driver.Sync{Paths: []string{"/a"}}}), false},
 		{"relative link", action(linkStep("a", "/b")), false},
 		{"relative target", action(linkStep("/a", "b")), false},
 		{"long link", action(linkStep("/"+strings.Repeat("a", 5000), "/b")), false},
@@ -74,13 +95,20 @@ func TestValidate(t *testing.T) {
 }
 
 func TestActionThroughJSON(t *testing.T) {
-	want := action(execStep(func(*driver.Exec) {}), linkStep("/a", ""))
+	want := action(execStep(func(*driver.Exec) {}), linkStep("/a", ""), execStep(func(e *driver.Exec) {
+		*e = driver.Exec{
+			Argv: []string{"/s"}, Unless: &driver.Link{Path: "/p", Target: "/t"}, BusyCodes: []int{11}, FailedUnitsCode: 4,
+			Meanings: map[int]string{100: "reboot"},
+		}
+	}), syncStep("/nix"))
 	data, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const text = `{"steps":[{"exec":{"argv":["/bin/true","x"],"env":["A=b"],"user":"somebody","dir":"/","ok_codes":[4]}},` +
-		`{"link":{"path":"/a","target":""}}],"deadline":60000000000}`
+		`{"link":{"path":"/a","target":""}},` +
+		`{"exec":{"argv":["/s"],"unless":{"path":"/p","target":"/t"},"busy_codes":[11],"failed_units_code":4,"meanings":{"100":"reboot"}}},` +
+		`{"sync":{"paths":["/nix"]}}],"deadline":60000000000}`
 	// Journals of older agents hold this form.
 	if diff := cmp.Diff(text, string(data)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -35,19 +35,49 @@ func actionToProto(a Action) *driverv1.Action {
 		step := &driverv1.Step{}
 		switch {
 		case s.Exec != nil:
-			codes := make([]int32, 0, len(s.Exec.OKCodes))
-			for _, c := range s.Exec.OKCodes {
-				codes = append(codes, int32(c)) //nolint:gosec // The other side checks for 0 to 255.
-			}
-			step.Effect = &driverv1.Step_Exec{Exec: &driverv1.Exec{
-				Argv: s.Exec.Argv, Env: s.Exec.Env, User: s.Exec.User, Dir: s.Exec.Dir, OkCodes: codes,
-			}}
+			step.Effect = &driverv1.Step_Exec{Exec: execToProto(s.Exec)}
 		case s.Link != nil:
-			step.Effect = &driverv1.Step_Link{Link: &driverv1.Link{Path: s.Link.Path, Target: s.Link.Target}}
+			step.Effect = &driverv1.Step_Link{Link: linkToProto(s.Link)}
+		case s.Sync != nil:
+			step.Effect = &driverv1.Step_Sync{Sync: &driverv1.Sync{Paths: s.Sync.Paths}}
 		}
 		p.Steps = append(p.Steps, step)
 	}
 	return p
+}
+
+func execToProto(e *Exec) *driverv1.Exec {
+	p := &driverv1.Exec{
+		Argv: e.Argv, Env: e.Env, User: e.User, Dir: e.Dir, Unless: linkToProto(e.Unless),
+		OkCodes: codesToProto(e.OKCodes), BusyCodes: codesToProto(e.BusyCodes),
+		FailedUnitsCode: codeToProto(e.FailedUnitsCode),
+	}
+	for c, text := range e.Meanings {
+		if p.Meanings == nil {
+			p.Meanings = make(map[int32]string, len(e.Meanings))
+		}
+		p.Meanings[codeToProto(c)] = text
+	}
+	return p
+}
+
+func codesToProto(codes []int) []int32 {
+	var p []int32
+	for _, c := range codes {
+		p = append(p, codeToProto(c))
+	}
+	return p
+}
+
+func codeToProto(c int) int32 {
+	return int32(c) //nolint:gosec // The other side checks for 0 to 255.
+}
+
+func linkToProto(l *Link) *driverv1.Link {
+	if l == nil {
+		return nil
+	}
+	return &driverv1.Link{Path: l.Path, Target: l.Target}
 }
 
 func activationFromProto(p *driverv1.ActivationResponse) (Activation, error) {
@@ -68,17 +98,45 @@ func actionFromProto(p *driverv1.Action) Action {
 		var step Step
 		switch e := s.GetEffect().(type) {
 		case *driverv1.Step_Exec:
-			x := &Exec{Argv: e.Exec.GetArgv(), Env: e.Exec.GetEnv(), User: e.Exec.GetUser(), Dir: e.Exec.GetDir()}
-			for _, c := range e.Exec.GetOkCodes() {
-				x.OKCodes = append(x.OKCodes, int(c))
-			}
-			step.Exec = x
+			step.Exec = execFromProto(e.Exec)
 		case *driverv1.Step_Link:
-			step.Link = &Link{Path: e.Link.GetPath(), Target: e.Link.GetTarget()}
+			step.Link = linkFromProto(e.Link)
+		case *driverv1.Step_Sync:
+			step.Sync = &Sync{Paths: e.Sync.GetPaths()}
 		}
 		a.Steps = append(a.Steps, step)
 	}
 	return a
+}
+
+func execFromProto(p *driverv1.Exec) *Exec {
+	e := &Exec{
+		Argv: p.GetArgv(), Env: p.GetEnv(), User: p.GetUser(), Dir: p.GetDir(),
+		OKCodes: codesFromProto(p.GetOkCodes()), BusyCodes: codesFromProto(p.GetBusyCodes()),
+		FailedUnitsCode: int(p.GetFailedUnitsCode()),
+	}
+	if p.GetUnless() != nil {
+		e.Unless = linkFromProto(p.GetUnless())
+	}
+	for c, text := range p.GetMeanings() {
+		if e.Meanings == nil {
+			e.Meanings = make(map[int]string, len(p.GetMeanings()))
+		}
+		e.Meanings[int(c)] = text
+	}
+	return e
+}
+
+func codesFromProto(p []int32) []int {
+	var codes []int
+	for _, c := range p {
+		codes = append(codes, int(c))
+	}
+	return codes
+}
+
+func linkFromProto(p *driverv1.Link) *Link {
+	return &Link{Path: p.GetPath(), Target: p.GetTarget()}
 }
 
 func boundLines(lines []string) []string {

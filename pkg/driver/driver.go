@@ -48,6 +48,11 @@ type BuildRequest struct {
 	Source  fleet.Source
 	// Blobs that the source names, verified: digest to absolute file name.
 	Blobs map[fleet.Digest]string
+	// Closure is a file with the closure manifest that the source names, as JSON:
+	// its signatures, its fleet and that it is of the pinned path were verified.
+	// Empty where the source names none. Its blob is the envelope, which only who
+	// holds the trust root can judge.
+	Closure string
 }
 
 // Progress is what a build is doing.

@@ -143,6 +143,7 @@ func TestBadRequests(t *testing.T) {
 		{Profile: "../x"},
 		{Profile: fleet.System, Blobs: map[fleet.Digest]string{"md5:x": "/a"}},
 		{Profile: fleet.System, Blobs: map[fleet.Digest]string{fleet.DigestOf(nil): "relative"}},
+		{Profile: fleet.System, Closure: "relative"},
 	} {
 		if _, err := d.Build(t.Context(), req, nil); !errors.Is(err, driver.ErrSource) {
 			t.Errorf("%+v: got %v", req, err)

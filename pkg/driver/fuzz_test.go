@@ -14,7 +14,13 @@ import (
 // and comes back the same.
 func FuzzActivation(f *testing.F) {
 	seed, err := proto.Marshal(activationToProto(Activation{Activate: Action{Deadline: 1, Steps: []Step{
-		{Exec: &Exec{Argv: []string{"/bin/true"}, OKCodes: []int{1}}}, {Link: &Link{Path: "/a"}},
+		{Exec: &Exec{Argv: []string{"/bin/true"}, OKCodes: []int{1}}},
+		{Link: &Link{Path: "/a"}},
+		{Exec: &Exec{
+			Argv: []string{"/s"}, Unless: &Link{Path: "/p", Target: "/t"}, BusyCodes: []int{11}, FailedUnitsCode: 4,
+			Meanings: map[int]string{100: "reboot"},
+		}},
+		{Sync: &Sync{Paths: []string{"/nix"}}},
 	}}}))
 	if err != nil {
 		f.Fatal(err)

@@ -97,6 +97,9 @@ func buildRequest(req *driverv1.BuildRequest) (BuildRequest, error) {
 		}
 		r.Blobs[digest] = file
 	}
+	if r.Closure = req.GetClosure(); r.Closure != "" && !filepath.IsAbs(r.Closure) {
+		return BuildRequest{}, fmt.Errorf("%w: closure file %q: want an absolute path", ErrSource, r.Closure)
+	}
 	return r, nil
 }
 
@@ -105,7 +108,7 @@ func buildRequestToProto(req BuildRequest) (*driverv1.BuildRequest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing source: %w", err)
 	}
-	p := &driverv1.BuildRequest{Profile: string(req.Profile), Source: source, Blobs: make(map[string]string, len(req.Blobs))}
+	p := &driverv1.BuildRequest{Profile: string(req.Profile), Source: source, Closure: req.Closure, Blobs: make(map[string]string, len(req.Blobs))}
 	for d, file := range req.Blobs {
 		p.Blobs[string(d)] = file
 	}

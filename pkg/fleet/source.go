@@ -86,6 +86,17 @@ func (s Source) Blobs() []BlobRef {
 	return nil
 }
 
+// Closure is the blob of the closure manifest; nil where the source names none.
+func (s Source) Closure() *BlobRef {
+	switch {
+	case s.Flake != nil:
+		return s.Flake.Closure
+	case s.StorePath != nil:
+		return &s.StorePath.Closure
+	}
+	return nil
+}
+
 // OutPath is the pinned store path; empty for a bundle or where it is unpinned.
 func (s Source) OutPath() string {
 	switch {

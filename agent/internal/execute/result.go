@@ -55,6 +55,9 @@ const (
 	OutcomeExit Outcome = "exit"
 	// OutcomeHung: the deadline passed; the program was killed.
 	OutcomeHung Outcome = "hung"
+	// OutcomeBusy: something else held a lock until the deadline; the step did
+	// nothing.
+	OutcomeBusy Outcome = "busy"
 	// OutcomeError: a step couldn't be carried out.
 	OutcomeError Outcome = "error"
 	// OutcomeStopped: the runner was told to stop, as at a shutdown; how much was

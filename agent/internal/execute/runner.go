@@ -136,8 +136,12 @@ func (r *run) all() Result {
 			if err := atomicfile.Symlink(s.Link.Target, s.Link.Path); err != nil {
 				res = Result{Outcome: OutcomeError, Message: err.Error()}
 			}
+		case s.Sync != nil:
+			if err := atomicfile.SyncFS(s.Sync.Paths...); err != nil {
+				res = Result{Outcome: OutcomeError, Message: err.Error()}
+			}
 		case s.Exec != nil:
-			res = r.exec(i, s.Exec, late)
+			res = r.program(i, s.Exec, late)
 		}
 		crashpoint.Hit(crashpoint.RunnerStepped)
 		if res.Outcome != "" {
@@ -158,7 +162,7 @@ func (r *run) stopped(step int) Result {
 		"the runner was told to stop in step %d of %d", step+1, len(r.req.Action.Steps))}
 }
 
-// exec runs one program; the zero Result means that it ended well.
+// exec runs one program once; the zero Result means that it ended well.
 func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
 	cmd, err := r.start(x)
 	if err != nil {
@@ -240,6 +244,9 @@ func (r *run) judge(step int, x *driver.Exec, err error) Result {
 		return Result{}
 	}
 	how := "ended with exit code " + strconv.Itoa(code)
+	if text := x.Meanings[code]; text != "" {
+		how += " (" + text + ")"
+	}
 	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		how = "was ended by signal " + unix.SignalName(ws.Signal())
 	}

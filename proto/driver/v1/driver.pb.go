@@ -122,7 +122,11 @@ type BuildRequest struct {
 	// The generation's source as JSON (pkg/fleet Source).
 	Source []byte `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
 	// Blobs that the source names, verified: digest to file.
-	Blobs         map[string]string `protobuf:"bytes,3,rep,name=blobs,proto3" json:"blobs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Blobs map[string]string `protobuf:"bytes,3,rep,name=blobs,proto3" json:"blobs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// File (an absolute path) with the closure manifest that the source names, as
+	// JSON (pkg/fleet ClosureManifest), its signatures verified; empty where the
+	// source names none.
+	Closure       string `protobuf:"bytes,4,opt,name=closure,proto3" json:"closure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -176,6 +180,13 @@ func (x *BuildRequest) GetBlobs() map[string]string {
 		return x.Blobs
 	}
 	return nil
+}
+
+func (x *BuildRequest) GetClosure() string {
+	if x != nil {
+		return x.Closure
+	}
+	return ""
 }
 
 // BuildResponse is progress, or the result.
@@ -553,6 +564,7 @@ type Step struct {
 	//
 	//	*Step_Exec
 	//	*Step_Link
+	//	*Step_Sync
 	Effect        isStep_Effect `protobuf_oneof:"effect"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -613,6 +625,15 @@ func (x *Step) GetLink() *Link {
 	return nil
 }
 
+func (x *Step) GetSync() *Sync {
+	if x != nil {
+		if x, ok := x.Effect.(*Step_Sync); ok {
+			return x.Sync
+		}
+	}
+	return nil
+}
+
 type isStep_Effect interface {
 	isStep_Effect()
 }
@@ -627,9 +648,16 @@ type Step_Link struct {
 	Link *Link `protobuf:"bytes,2,opt,name=link,proto3,oneof"`
 }
 
+type Step_Sync struct {
+	// Makes everything that was written to file systems durable.
+	Sync *Sync `protobuf:"bytes,3,opt,name=sync,proto3,oneof"`
+}
+
 func (*Step_Exec) isStep_Effect() {}
 
 func (*Step_Link) isStep_Effect() {}
+
+func (*Step_Sync) isStep_Effect() {}
 
 // Exec runs a program.
 type Exec struct {
@@ -643,7 +671,19 @@ type Exec struct {
 	// Working directory (an absolute path); empty for "/".
 	Dir string `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`
 	// Exit codes that count as success besides 0.
-	OkCodes       []int32 `protobuf:"varint,5,rep,packed,name=ok_codes,json=okCodes,proto3" json:"ok_codes,omitempty"`
+	OkCodes []int32 `protobuf:"varint,5,rep,packed,name=ok_codes,json=okCodes,proto3" json:"ok_codes,omitempty"`
+	// Exit codes that say that nothing was done because something else holds a
+	// lock: the program is run again after a pause, until the deadline.
+	BusyCodes []int32 `protobuf:"varint,6,rep,packed,name=busy_codes,json=busyCodes,proto3" json:"busy_codes,omitempty"`
+	// Exit code that says that some systemd unit is failed; 0 where none says
+	// that. It counts as success where no unit is failed that was not failed
+	// before.
+	FailedUnitsCode int32 `protobuf:"varint,7,opt,name=failed_units_code,json=failedUnitsCode,proto3" json:"failed_units_code,omitempty"`
+	// The program is not run where this link leads to its target already,
+	// over any number of links.
+	Unless *Link `protobuf:"bytes,8,opt,name=unless,proto3" json:"unless,omitempty"`
+	// What exit codes mean, for people.
+	Meanings      map[int32]string `protobuf:"bytes,9,rep,name=meanings,proto3" json:"meanings,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -713,6 +753,34 @@ func (x *Exec) GetOkCodes() []int32 {
 	return nil
 }
 
+func (x *Exec) GetBusyCodes() []int32 {
+	if x != nil {
+		return x.BusyCodes
+	}
+	return nil
+}
+
+func (x *Exec) GetFailedUnitsCode() int32 {
+	if x != nil {
+		return x.FailedUnitsCode
+	}
+	return 0
+}
+
+func (x *Exec) GetUnless() *Link {
+	if x != nil {
+		return x.Unless
+	}
+	return nil
+}
+
+func (x *Exec) GetMeanings() map[int32]string {
+	if x != nil {
+		return x.Meanings
+	}
+	return nil
+}
+
 // Link points a symbolic link at a target, by rename.
 type Link struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -768,6 +836,52 @@ func (x *Link) GetTarget() string {
 	return ""
 }
 
+// Sync makes everything that was written to file systems durable.
+type Sync struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A path (absolute) on each of the file systems.
+	Paths         []string `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sync) Reset() {
+	*x = Sync{}
+	mi := &file_driver_v1_driver_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sync) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sync) ProtoMessage() {}
+
+func (x *Sync) ProtoReflect() protoreflect.Message {
+	mi := &file_driver_v1_driver_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sync.ProtoReflect.Descriptor instead.
+func (*Sync) Descriptor() ([]byte, []int) {
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Sync) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
 var File_driver_v1_driver_proto protoreflect.FileDescriptor
 
 const file_driver_v1_driver_proto_rawDesc = "" +
@@ -776,11 +890,12 @@ const file_driver_v1_driver_proto_rawDesc = "" +
 	"\x0eCurrentRequest\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\"%\n" +
 	"\x0fCurrentResponse\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\"\xb4\x01\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\xce\x01\n" +
 	"\fBuildRequest\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\fR\x06source\x128\n" +
-	"\x05blobs\x18\x03 \x03(\v2\".driver.v1.BuildRequest.BlobsEntryR\x05blobs\x1a8\n" +
+	"\x05blobs\x18\x03 \x03(\v2\".driver.v1.BuildRequest.BlobsEntryR\x05blobs\x12\x18\n" +
+	"\aclosure\x18\x04 \x01(\tR\aclosure\x1a8\n" +
 	"\n" +
 	"BlobsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -806,20 +921,31 @@ const file_driver_v1_driver_proto_rawDesc = "" +
 	"\brollback\x18\x03 \x01(\v2\x11.driver.v1.ActionR\brollback\"f\n" +
 	"\x06Action\x12%\n" +
 	"\x05steps\x18\x01 \x03(\v2\x0f.driver.v1.StepR\x05steps\x125\n" +
-	"\bdeadline\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\"^\n" +
+	"\bdeadline\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\"\x85\x01\n" +
 	"\x04Step\x12%\n" +
 	"\x04exec\x18\x01 \x01(\v2\x0f.driver.v1.ExecH\x00R\x04exec\x12%\n" +
-	"\x04link\x18\x02 \x01(\v2\x0f.driver.v1.LinkH\x00R\x04linkB\b\n" +
-	"\x06effect\"m\n" +
+	"\x04link\x18\x02 \x01(\v2\x0f.driver.v1.LinkH\x00R\x04link\x12%\n" +
+	"\x04sync\x18\x03 \x01(\v2\x0f.driver.v1.SyncH\x00R\x04syncB\b\n" +
+	"\x06effect\"\xd9\x02\n" +
 	"\x04Exec\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x10\n" +
 	"\x03env\x18\x02 \x03(\tR\x03env\x12\x12\n" +
 	"\x04user\x18\x03 \x01(\tR\x04user\x12\x10\n" +
 	"\x03dir\x18\x04 \x01(\tR\x03dir\x12\x19\n" +
-	"\bok_codes\x18\x05 \x03(\x05R\aokCodes\"2\n" +
+	"\bok_codes\x18\x05 \x03(\x05R\aokCodes\x12\x1d\n" +
+	"\n" +
+	"busy_codes\x18\x06 \x03(\x05R\tbusyCodes\x12*\n" +
+	"\x11failed_units_code\x18\a \x01(\x05R\x0ffailedUnitsCode\x12'\n" +
+	"\x06unless\x18\b \x01(\v2\x0f.driver.v1.LinkR\x06unless\x129\n" +
+	"\bmeanings\x18\t \x03(\v2\x1d.driver.v1.Exec.MeaningsEntryR\bmeanings\x1a;\n" +
+	"\rMeaningsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"2\n" +
 	"\x04Link\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
-	"\x06target\x18\x02 \x01(\tR\x06target2\x93\x02\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\"\x1c\n" +
+	"\x04Sync\x12\x14\n" +
+	"\x05paths\x18\x01 \x03(\tR\x05paths2\x93\x02\n" +
 	"\rDriverService\x12@\n" +
 	"\aCurrent\x12\x19.driver.v1.CurrentRequest\x1a\x1a.driver.v1.CurrentResponse\x12<\n" +
 	"\x05Build\x12\x17.driver.v1.BuildRequest\x1a\x18.driver.v1.BuildResponse0\x01\x127\n" +
@@ -839,7 +965,7 @@ func file_driver_v1_driver_proto_rawDescGZIP() []byte {
 	return file_driver_v1_driver_proto_rawDescData
 }
 
-var file_driver_v1_driver_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_driver_v1_driver_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_driver_v1_driver_proto_goTypes = []any{
 	(*CurrentRequest)(nil),      // 0: driver.v1.CurrentRequest
 	(*CurrentResponse)(nil),     // 1: driver.v1.CurrentResponse
@@ -853,31 +979,36 @@ var file_driver_v1_driver_proto_goTypes = []any{
 	(*Step)(nil),                // 9: driver.v1.Step
 	(*Exec)(nil),                // 10: driver.v1.Exec
 	(*Link)(nil),                // 11: driver.v1.Link
-	nil,                         // 12: driver.v1.BuildRequest.BlobsEntry
-	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
+	(*Sync)(nil),                // 12: driver.v1.Sync
+	nil,                         // 13: driver.v1.BuildRequest.BlobsEntry
+	nil,                         // 14: driver.v1.Exec.MeaningsEntry
+	(*durationpb.Duration)(nil), // 15: google.protobuf.Duration
 }
 var file_driver_v1_driver_proto_depIdxs = []int32{
-	12, // 0: driver.v1.BuildRequest.blobs:type_name -> driver.v1.BuildRequest.BlobsEntry
+	13, // 0: driver.v1.BuildRequest.blobs:type_name -> driver.v1.BuildRequest.BlobsEntry
 	8,  // 1: driver.v1.ActivationResponse.activate:type_name -> driver.v1.Action
 	8,  // 2: driver.v1.ActivationResponse.commit:type_name -> driver.v1.Action
 	8,  // 3: driver.v1.ActivationResponse.rollback:type_name -> driver.v1.Action
 	9,  // 4: driver.v1.Action.steps:type_name -> driver.v1.Step
-	13, // 5: driver.v1.Action.deadline:type_name -> google.protobuf.Duration
+	15, // 5: driver.v1.Action.deadline:type_name -> google.protobuf.Duration
 	10, // 6: driver.v1.Step.exec:type_name -> driver.v1.Exec
 	11, // 7: driver.v1.Step.link:type_name -> driver.v1.Link
-	0,  // 8: driver.v1.DriverService.Current:input_type -> driver.v1.CurrentRequest
-	2,  // 9: driver.v1.DriverService.Build:input_type -> driver.v1.BuildRequest
-	4,  // 10: driver.v1.DriverService.Diff:input_type -> driver.v1.DiffRequest
-	6,  // 11: driver.v1.DriverService.Activation:input_type -> driver.v1.ActivationRequest
-	1,  // 12: driver.v1.DriverService.Current:output_type -> driver.v1.CurrentResponse
-	3,  // 13: driver.v1.DriverService.Build:output_type -> driver.v1.BuildResponse
-	5,  // 14: driver.v1.DriverService.Diff:output_type -> driver.v1.DiffResponse
-	7,  // 15: driver.v1.DriverService.Activation:output_type -> driver.v1.ActivationResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 8: driver.v1.Step.sync:type_name -> driver.v1.Sync
+	11, // 9: driver.v1.Exec.unless:type_name -> driver.v1.Link
+	14, // 10: driver.v1.Exec.meanings:type_name -> driver.v1.Exec.MeaningsEntry
+	0,  // 11: driver.v1.DriverService.Current:input_type -> driver.v1.CurrentRequest
+	2,  // 12: driver.v1.DriverService.Build:input_type -> driver.v1.BuildRequest
+	4,  // 13: driver.v1.DriverService.Diff:input_type -> driver.v1.DiffRequest
+	6,  // 14: driver.v1.DriverService.Activation:input_type -> driver.v1.ActivationRequest
+	1,  // 15: driver.v1.DriverService.Current:output_type -> driver.v1.CurrentResponse
+	3,  // 16: driver.v1.DriverService.Build:output_type -> driver.v1.BuildResponse
+	5,  // 17: driver.v1.DriverService.Diff:output_type -> driver.v1.DiffResponse
+	7,  // 18: driver.v1.DriverService.Activation:output_type -> driver.v1.ActivationResponse
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_driver_v1_driver_proto_init() }
@@ -888,6 +1019,7 @@ func file_driver_v1_driver_proto_init() {
 	file_driver_v1_driver_proto_msgTypes[9].OneofWrappers = []any{
 		(*Step_Exec)(nil),
 		(*Step_Link)(nil),
+		(*Step_Sync)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -895,7 +1027,7 @@ func file_driver_v1_driver_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_driver_v1_driver_proto_rawDesc), len(file_driver_v1_driver_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
