@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
@@ -40,7 +41,7 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 		way.back = ps.LastGood
 	}
 	policy := o.Generation.Doc.Policy
-	act, err := w.compose(ctx, d, way, policy.ActivationDeadline.Or(fleet.DefaultActivation))
+	act, err := w.compose(ctx, way, policy.ActivationDeadline.Or(fleet.DefaultActivation))
 	if errors.Is(err, driver.ErrNotBuilt) {
 		// The next attempt looks again whether what was staged is whole.
 		w.note(func(f *facts) { f.built = "" })
@@ -103,25 +104,25 @@ type route struct {
 
 // compose makes the actions: the driver's own, with the secrets' link flipped
 // in front of them. Where only the secrets differ, only they change.
-func (w *worker) compose(ctx context.Context, d driver.Driver, r route, deadline time.Duration) (*journal.Activation, error) {
+func (w *worker) compose(ctx context.Context, r route, deadline time.Duration) (*journal.Activation, error) {
 	from, to, back := r.from, r.to, r.back
 	act := &journal.Activation{From: from, To: to}
 	if !back.Is(from.Ref) || back.Path != from.Path {
 		act.RollbackTo = &back
 	}
-	var do driver.Activation
-	var err error
-	if from.Path != to.Path || r.again {
-		if do, err = d.Activation(ctx, w.profile, from.Path, to.Path); err != nil {
-			return nil, err //nolint:wrapcheck // It says what failed.
-		}
+	do, err := w.between(ctx, from, to)
+	if err != nil {
+		return nil, err
+	}
+	if from.Path == to.Path && !r.again {
+		do.Activate, do.Rollback = driver.Action{}, driver.Action{}
 	}
 	if back.Path != from.Path {
 		// Also where the way leads to back itself: half an activation is not
 		// undone by doing nothing.
-		undo, err := d.Activation(ctx, w.profile, back.Path, to.Path)
+		undo, err := w.between(ctx, back, to)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // It says what failed.
+			return nil, err
 		}
 		do.Rollback = undo.Rollback
 	}
@@ -136,6 +137,44 @@ func (w *worker) compose(ctx context.Context, d driver.Driver, r route, deadline
 	do.Rollback.Deadline = max(deadline, w.deadlineOf(back))
 	act.Activate, act.Commit, act.Rollback = do.Activate, do.Commit, do.Rollback
 	return act, do.Validate()
+}
+
+// between is the way from one built path to another. Each is left and entered by
+// the driver that built it.
+func (w *worker) between(ctx context.Context, from, to journal.Built) (driver.Activation, error) {
+	if from.Path == "" && to.Path == "" {
+		return driver.Activation{}, nil
+	}
+	if from.Path == "" {
+		from.Driver = to.Driver
+	}
+	if to.Path == "" {
+		to.Driver = from.Driver
+	}
+	leaves, leaver, err := w.maker(from)
+	if err != nil {
+		return driver.Activation{}, err
+	}
+	enters, enterer, err := w.maker(to)
+	if err != nil {
+		return driver.Activation{}, err
+	}
+	if leaves == enters {
+		return enterer.Activation(ctx, w.profile, from.Path, to.Path) //nolint:wrapcheck // It says what failed.
+	}
+	leave, err := leaver.Activation(ctx, w.profile, from.Path, "")
+	if err != nil {
+		return driver.Activation{}, fmt.Errorf("leaving driver %s: %w", leaves, err)
+	}
+	enter, err := enterer.Activation(ctx, w.profile, "", to.Path)
+	if err != nil {
+		return driver.Activation{}, fmt.Errorf("entering driver %s: %w", enters, err)
+	}
+	return driver.Activation{
+		Activate: driver.Action{Steps: slices.Concat(leave.Activate.Steps, enter.Activate.Steps)},
+		Commit:   driver.Action{Steps: slices.Concat(leave.Commit.Steps, enter.Commit.Steps)},
+		Rollback: driver.Action{Steps: slices.Concat(enter.Rollback.Steps, leave.Rollback.Steps)},
+	}, nil
 }
 
 // deadlineOf is what a generation's own policy gives its activation: a way back
@@ -185,12 +224,8 @@ func (w *worker) wayBack(ctx context.Context, seq uint64, ps journal.ProfileStat
 	if err != nil {
 		return nil, fmt.Errorf("composing the way back: %w", err)
 	}
-	d, err := w.a.driverOf(g.Source.Driver)
-	if err != nil {
-		return nil, err
-	}
 	way := route{from: ps.LastGood, to: ps.Current, back: ps.LastGood}
-	act, err := w.compose(ctx, d, way, g.Policy.ActivationDeadline.Or(fleet.DefaultActivation))
+	act, err := w.compose(ctx, way, g.Policy.ActivationDeadline.Or(fleet.DefaultActivation))
 	if err != nil {
 		return nil, fmt.Errorf("composing the way back: %w", err)
 	}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -34,6 +33,7 @@ type runOptions struct {
 	poll                  time.Duration
 	env                   []string
 	path                  string
+	maxJobs               string
 	logFormat, logLevel   string
 }
 
@@ -69,7 +69,8 @@ on without the agent, and the next one takes it up.`,
 	f.BoolVar(&ro.observe, "observe", false, "activate nothing, whatever the policy says")
 	f.DurationVar(&ro.poll, "poll-interval", DefaultPollInterval, "how long to rely on the coordinator's hints before asking")
 	f.StringArrayVar(&ro.env, "env", nil, "`NAME=VALUE` for activations and probes; may be repeated")
-	f.StringVar(&ro.path, "path", "", "PATH for the programs of bundles")
+	f.StringVar(&ro.path, "path", "", "PATH for nix and for the programs of generations")
+	f.StringVar(&ro.maxJobs, "nix-max-jobs", "", "how many derivations nix builds at a `time`, a number or auto (default: what nix is configured to)")
 	return c
 }
 
@@ -169,14 +170,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 		Join: join, JoinFile: o.joinFile, Coordinator: o.coordinator, Observe: o.observe,
 		AgeIdentity: o.ageIdentity, Runner: runner, ExtraEnv: o.env,
 		Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, Log: log,
-		OpenDrivers: func() (map[string]driver.Driver, func() error, error) {
-			d, err := bundledriver.New(bundledriver.Config{Root: bundles, Path: o.path})
-			if err != nil {
-				return nil, nil, err //nolint:wrapcheck // It says what failed.
-			}
-			connected, stop, err := driver.InProcess(d)
-			return map[string]driver.Driver{bundledriver.Name: connected}, stop, err
-		},
+		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },
 	})
 }
 

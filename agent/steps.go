@@ -84,35 +84,6 @@ func (w *worker) target(p reconcile.Plan) (*desired.Opened, driver.Driver, error
 	return o, d, err
 }
 
-// adopt records what runs, of whatever making, as generation 0.
-func (w *worker) adopt(ctx context.Context) error {
-	built := journal.Built{}
-	d := w.anyDriver()
-	path, err := d.Current(ctx, w.profile)
-	if err != nil {
-		return fmt.Errorf("adopting what runs: %w", err)
-	}
-	built.Path = path
-	if built.Secrets, err = secrets.Current(w.a.config.secretsRoot(w.profile)); err != nil {
-		return fmt.Errorf("adopting what runs: %w", err)
-	}
-	return w.append(journal.Record{Kind: journal.KindAdopt, Built: &built})
-}
-
-// anyDriver is that of the newest generation, else any: before there is a
-// generation, an agent with several drivers can't know whose the profile is.
-func (w *worker) anyDriver() driver.Driver {
-	if newest := w.a.bound.Load().desired.Newest(w.profile); newest != nil {
-		if d := w.a.drivers[newest.Generation.Doc.Source.Driver]; d != nil {
-			return d
-		}
-	}
-	for _, d := range w.a.drivers {
-		return d
-	}
-	return nil
-}
-
 func (w *worker) accept(ctx context.Context, p reconcile.Plan) error {
 	o, err := w.a.bound.Load().desired.Load(p.Target.Digest)
 	if err != nil {
@@ -171,6 +142,10 @@ func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
 func (w *worker) builtBefore(ctx context.Context, d driver.Driver, source fleet.Source) bool {
 	for _, ref := range source.Blobs() {
 		if !w.a.blobs.Has(ref) {
+			// A closure manifest is of no use to a driver before it is verified.
+			if source.Closure() != nil {
+				return false
+			}
 			_, err := d.Build(ctx, driver.BuildRequest{Profile: w.profile, Source: source}, nil)
 			return err == nil
 		}
@@ -222,7 +197,7 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 	}
 	w.a.building.RLock()
 	defer w.a.building.RUnlock()
-	path, err := d.Build(ctx, req, nil)
+	path, err := w.buildPinned(ctx, d, req)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -233,7 +208,7 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 		w.later(ctx, p, fleet.ReasonBuildFailed, err)
 		return nil
 	}
-	built := journal.Built{Ref: p.Target, Path: path, Source: sourceDigest(o.Generation.Doc.Source)}
+	built := journal.Built{Ref: p.Target, Path: path, Driver: req.Source.Driver, Source: sourceDigest(req.Source)}
 	if built.Secrets, err = w.prepareSecrets(ctx, o); err != nil {
 		w.refetch(p)
 		w.later(ctx, p, fleet.ReasonSecretsFailed, err)

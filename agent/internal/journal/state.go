@@ -59,6 +59,9 @@ type Built struct {
 	Ref fleet.Ref `json:"ref"`
 	// Path is what the driver built; empty where nothing runs.
 	Path string `json:"path,omitempty"`
+	// Driver names the driver that built Path; empty where nothing runs, and in
+	// records of agents that had only the bundle driver.
+	Driver string `json:"driver,omitempty"`
 	// Secrets is the directory of its decrypted secrets; empty for none.
 	Secrets string `json:"secrets,omitempty"`
 	// Source is a digest of the source: equal ones need no new activation.

@@ -1,0 +1,146 @@
+// Package nixdriver has the built-in drivers of profiles that Nix builds:
+// "nixos", which switches a NixOS system, and "nix", which runs the activate
+// program of an out path, as system-manager has.
+//
+// Both build with one nix process and keep what the agent needs from garbage
+// collection by links in one directory below Nix's roots, each named like its
+// store path. An activation names everything by path, never by the number of a
+// profile's generation: what was recorded is what is gone back to.
+package nixdriver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// DefaultPath is PATH of nix and of what activations run.
+const DefaultPath = "/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// DefaultBuildTimeout bounds one build: a large system that no cache has takes
+// hours.
+const DefaultBuildTimeout = 12 * time.Hour
+
+// Config is what a driver needs.
+type Config struct {
+	// Path is PATH, where nix is found too; default DefaultPath.
+	Path string
+	// Root is put in front of the places that Nix and NixOS have, for tests;
+	// default none.
+	Root string
+	// Deadline of actions; default driver.DefaultDeadline.
+	Deadline time.Duration
+	// BuildTimeout of one build; default DefaultBuildTimeout.
+	BuildTimeout time.Duration
+	// MaxJobs is how many derivations are built at a time, as nix takes it; default
+	// what Nix is configured to.
+	MaxJobs string
+}
+
+func (c Config) withDefaults() Config {
+	if c.Path == "" {
+		c.Path = DefaultPath
+	}
+	if c.Deadline == 0 {
+		c.Deadline = driver.DefaultDeadline
+	}
+	if c.BuildTimeout == 0 {
+		c.BuildTimeout = DefaultBuildTimeout
+	}
+	return c
+}
+
+// Places of Nix and NixOS.
+const (
+	storeDir      = "/nix/store"
+	rootsDir      = "/nix/var/nix/gcroots/fleet"
+	profilesDir   = "/nix/var/nix/profiles"
+	currentSystem = "/run/current-system"
+)
+
+// base is what both drivers share.
+type base struct {
+	name   string
+	config Config
+	damage damage
+}
+
+func (b *base) at(place string) string { return filepath.Join(b.config.Root, place) }
+
+// nix finds the program. An activation names it by where its links lead: the
+// place in PATH may be another program's by then.
+func (b *base) nix() (string, error) {
+	for _, dir := range filepath.SplitList(b.config.Path) {
+		file := filepath.Join(dir, "nix")
+		if executable(file) {
+			return file, nil
+		}
+	}
+	return "", errors.New("there is no nix in " + b.config.Path)
+}
+
+// executable says whether a file, or what a link leads to, may be run.
+func executable(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
+}
+
+// resolve follows a link into the store; "" where there is none.
+func (b *base) resolve(link string) (string, error) {
+	path, err := filepath.EvalSymlinks(b.at(link))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("reading what runs: %w", err)
+	}
+	path = strings.TrimPrefix(path, filepath.Clean(b.config.Root))
+	if err := fleet.ValidateStorePath(path); err != nil {
+		return "", fmt.Errorf("reading what runs: %s leads out of the store: %w", link, err)
+	}
+	return path, nil
+}
+
+// built checks that a path may be activated: whole as far as a look can tell,
+// with a program to activate it.
+func (b *base) built(path, program string) error {
+	if err := fleet.ValidateStorePath(path); err != nil {
+		return fmt.Errorf("%w: %w", driver.ErrNotBuilt, err)
+	}
+	if _, err := os.Lstat(b.at(path)); err != nil {
+		return fmt.Errorf("%w: %w", driver.ErrNotBuilt, err)
+	}
+	if !executable(filepath.Join(b.at(path), program)) {
+		return fmt.Errorf("%w: %s has no program %s", driver.ErrNotBuilt, path, program)
+	}
+	return nil
+}
+
+// Diff says what closures have that others have not, as "nix store
+// diff-closures" does.
+func (b *base) Diff(ctx context.Context, _ fleet.ProfileName, from, to string) ([]string, error) {
+	if from == "" {
+		return []string{"+ " + to}, nil
+	}
+	out, err := b.run(ctx, nil, maxDiffBytes, "store", "diff-closures", from, to)
+	if err != nil {
+		return nil, fmt.Errorf("comparing closures: %w", err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(out)) {
+		if line = clean(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	if n := len(lines); n > driver.MaxDiffLines {
+		lines = append(lines[:driver.MaxDiffLines], fmt.Sprintf("… and %d more", n-driver.MaxDiffLines))
+	}
+	return lines, nil
+}

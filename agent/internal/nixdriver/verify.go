@@ -1,0 +1,84 @@
+package nixdriver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cameronraysmith/fleet/pkg/driver"
+)
+
+// maxVerifyBytes bounds what a verification prints to standard output, which is
+// nothing.
+const maxVerifyBytes = 64 << 10
+
+// damage remembers that something of the store is not what it was: until it is
+// mended, builds repair.
+type damage struct {
+	mu    sync.Mutex
+	paths map[string][]string // damaged paths by the path that needs them
+}
+
+func (d *damage) any() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.paths) > 0
+}
+
+func (d *damage) set(path string, damaged []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(damaged) == 0 {
+		delete(d.paths, path)
+		return
+	}
+	if d.paths == nil {
+		d.paths = map[string][]string{}
+	}
+	d.paths[path] = damaged
+}
+
+// modified is what nix says of a path whose content is not what its database
+// has.
+var modified = regexp.MustCompile(`path '(/nix/store/[^']+)' was modified`)
+
+// Verify implements driver.Verifier: all contents of the closure are read and
+// compared with Nix's database.
+func (b *base) Verify(ctx context.Context, path string) error {
+	var damaged []string
+	_, err := b.run(ctx, func(line string) {
+		if m := modified.FindStringSubmatch(line); m != nil && !slices.Contains(damaged, m[1]) && len(damaged) < maxDamaged {
+			damaged = append(damaged, m[1])
+		}
+	}, maxVerifyBytes, "store", "verify", "--no-trust", "--recursive", path)
+	var f *failure
+	switch {
+	case err == nil:
+		b.damage.set(path, nil)
+		return nil
+	case len(damaged) > 0:
+		b.damage.set(path, damaged)
+		return fmt.Errorf("%w: %d paths of %s are damaged: %s", driver.ErrNotBuilt, len(damaged), path, few(damaged))
+	case errors.As(err, &f) && f.code >= 0:
+		// Gone, or nothing can be read of it.
+		b.damage.set(path, []string{path})
+		return fmt.Errorf("%w: %w", driver.ErrNotBuilt, err)
+	}
+	return fmt.Errorf("verifying %s: %w", path, err)
+}
+
+const (
+	maxDamaged = 1000
+	maxNamed   = 3
+)
+
+func few(paths []string) string {
+	if n := len(paths) - maxNamed; n > 0 {
+		return strings.Join(paths[:maxNamed], ", ") + fmt.Sprintf(" and %d more", n)
+	}
+	return strings.Join(paths, ", ")
+}
