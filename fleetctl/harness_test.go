@@ -36,6 +36,7 @@ type world struct {
 	config string // of the operator
 	clock  time.Time
 	server *fakecoordinator.Server
+	nix    string // program in the place of nix; there is none by default
 }
 
 const fleetText = `fleet: first
@@ -76,6 +77,11 @@ func (w *world) getenv(name string) string {
 		return w.config
 	case "FLEET_DIR":
 		return w.dir
+	case "FLEET_NIX":
+		if w.nix == "" {
+			return filepath.Join(w.config, "no-nix")
+		}
+		return w.nix
 	case "FLEET_COORDINATOR":
 		if w.server != nil {
 			return w.server.Address

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -205,23 +206,33 @@ func (b *pinner) source(s inventory.Source) (pin pinned, root string, err error)
 	return pin, root, nil
 }
 
-// storePath follows links to a store path.
+// maxLinks bounds the links from one to the next to a store path.
+const maxLinks = 8
+
+// storePath follows links to a store path, which the file system need not have:
+// that is for nix to say.
 func storePath(path string) (string, error) {
 	at := path
-	if fleet.ValidateStorePath(path) != nil {
-		var err error
-		if at, err = filepath.EvalSymlinks(path); err != nil {
-			return "", ui.WithHint(fmt.Errorf("source.storePath: %w: %w", flakes.ErrNotInStore, err), "build it first, as with nix build, or correct the path")
+	for range maxLinks {
+		if fleet.ValidateStorePath(at) == nil {
+			return at, nil
 		}
+		to, err := os.Readlink(at)
+		if err != nil {
+			return "", ui.WithHint(fmt.Errorf("source.storePath %s: %w: %w", path, flakes.ErrNotInStore, err),
+				"write /nix/store/HASH-NAME, or a link to it such as nix build makes")
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(at), to)
+		}
+		at = to
 	}
-	if err := fleet.ValidateStorePath(at); err != nil {
-		return "", ui.WithHint(fmt.Errorf("source.storePath: %s: %w", path, err), "write /nix/store/HASH-NAME, or a link to it such as ./result")
-	}
-	return at, nil
+	return "", ui.WithHint(fmt.Errorf("source.storePath %s: %w: too many links", path, flakes.ErrNotInStore), "write /nix/store/HASH-NAME")
 }
 
-// manifest signs a closure, and opens it as a host would. It is signed again
-// when it is uploaded: those of a large fleet are too many to be kept.
+// manifest signs a closure, and opens it as a host would. Where signing it again
+// gives the same, that is done when it is uploaded: those of a large fleet are
+// too many to be kept.
 func (b *pinner) manifest(c flakes.Closure) (*blob, error) {
 	if err := b.openBuilders(); err != nil {
 		return nil, err
@@ -231,9 +242,16 @@ func (b *pinner) manifest(c flakes.Closure) (*blob, error) {
 		return nil, err
 	}
 	ref := fleet.BlobRef{Digest: fleet.DigestOf(env), Size: uint64(len(env))}
+	var kept []byte
+	if !b.deterministic() {
+		kept = env
+	}
 	return &blob{
 		ref: ref, name: "closure of " + c.Root.Path,
 		open: func() (source, error) {
+			if kept != nil {
+				return memory{bytes.NewReader(kept)}, nil
+			}
 			again, err := b.seal(c)
 			if err == nil && fleet.DigestOf(again) != ref.Digest {
 				err = errors.New("signing it again gave another document")
@@ -244,6 +262,14 @@ func (b *pinner) manifest(c flakes.Closure) (*blob, error) {
 			return memory{bytes.NewReader(again)}, nil
 		},
 	}, nil
+}
+
+// deterministic says whether signing again gives the same signatures: a security
+// key counts them.
+func (b *pinner) deterministic() bool {
+	return !slices.ContainsFunc(b.builders, func(s release.Signer) bool {
+		return b.t.Root().Keys[s.KeyID()].Scheme != "ed25519"
+	})
 }
 
 func (b *pinner) seal(c flakes.Closure) ([]byte, error) {
