@@ -57,9 +57,9 @@ type Config struct {
 	MaxBlobBytes uint64
 	// MinFreeBytes is what uploads leave free on the disk; 0 is the default.
 	MinFreeBytes uint64
-	// UploadPace is the slowest upload that is put up with; the zero value is
+	// TransferPace is the slowest upload or download that is put up with; the zero value is
 	// pace.Default.
-	UploadPace pace.Limit
+	TransferPace pace.Limit
 	// Now tells the time; nil is the system's clock.
 	Now func() time.Time
 	// Log is where the log goes; nil is nowhere.
@@ -87,8 +87,8 @@ func New(ctx context.Context, c Config) (*Coordinator, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if c.UploadPace == (pace.Limit{}) {
-		c.UploadPace = pace.Default
+	if c.TransferPace == (pace.Limit{}) {
+		c.TransferPace = pace.Default
 	}
 	if c.Kit == nil {
 		return nil, errors.New("starting the coordinator: no kit")
@@ -187,7 +187,7 @@ func (co *Coordinator) assemble(ctx context.Context, c Config, trust *release.Tr
 	})
 	co.server = transport.New(transport.Options{
 		Fleet: c.Kit.Fleet, Registry: co.registry, Publisher: publisher, Enroller: enroller, Authority: authority,
-		Log: log, Blobs: co.blobs, Roots: c.Kit.Roots, UploadPace: c.UploadPace, Now: c.Now, Slog: c.Log,
+		Log: log, Blobs: co.blobs, Roots: c.Kit.Roots, TransferPace: c.TransferPace, Now: c.Now, Slog: c.Log,
 	})
 	started := []audit.Entry{{Actor: actor, Kind: KindStarted, Message: fmt.Sprintf("trust root %d", trust.Root().Version)}}
 	if notice := co.store.Notice(); notice != "" {

@@ -155,7 +155,7 @@ func (w *world) start() {
 		listen = w.addr
 	}
 	c, err := coordinator.New(w.t.Context(), coordinator.Config{
-		Kit: w.kit, StateDir: w.state, Listen: listen, Now: w.clock.now, MinFreeBytes: 1, UploadPace: w.pace,
+		Kit: w.kit, StateDir: w.state, Listen: listen, Now: w.clock.now, MinFreeBytes: 1, TransferPace: w.pace,
 		Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
 	check(w.t, err)
@@ -179,22 +179,22 @@ func (w *world) wipe() {
 	w.start()
 }
 
-func (w *world) dial(conf *tls.Config) *grpc.ClientConn {
+func (w *world) dial(conf *tls.Config, opts ...grpc.DialOption) *grpc.ClientConn {
 	w.t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+w.addr, grpc.WithTransportCredentials(credentials.NewTLS(conf)))
+	conn, err := grpc.NewClient("passthrough:///"+w.addr, append(opts, grpc.WithTransportCredentials(credentials.NewTLS(conf)))...)
 	check(w.t, err)
 	w.t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
 // as connects with a certificate.
-func (w *world) as(cert tls.Certificate) *grpc.ClientConn {
+func (w *world) as(cert tls.Certificate, opts ...grpc.DialOption) *grpc.ClientConn {
 	w.t.Helper()
 	return w.dial(pki.ClientTLS(pki.ClientConfig{
 		Certificate: func() (*tls.Certificate, error) { return &cert, nil },
 		CAs:         func() []*x509.Certificate { return []*x509.Certificate{w.ca.Cert} },
 		Fleet:       fleetID, Now: w.clock.now,
-	}))
+	}), opts...)
 }
 
 func (w *world) operator(name fleet.OperatorName) fleetv1.OperatorServiceClient {

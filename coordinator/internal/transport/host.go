@@ -12,14 +12,20 @@ import (
 	"github.com/cameronraysmith/fleet/coordinator/internal/publish"
 	"github.com/cameronraysmith/fleet/coordinator/internal/registry"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pace"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
 const (
-	// blobChunk is the most that one message of a blob carries, in bytes.
+	// blobChunk is the most that one message of a blob may carry, in bytes.
 	blobChunk = 256 << 10
+	// blobPiece is what one carries to a host: small, so that a slow line shows
+	// progress within the window that pace.Default gives it, and with its header
+	// within gRPC's buffers of 32 KiB: the next size is 1 MiB, and a host that does
+	// not read would hold several of them for each call.
+	blobPiece = 31 << 10
 	// maxAccepted bounds the generations that one report may carry.
 	maxAccepted = 256
 	// maxReportEnvelope bounds a report's envelope: base64 and JSON around it.
@@ -88,13 +94,39 @@ func (h *hostService) GetBlob(req *fleetv1.GetBlobRequest, stream grpc.ServerStr
 	if err != nil {
 		return err
 	}
-	defer func() { _ = r.Close() }() // It was only read.
-	buf := make([]byte, min(blobChunk, max(size-req.GetOffset(), 1)))
+	// A host that does not read holds up what sends to it, until the call ends.
+	stalled, done := make(chan error, 1), make(chan error, 1)
+	meter := pace.NewMeter(h.s.o.TransferPace, func(err error) {
+		select {
+		case stalled <- err:
+		default:
+		}
+	})
+	go func() {
+		defer func() { _ = r.Close() }() // It was only read.
+		buf := make([]byte, min(blobPiece, max(size-req.GetOffset(), 1)))
+		done <- h.sendBlob(stream, m, r, buf, meter)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case err := <-stalled:
+		return err
+	}
+}
+
+// sendBlob sends what r holds, until the end of it or of the stream.
+func (h *hostService) sendBlob(stream grpc.ServerStreamingServer[fleetv1.GetBlobResponse], m fleet.MachineName, r io.Reader, buf []byte, meter *pace.Meter) error {
 	for {
 		n, err := io.ReadFull(r, buf)
 		if n > 0 {
-			if err := stream.Send(&fleetv1.GetBlobResponse{Data: buf[:n]}); err != nil {
-				return err
+			var sent error
+			meter.Wait(func() int64 {
+				sent = stream.Send(&fleetv1.GetBlobResponse{Data: buf[:n]})
+				return int64(n)
+			})
+			if sent != nil {
+				return sent
 			}
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

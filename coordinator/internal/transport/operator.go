@@ -137,7 +137,7 @@ func (o *operatorService) PutBlob(stream grpc.ClientStreamingServer[fleetv1.PutB
 	ctx, release := o.s.untilStop(stream.Context())
 	defer release()
 	st, err := o.s.o.Blobs.Put(ctx, digest, first.GetSize(), first.GetOffset(),
-		pace.NewReader(&upload{stream: stream, rest: first.GetData()}, o.s.o.UploadPace))
+		pace.NewReader(&upload{stream: stream, rest: first.GetData()}, o.s.o.TransferPace))
 	if err != nil {
 		return err
 	}

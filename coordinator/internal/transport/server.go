@@ -67,10 +67,10 @@ type Options struct {
 	Blobs     *blob.Store
 	// Roots are the envelopes of all trust roots, oldest first.
 	Roots [][]byte
-	// UploadPace is the slowest upload that is put up with.
-	UploadPace pace.Limit
-	Now        func() time.Time
-	Slog       *slog.Logger
+	// TransferPace is the slowest upload or download that is put up with.
+	TransferPace pace.Limit
+	Now          func() time.Time
+	Slog         *slog.Logger
 }
 
 // Server serves the coordinator's gRPC services.

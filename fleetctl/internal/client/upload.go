@@ -16,8 +16,9 @@ import (
 // Sizes and limits of uploads.
 const (
 	// pieceBytes is one message of an upload: small, so that a slow line shows
-	// progress within the window that sendPace gives it.
-	pieceBytes = 32 << 10
+	// progress within the window that sendPace gives it, and with its header within
+	// gRPC's buffers of 32 KiB: the next size is 1 MiB.
+	pieceBytes = 31 << 10
 	// uploadTries without any progress, then the upload fails.
 	uploadTries = 6
 )
