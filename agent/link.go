@@ -47,6 +47,7 @@ const (
 	troubleLoosening                // this host refused a loosening
 	troubleLocal                    // this host could not keep what it was told
 	troubleIdentity                 // no new certificate: it was refused, by either side
+	troubleOlder                    // the coordinator knows less than it once did
 	troubles                        // how many there are
 )
 

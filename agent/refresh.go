@@ -37,6 +37,7 @@ func (a *Agent) refresh(ctx context.Context, b *bound) (refreshEnd, error) {
 	a.link.note(troubleDesired, fleet.Reason{})
 	a.link.answered(a.config.Now())
 	err = a.take(b, got)
+	a.judgeAge(b, got)
 	if errors.Is(err, journal.ErrBroken) || errors.Is(err, journal.ErrClosed) {
 		return notKept, err
 	}

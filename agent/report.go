@@ -64,6 +64,7 @@ type deliver func(context.Context, sync.Report) (sync.Ack, error)
 // report makes, signs and delivers one report. more says that there is more to
 // say at once: further transitions, or documents that the coordinator asks for.
 func (a *Agent) report(ctx context.Context, b *bound, send deliver) (more bool, err error) {
+	before := a.journal.State().Acked // Others report too, and their answers may come first.
 	envelope, last, err := a.seal(b)
 	if err != nil {
 		return false, err
@@ -84,6 +85,13 @@ func (a *Agent) report(ctx context.Context, b *bound, send deliver) (more bool, 
 	a.link.answered(a.config.Now())
 	a.link.note(troubleReport, fleet.Reason{})
 	st := a.journal.State()
+	if ack.Seq < before {
+		a.noteOlder(fmt.Sprintf("it acknowledged transition %d of this host once and knows of %d now", before, ack.Seq))
+	}
+	if len(r.Accepted) > 0 {
+		// What it lacked it can offer from now on.
+		a.link.wantRefresh()
+	}
 	// What was journalled meanwhile was not sent yet, whatever the answer says.
 	if seq := min(ack.Seq, last); seq > st.Acked {
 		if err := a.journal.Append(journal.Record{Kind: journal.KindAck, Acked: seq}); err != nil {
@@ -116,6 +124,7 @@ func (a *Agent) seal(b *bound) (envelope []byte, last uint64, err error) {
 	r := fleet.Report{
 		Fleet: b.fleet, Machine: b.machine, InstanceID: a.identity.InstanceID(), BootID: a.bootID,
 		AgentVersion: a.config.Version, Time: a.now().UTC(), Mode: status.Mode, Paused: status.Paused,
+		Acked: a.journal.State().Acked,
 	}
 	for _, p := range status.Profiles {
 		r.Profiles = append(r.Profiles, p.ProfileStatus)

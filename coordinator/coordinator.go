@@ -73,6 +73,8 @@ type Coordinator struct {
 	registry *registry.Registry
 	server   *transport.Server
 	listener net.Listener
+	backups  *backups
+	scrubber *scrubber
 	log      *slog.Logger
 }
 
@@ -118,13 +120,13 @@ func newCoordinator(ctx context.Context, c Config) (_ *Coordinator, err error) {
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
-	blobs, err := blob.Open(filepath.Join(c.StateDir, "blobs"), blob.Options{
+	blobs, err := blob.Open(filepath.Join(c.StateDir, blobsDir), blob.Options{
 		MaxBytes: c.MaxBlobBytes, MinFree: c.MinFreeBytes, Now: c.Now, Log: c.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(filepath.Join(c.StateDir, "fleet.db"))
+	db, err := bolt.Open(filepath.Join(c.StateDir, storeFile))
 	if err != nil {
 		return nil, err
 	}
@@ -142,6 +144,9 @@ func newCoordinator(ctx context.Context, c Config) (_ *Coordinator, err error) {
 	// TCP_USER_TIMEOUT then ends connections that nothing is wrong with.
 	if co.listener, err = (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", c.Listen); err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", c.Listen, err)
+	}
+	if co.backups, err = listenBackups(ctx, c.StateDir, db, blobs, c.Now, c.Log); err != nil {
+		return nil, err
 	}
 	return co, nil
 }
@@ -193,7 +198,13 @@ func (co *Coordinator) assemble(ctx context.Context, c Config, trust *release.Tr
 	if notice := co.store.Notice(); notice != "" {
 		started = append(started, audit.Entry{Actor: actor, Kind: KindStoreDamaged, Message: notice, Alarm: true})
 	}
-	err = log.Commit(ctx, audit.Change{Entries: started})
+	ops, was, err := restored(ctx, co.store, actor)
+	if err != nil {
+		return err
+	}
+	co.scrubber = &scrubber{co: co, log: log, publisher: publisher, actor: actor, told: map[fleet.Digest]bool{}}
+	co.blobs.OnDamage(co.scrubber.damaged)
+	err = log.Commit(ctx, audit.Change{Ops: ops, Entries: append(started, was...)})
 	crashpoint.Hit(crashpoint.StartRecorded)
 	return err
 }
@@ -221,6 +232,14 @@ func (co *Coordinator) Run(ctx context.Context) error {
 	g.Go(func() error { return co.registry.Run(served) })
 	g.Go(func() error {
 		co.sweep(gctx)
+		return nil
+	})
+	g.Go(func() error {
+		co.scrubber.run(gctx)
+		return nil
+	})
+	g.Go(func() error {
+		co.backups.run(gctx)
 		return nil
 	})
 	g.Go(func() error {
@@ -253,6 +272,11 @@ func (co *Coordinator) Close() error {
 	if co.listener != nil {
 		if e := co.listener.Close(); e != nil && !errors.Is(e, net.ErrClosed) {
 			err = e
+		}
+	}
+	if co.backups != nil {
+		if e := co.backups.l.Close(); e != nil && !errors.Is(e, net.ErrClosed) {
+			err = errors.Join(err, e)
 		}
 	}
 	if e := co.store.Close(); e != nil && !errors.Is(e, store.ErrClosed) {

@@ -99,7 +99,7 @@ Exit codes: 0 stopped in order, 1 error, 2 wrong arguments.`,
 		// Fails only for a flag that is not there.
 		_ = run.MarkFlagRequired(name)
 	}
-	root.AddCommand(run, &cobra.Command{
+	root.AddCommand(run, newBackupCommand(stdout, began), newRestoreCommand(os.Stdin, stdout, began), &cobra.Command{
 		Use: "version", Short: "Show the program's version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintf(stdout, "fleet-coordinator %s\n", buildinfo.Version())

@@ -37,6 +37,8 @@ const (
 	ReasonInternal          ReasonCode = "internal-error"
 	ReasonAppliedByHand     ReasonCode = "applied-by-hand"
 	ReasonTrustReset        ReasonCode = "trust-reset"
+	// ReasonRestoredOlder: the coordinator knows less than it once did.
+	ReasonRestoredOlder ReasonCode = "coordinator-restored-older"
 	// ReasonNotSeen and ReasonNotReported are said of a host, not by it: what
 	// it last reported is not about what is desired.
 	ReasonNotSeen     ReasonCode = "not-seen"

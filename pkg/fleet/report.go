@@ -15,6 +15,9 @@ type Report struct {
 	Mode         Mode            `json:"mode"`
 	Paused       string          `json:"paused,omitempty"`
 	Profiles     []ProfileStatus `json:"profiles,omitempty"`
+	// Acked is the highest transition that was acknowledged to this host: a
+	// coordinator that knows of fewer has an older store than it once had.
+	Acked uint64 `json:"acked,omitempty"`
 	// Transitions not acknowledged yet, by rising Seq, at most MaxTransitions.
 	Transitions []Transition `json:"transitions,omitempty"`
 }

@@ -46,6 +46,18 @@ func (s *Store) Take(h release.Host, o Offer, now time.Time) error {
 	return nil
 }
 
+// NumberOf is the number of an offered document whose signatures are good; of
+// another one it is zero.
+func (s *Store) NumberOf(d Document) fleet.Number {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, err := s.open(d)
+	if err != nil {
+		return fleet.Number{}
+	}
+	return o.Generation.Doc.Number
+}
+
 // LocalHint is what to do about a document that could not be kept or read.
 const LocalHint = "look at this host's disk and its permissions; the agent tries again by itself"
 

@@ -81,12 +81,18 @@ type Status struct {
 type Store struct {
 	dir string
 	Options
-	fs files
+	// damagedTo is told of every blob that is found damaged.
+	damagedTo func(fleet.Digest)
+	fs        files
 
 	mu       sync.Mutex // guards busy and reserved
 	busy     map[fleet.Digest]chan struct{}
 	reserved uint64 // bytes that uploads under way will still write
 }
+
+// OnDamage has f called for every blob that is found damaged. It is set once,
+// before the store is used.
+func (s *Store) OnDamage(f func(fleet.Digest)) { s.damagedTo = f }
 
 // files is what a store does to the disk that can fail in ways which no test
 // could bring about otherwise.
@@ -161,7 +167,7 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("%w: the state directory must be writable for the coordinator's user", err)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return fmt.Errorf("%w: %w: free some and try again", ErrNoSpace, err)
 	}
 	return err

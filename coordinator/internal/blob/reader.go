@@ -70,6 +70,16 @@ func (r *Reader) damaged(got fleet.Digest) error {
 	s := r.store
 	err := fmt.Errorf("%w: blob %s has the digest %s now: check the disk; publish again to upload it anew", ErrDamaged, r.digest.Short(), got.Short())
 	s.Log.Error("stored blob is damaged", "digest", string(r.digest), "found", string(got))
+	moved, merr := r.moveAside()
+	if moved && s.damagedTo != nil {
+		s.damagedTo(r.digest)
+	}
+	return errors.Join(err, merr)
+}
+
+// moveAside takes the blob's name away, unless another reader was faster.
+func (r *Reader) moveAside() (bool, error) {
+	s := r.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	path := s.completePath(r.digest)
@@ -77,10 +87,7 @@ func (r *Reader) damaged(got fleet.Digest) error {
 	mine, err1 := r.file.Stat()
 	there, err2 := os.Stat(path)
 	if err1 != nil || err2 != nil || !os.SameFile(mine, there) {
-		return err
+		return false, nil
 	}
-	if merr := s.fs.rename(path, filepath.Join(s.partialDir(), r.digest.Hex()+".bad")); merr != nil {
-		err = errors.Join(err, merr)
-	}
-	return err
+	return true, s.fs.rename(path, filepath.Join(s.partialDir(), r.digest.Hex()+".bad"))
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
@@ -97,4 +98,28 @@ func encode(key string, t token) (store.Op, error) {
 		return store.Op{}, fmt.Errorf("encoding a token: %w", err)
 	}
 	return store.Op{Key: key, Value: b}, nil
+}
+
+// ForgetUnused forgets tokens that a store holds as unused. In a store that is
+// older than the present they may have been used since.
+func ForgetUnused(ctx context.Context, s store.Store) error {
+	var ops []store.Op
+	for kv, err := range store.All(ctx, s, tokenPrefix) {
+		if err != nil {
+			return fmt.Errorf("forgetting enrolment tokens: %w", err)
+		}
+		var t token
+		if err := json.Unmarshal(kv.Value, &t); err != nil {
+			return fmt.Errorf("forgetting enrolment tokens: decoding %s: %w", kv.Key, err)
+		}
+		if t.Used == "" {
+			ops = append(ops, store.Op{Key: kv.Key, Delete: true})
+		}
+	}
+	for chunk := range slices.Chunk(ops, store.MaxOps) {
+		if _, err := s.Txn(ctx, nil, chunk); err != nil {
+			return fmt.Errorf("forgetting enrolment tokens: %w", err)
+		}
+	}
+	return nil
 }

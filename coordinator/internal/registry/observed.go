@@ -113,6 +113,9 @@ func (o Observed) Apply(r *fleet.Report) (Observed, []fleet.Transition) {
 		// Another journal counts from 1 again.
 		next.Acked = 0
 	}
+	if o.Instance == r.InstanceID {
+		next.Acked = max(next.Acked, r.Acked)
+	}
 	next.Instance = r.InstanceID
 	next.Mode, next.Paused, next.Version, next.Reported = r.Mode, r.Paused, r.AgentVersion, r.Time
 	next.Profiles = r.Profiles

@@ -34,13 +34,22 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 	r.touch(e)
 	old := e.host.Load().Observed
 	next, fresh := old.Apply(report)
+	if old.Instance == report.InstanceID && report.Acked > old.Acked {
+		// The host never takes the number of an acknowledgement back, so this
+		// store did.
+		r.alarm(ctx, name, KindOlder, fmt.Sprintf("the host was acknowledged up to transition %d, this store knows of %d: it was restored from an older backup; what came between is only on the host and in the fleet's repository",
+			report.Acked, old.Acked))
+	}
 	if len(fresh) == 0 {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if !sameStatus(old, next) {
+		if !sameStatus(old, next) || next.Acked != old.Acked {
 			r.pendingObserved[name] = true
 		}
 		e.updateLocked(func(h *Host) { h.Observed = next })
+		if old.Instance == report.InstanceID {
+			return old.Acked, nil // What this store held, so that the host sees that it is older.
+		}
 		return next.Acked, nil
 	}
 	if err := r.spend(e, len(fresh)); err != nil {
@@ -50,7 +59,8 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 	defer func() { r.refund(e, unspent) }()
 	// Before the first, there is nothing that it could follow on: a store that was
 	// lost does not know what was acknowledged to it.
-	gap := old.Acked > 0 && fresh[0].Seq > old.Acked+1 && old.Instance == report.InstanceID
+	known := max(old.Acked, report.Acked)
+	gap := old.Acked > 0 && fresh[0].Seq > known+1 && old.Instance == report.InstanceID
 	for i, chunk := range slices.Collect(slices.Chunk(fresh, reportChunk)) {
 		next.Acked = chunk[len(chunk)-1].Seq
 		c, err := reportChange(name, next, chunk)
@@ -64,7 +74,7 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 		if i == 0 && gap {
 			c.Entries = append(c.Entries, audit.Entry{
 				Actor: "host/" + string(name), Kind: KindGap, Machine: name,
-				Message: fmt.Sprintf("transitions %d to %d are not here: the host was away for too long and dropped them, or sent them to a store that was lost", old.Acked+1, fresh[0].Seq-1),
+				Message: fmt.Sprintf("transitions %d to %d are not here: the host was away for too long and dropped them, or sent them to a store that was lost", known+1, fresh[0].Seq-1),
 			})
 		}
 		if err := r.o.Log.Commit(ctx, c); err != nil {

@@ -13,15 +13,17 @@ import (
 
 // Kinds of events that this package writes.
 const (
-	KindSuperseded  audit.Kind = "identity-superseded"
-	KindReplaced    audit.Kind = "identity-replaced"
-	KindDuplicate   audit.Kind = "duplicate-instance"
-	KindOnSight     audit.Kind = "host-registered-on-sight"
-	KindBanned      audit.Kind = "host-banned"
-	KindUnbanned    audit.Kind = "host-unbanned"
-	KindInventory   audit.Kind = "inventory-applied"
-	KindTransition  audit.Kind = "transition"
-	KindGap         audit.Kind = "transitions-lost"
+	KindSuperseded audit.Kind = "identity-superseded"
+	KindReplaced   audit.Kind = "identity-replaced"
+	KindDuplicate  audit.Kind = "duplicate-instance"
+	KindOnSight    audit.Kind = "host-registered-on-sight"
+	KindBanned     audit.Kind = "host-banned"
+	KindUnbanned   audit.Kind = "host-unbanned"
+	KindInventory  audit.Kind = "inventory-applied"
+	KindTransition audit.Kind = "transition"
+	KindGap        audit.Kind = "transitions-lost"
+	// KindOlder is a store that knows less than it once acknowledged.
+	KindOlder       audit.Kind = "coordinator-restored-older"
 	KindHostKeys    audit.Kind = "host-keys-registered"
 	KindKeysChanged audit.Kind = "host-keys-changed"
 )

@@ -335,5 +335,6 @@ func TestAfterFailure(t *testing.T) {
 	if errors.Is(err, store.ErrFailed) || !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, store.ErrNoSpace) || !strings.Contains(err.Error(), s.path) {
 		t.Errorf("meta page not written: %v", err)
 	}
+	wantError(t, afterFailure(s.db, id+1, errors.New("file resize error: truncate x: no space left on device")), store.ErrNoSpace, "make room")
 	wantError(t, afterFailure(s.db, id, syscall.EIO), store.ErrFailed, "check the disk")
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -209,10 +210,18 @@ func afterFailure(db *bbolt.DB, id int, cause error) error {
 	switch {
 	case verr != nil:
 		return fmt.Errorf("%w: writing: %w", store.ErrFailed, cause)
-	case errors.Is(cause, syscall.ENOSPC), errors.Is(cause, syscall.EDQUOT), errors.Is(cause, syscall.EFBIG):
+	case full(cause):
 		return fmt.Errorf("%w: writing %s, nothing changed: %w: make room there, it goes on by itself", store.ErrNoSpace, db.Path(), cause)
 	}
 	return fmt.Errorf("writing the store, nothing changed: %w", cause)
+}
+
+// full says whether the disk has no room, or the file no leave to grow. bbolt
+// keeps only the text of some errors.
+func full(err error) bool {
+	return slices.ContainsFunc([]syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG}, func(no syscall.Errno) bool {
+		return errors.Is(err, no) || strings.HasSuffix(err.Error(), no.Error())
+	})
 }
 
 // apply evaluates each request against the state that those before it leave.
