@@ -200,6 +200,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return a.refreshLoop(ctx, b) })
 		g.Go(func() error { return a.reportLoop(ctx, b) })
 		g.Go(func() error { return a.tick(ctx, b) })
+		if a.config.Freshness.Key != "" {
+			g.Go(func() error { return a.attestLoop(ctx, b) })
+		}
 		return nil
 	})
 	err = g.Wait()

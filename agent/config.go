@@ -36,6 +36,8 @@ type Config struct {
 	Coordinator []string
 	// Observe keeps the host in mode observe, whatever its policy says.
 	Observe bool
+	// Freshness has this agent state what is the newest, for all machines.
+	Freshness Freshness
 	// AgeIdentity is a file with the machine's age identity; empty: one is
 	// made and sent at enrolment.
 	AgeIdentity string
@@ -65,6 +67,21 @@ type Config struct {
 	BlobPace pace.Limit
 }
 
+// Freshness is how an agent that holds the key of the freshness role states
+// what is the newest. The zero value states nothing.
+type Freshness struct {
+	// Key is a file with the key: a PKCS #8 private key in PEM. Absolute.
+	Key string
+	// Repository is a checkout of the fleet's repository. Where it is a git
+	// checkout, it is brought up to date before each statement. Absolute.
+	Repository string
+	// Interval between statements; default 2 hours. Each counts for six of them.
+	Interval time.Duration
+}
+
+// DefaultFreshnessInterval is how often what is the newest is stated.
+const DefaultFreshnessInterval = 2 * time.Hour
+
 // Retry bounds waiting between attempts. Waits grow and are jittered.
 type Retry struct {
 	// First and Max wait for a coordinator that can't be reached, or for a
@@ -93,6 +110,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.SecretsDir = filepath.Clean(c.SecretsDir)
 	setDefault(&c.PollInterval, DefaultPollInterval)
+	setDefault(&c.Freshness.Interval, DefaultFreshnessInterval)
 	setDefault(&c.Retry.First, 500*time.Millisecond)
 	setDefault(&c.Retry.Max, 5*time.Minute)
 	setDefault(&c.Retry.Slow, 5*time.Minute)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -52,14 +53,21 @@ func (a *Agent) loosen(b *bound, envelope []byte) (refusal, err error) {
 	if err := t.AdmitLoosening(b.host(l.Doc.Profile, fleet.Ref{}), l, a.now()); err != nil {
 		return err, nil
 	}
-	if l.Doc.Action != fleet.LoosenRetry {
+	rec := journal.Record{Profile: l.Doc.Profile, Loosening: l.Digest, Expires: l.Doc.Expires}
+	switch l.Doc.Action {
+	case fleet.LoosenRetry:
+		rec.Kind, rec.Digest = journal.KindForgiven, l.Doc.Digest
+		rec.Reason = fleet.Reason{Code: fleet.ReasonNewGeneration, Message: "a signed document has it tried again"}
+	case fleet.LoosenFreshness:
+		rec.Kind = journal.KindLoosened
+		rec.Reason = fleet.Reason{
+			Code:    fleet.ReasonStale,
+			Message: "a signed document lets activations start without a fresh statement until " + l.Doc.Expires.UTC().Format(time.DateTime),
+		}
+	default:
 		return nil, nil
 	}
-	err = a.journal.Append(journal.Record{
-		Kind: journal.KindForgiven, Profile: l.Doc.Profile, Digest: l.Doc.Digest,
-		Loosening: l.Digest, Expires: l.Doc.Expires,
-		Reason: fleet.Reason{Code: fleet.ReasonNewGeneration, Message: "a signed document has it tried again"},
-	})
+	err = a.journal.Append(rec)
 	if errors.Is(err, journal.ErrRecord) || errors.Is(err, journal.ErrUsed) {
 		a.config.Log.Warn("loosening does not apply", "error", err)
 		return nil, nil

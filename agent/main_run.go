@@ -34,6 +34,7 @@ type runOptions struct {
 	env                   []string
 	path                  string
 	maxJobs               string
+	freshness             Freshness
 	logFormat, logLevel   string
 }
 
@@ -60,6 +61,9 @@ on without the agent, and the next one takes it up.`,
 			if ro.poll <= 0 {
 				return fmt.Errorf("--poll-interval %s: want more than nothing", ro.poll)
 			}
+			if err := ro.freshness.check(); err != nil {
+				return err
+			}
 			return ro.check()
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRun(cmd.Context(), ro) },
@@ -69,6 +73,9 @@ on without the agent, and the next one takes it up.`,
 	f.BoolVar(&ro.observe, "observe", false, "activate nothing, whatever the policy says")
 	f.DurationVar(&ro.poll, "poll-interval", DefaultPollInterval, "how long to rely on the coordinator's hints before asking")
 	f.StringArrayVar(&ro.env, "env", nil, "`NAME=VALUE` for activations and probes; may be repeated")
+	f.StringVar(&ro.freshness.Key, "freshness-key", "", "`file` with the key of the freshness role: state what is the newest, for all machines")
+	f.StringVar(&ro.freshness.Repository, "freshness-repository", "", "checkout of the fleet's `repository` that this is read from")
+	f.DurationVar(&ro.freshness.Interval, "freshness-interval", DefaultFreshnessInterval, "how often that is stated; each statement counts six times as long")
 	f.StringVar(&ro.path, "path", "", "PATH for nix and for the programs of generations")
 	f.StringVar(&ro.maxJobs, "nix-max-jobs", "", "how many derivations nix builds at a `time`, a number or auto (default: what nix is configured to)")
 	return c
@@ -168,7 +175,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 	return New(Config{
 		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
 		Join: join, JoinFile: o.joinFile, Coordinator: o.coordinator, Observe: o.observe,
-		AgeIdentity: o.ageIdentity, Runner: runner, ExtraEnv: o.env,
+		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, ExtraEnv: o.env,
 		Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },
 	})

@@ -107,6 +107,7 @@ func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reco
 	if st.Paused != nil {
 		pol.Paused = st.Paused.Reason
 	}
+	pol.Stale, pol.StaleHolds = w.stale(b, st, p)
 	if p.Activation != nil {
 		if g, err := b.desired.LoadAccepted(p.Activation.To.Ref.Digest); err == nil {
 			pol.OnInconclusive = g.Policy.OnInconclusive

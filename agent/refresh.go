@@ -93,7 +93,7 @@ func (a *Agent) take(b *bound, got sync.Desired) error {
 	for _, p := range b.desired.Profiles() {
 		a.worker(p)
 	}
-	failed = append(failed, a.loosenAll(b, got.Loosenings), a.recordFloor(b.desired.Floor()))
+	failed = append(failed, a.takeFreshness(b, got.Freshness), a.loosenAll(b, got.Loosenings), a.recordFloor(b.desired.Floor()))
 	return errors.Join(failed...)
 }
 

@@ -37,11 +37,12 @@ func TestAuthorization(t *testing.T) {
 	want := map[string]string{
 		fleetv1.EnrolmentService_Enrol_FullMethodName: forAll,
 
-		fleetv1.HostService_Watch_FullMethodName:      forHosts,
-		fleetv1.HostService_GetDesired_FullMethodName: forHosts,
-		fleetv1.HostService_GetBlob_FullMethodName:    forHosts,
-		fleetv1.HostService_Report_FullMethodName:     forHosts,
-		fleetv1.HostService_Renew_FullMethodName:      forRenewal,
+		fleetv1.HostService_Watch_FullMethodName:        forHosts,
+		fleetv1.HostService_GetDesired_FullMethodName:   forHosts,
+		fleetv1.HostService_GetBlob_FullMethodName:      forHosts,
+		fleetv1.HostService_Report_FullMethodName:       forHosts,
+		fleetv1.HostService_PutFreshness_FullMethodName: forHosts,
+		fleetv1.HostService_Renew_FullMethodName:        forRenewal,
 
 		fleetv1.OperatorService_ApplyInventory_FullMethodName: forDeployers,
 		fleetv1.OperatorService_CreateToken_FullMethodName:    forAdmins,

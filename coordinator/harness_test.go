@@ -64,11 +64,13 @@ type world struct {
 	kit     *kit.Kit
 	release release.Signer
 	secrets release.Signer
-	root    *release.Trust
-	state   string
-	pace    pace.Limit
-	addr    string
-	stop    func() // stops the coordinator
+	// freshness signs what is the newest.
+	freshness release.Signer
+	root      *release.Trust
+	state     string
+	pace      pace.Limit
+	addr      string
+	stop      func() // stops the coordinator
 }
 
 func newSigner(t *testing.T) (release.Signer, ed25519.PublicKey) {
@@ -113,14 +115,14 @@ func newFleetWorld(t *testing.T, fleetID fleet.FleetID, edit ...func(*kit.Kit)) 
 		Keys: map[string]release.Key{}, Roles: map[release.RoleName]release.RoleKeys{},
 	}
 	signers := map[release.RoleName]release.Signer{}
-	for _, role := range release.Roles() {
+	for _, role := range release.AllRoles() {
 		s, pub := newSigner(t)
 		id, k := release.NewKey(pub)
 		root.Keys[id] = k
 		root.Roles[role] = release.RoleKeys{Threshold: 1, KeyIDs: []string{id}}
 		signers[role] = s
 	}
-	w.release, w.secrets = signers[release.RoleRelease], signers[release.RoleSecrets]
+	w.release, w.secrets, w.freshness = signers[release.RoleRelease], signers[release.RoleSecrets], signers[release.RoleFreshness]
 	envelope, pin, err := release.Seal(fleet.TypeRoot, root, signers[release.RoleRoot])
 	check(t, err)
 	w.root, err = release.OpenRoot(envelope, pin)

@@ -14,6 +14,7 @@ func commands(o *options) []*cobra.Command {
 		newEventsCommand(o),
 		newRollbackCommand(o),
 		newRetryCommand(o),
+		newLoosenCommand(o),
 		newBanCommand(o),
 		newCarryCommand(o),
 		newKitCommand(o),

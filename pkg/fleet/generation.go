@@ -82,6 +82,7 @@ const (
 	TypeLoosening  = "loosening"
 	TypeReport     = "report"
 	TypeClosure    = "closure"
+	TypeFreshness  = "freshness"
 )
 
 // BlobRef names a content-addressed blob with its exact size in bytes.
@@ -136,6 +137,9 @@ type Policy struct {
 	ActivationDeadline Duration `json:"activation_deadline,omitempty"`
 	// VerifyDeadline bounds probes and reaching the coordinator.
 	VerifyDeadline Duration `json:"verify_deadline,omitempty"`
+	// Freshness is how old the newest freshness statement may be for an
+	// activation to start; 0 lets it start without one.
+	Freshness Duration `json:"freshness,omitempty"`
 	// OnInconclusive says what follows an inconclusive verification; default
 	// rollback (which holds where the host was offline before).
 	OnInconclusive OnInconclusive `json:"on_inconclusive,omitempty"`
@@ -183,16 +187,28 @@ type SecretEntry struct {
 // Loosening makes one host refuse less: the payload of a signed, expiring
 // document. Each document works once per host.
 type Loosening struct {
-	Type     string      `json:"type"` // TypeLoosening
-	Fleet    FleetID     `json:"fleet"`
-	Machine  MachineName `json:"machine"`
-	Profile  ProfileName `json:"profile"`
-	Action   string      `json:"action"` // LoosenRetry
-	Digest   Digest      `json:"digest"` // generation concerned
-	Issued   time.Time   `json:"issued"`
-	Expires  time.Time   `json:"expires"`
-	Critical []string    `json:"critical,omitempty"`
+	Type    string      `json:"type"` // TypeLoosening
+	Fleet   FleetID     `json:"fleet"`
+	Machine MachineName `json:"machine"`
+	Profile ProfileName `json:"profile"`
+	Action  string      `json:"action"` // LoosenRetry or LoosenFreshness
+	// Digest of the generation concerned; empty for LoosenFreshness.
+	Digest Digest `json:"digest,omitempty"`
+	// Reason for people, at most MaxLooseningReason bytes.
+	Reason   string    `json:"reason,omitempty"`
+	Issued   time.Time `json:"issued"`
+	Expires  time.Time `json:"expires"`
+	Critical []string  `json:"critical,omitempty"`
 }
 
-// LoosenRetry forgets that a generation failed or was refused.
-const LoosenRetry = "retry"
+// The actions of loosenings.
+const (
+	// LoosenRetry forgets that a generation failed or was refused.
+	LoosenRetry = "retry"
+	// LoosenFreshness lets activations start without a fresh statement, until
+	// the document expires.
+	LoosenFreshness = "freshness"
+)
+
+// MaxLooseningReason bounds the reason of a loosening, in bytes.
+const MaxLooseningReason = 512

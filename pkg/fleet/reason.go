@@ -39,6 +39,8 @@ const (
 	ReasonTrustReset        ReasonCode = "trust-reset"
 	// ReasonRestoredOlder: the coordinator knows less than it once did.
 	ReasonRestoredOlder ReasonCode = "coordinator-restored-older"
+	ReasonStale         ReasonCode = "not-fresh"
+	ReasonWithheld      ReasonCode = "withheld"
 	// ReasonNotSeen and ReasonNotReported are said of a host, not by it: what
 	// it last reported is not about what is desired.
 	ReasonNotSeen     ReasonCode = "not-seen"

@@ -199,11 +199,20 @@ func (l *Loosening) Validate() error {
 	if err := validateSubject(l.Fleet, l.Machine, l.Profile); err != nil {
 		return err
 	}
-	if l.Action != LoosenRetry {
-		return invalid("action %q: this version knows %q", clip(l.Action), LoosenRetry)
+	switch l.Action {
+	case LoosenRetry:
+		if _, err := ParseDigest(string(l.Digest)); err != nil {
+			return err
+		}
+	case LoosenFreshness:
+		if l.Digest != "" {
+			return invalid("action %q is about no generation", LoosenFreshness)
+		}
+	default:
+		return invalid("action %q: this version knows %q and %q", clip(l.Action), LoosenRetry, LoosenFreshness)
 	}
-	if _, err := ParseDigest(string(l.Digest)); err != nil {
-		return err
+	if len(l.Reason) > MaxLooseningReason {
+		return invalid("a reason of %d bytes, at most %d", len(l.Reason), MaxLooseningReason)
 	}
 	if !l.Issued.Before(l.Expires) {
 		return invalid("it expires before it is issued")

@@ -138,7 +138,8 @@ func (d *settingsDecoder) policy(n *node, p *Policy) {
 		"onInconclusive": func(n *node) {
 			p.OnInconclusive = enum(&d.decoder, n, "policy.onInconclusive", fleet.InconclusiveRollback, fleet.InconclusiveKeep)
 		},
-		"expiry": deadline(&p.Expiry, "policy.expiry", maxExpiry),
+		"freshness": deadline(&p.Freshness, "policy.freshness", fleet.MaxFreshness),
+		"expiry":    deadline(&p.Expiry, "policy.expiry", maxExpiry),
 	})
 }
 

@@ -22,6 +22,8 @@ const (
 	// RoleBuilder signs closure manifests. A fleet without one has no store
 	// paths as sources.
 	RoleBuilder RoleName = "builder"
+	// RoleFreshness signs freshness statements.
+	RoleFreshness RoleName = "freshness"
 )
 
 // Roles lists the roles that every root must fill.
@@ -32,7 +34,7 @@ func AllRoles() []RoleName { return slices.Concat(Roles(), optionalRoles()) }
 
 // optionalRoles lists the roles that a root may leave out; nobody fills them
 // then.
-func optionalRoles() []RoleName { return []RoleName{RoleBuilder} }
+func optionalRoles() []RoleName { return []RoleName{RoleBuilder, RoleFreshness} }
 
 // maxRootKeys bounds the keys of a root.
 const maxRootKeys = 64

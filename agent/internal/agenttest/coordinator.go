@@ -146,6 +146,12 @@ func (c *Coordinator) Revert(envelope, secrets []byte) {
 	c.Hint(fleetv1.WakeReason_WAKE_REASON_DESIRED)
 }
 
+// State hands out a freshness statement.
+func (c *Coordinator) State(envelope []byte) {
+	c.change(func() { c.desired.Freshness = envelope })
+	c.Hint(fleetv1.WakeReason_WAKE_REASON_DESIRED)
+}
+
 // Loosen hands out loosening documents.
 func (c *Coordinator) Loosen(envelopes ...[]byte) {
 	c.change(func() { c.desired.Loosenings = envelopes })
@@ -402,8 +408,19 @@ func (c *Coordinator) GetDesired(ctx context.Context, r *fleetv1.GetDesiredReque
 	roots := c.desired.GetRoots()
 	return &fleetv1.GetDesiredResponse{
 		Roots:    roots[min(r.GetRootVersion(), uint64(len(roots))):],
-		Profiles: c.desired.GetProfiles(), Loosenings: c.desired.GetLoosenings(),
+		Profiles: c.desired.GetProfiles(), Loosenings: c.desired.GetLoosenings(), Freshness: c.desired.GetFreshness(),
 	}, nil
+}
+
+// PutFreshness implements the service: the machine's own is handed out.
+func (c *Coordinator) PutFreshness(ctx context.Context, r *fleetv1.PutFreshnessRequest) (*fleetv1.PutFreshnessResponse, error) {
+	if err := c.enter(ctx, "PutFreshness"); err != nil {
+		return nil, err
+	}
+	for _, s := range r.GetStatements() {
+		c.State(s)
+	}
+	return &fleetv1.PutFreshnessResponse{}, nil
 }
 
 // GetBlob implements the service.

@@ -87,6 +87,11 @@ func NewFleet(t testing.TB) *Fleet {
 func (f *Fleet) AddKey(role release.RoleName) release.Signer {
 	key, err := pki.NewKey()
 	f.must(err)
+	return f.GiveKey(role, key)
+}
+
+// GiveKey gives a key a role in the next root to be sealed.
+func (f *Fleet) GiveKey(role release.RoleName, key ed25519.PrivateKey) release.Signer {
 	pub, ok := key.Public().(ed25519.PublicKey)
 	if !ok {
 		f.T.Fatal("no public key")

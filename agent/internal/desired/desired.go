@@ -89,6 +89,8 @@ type Store struct {
 	pointers map[fleet.ProfileName]Pointer
 	opened   map[fleet.Digest]*Opened
 	refused  map[fleet.ProfileName]fleet.Reason
+	// freshness is the newest statement; nil while there is none.
+	freshness *release.Signed[fleet.Freshness]
 }
 
 // Open reads what is there. The trust root must walk from pin.
@@ -105,6 +107,9 @@ func Open(dir string, pin fleet.Digest) (*Store, error) {
 		}
 	}
 	if err := s.loadRoots(); err != nil {
+		return nil, fmt.Errorf("opening desired documents: %w", err)
+	}
+	if err := s.loadFreshness(); err != nil {
 		return nil, fmt.Errorf("opening desired documents: %w", err)
 	}
 	if err := s.loadPointers(); err != nil {
@@ -202,6 +207,10 @@ func (s *Store) AddRoots(envelopes [][]byte) error {
 		s.walked[sha256.Sum256(env)] = true
 		// Whatever an older root admitted is judged anew.
 		clear(s.opened)
+		s.freshness = nil
+		if err := s.loadFreshness(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -294,6 +303,9 @@ func (s *Store) Floor() time.Time {
 	}
 	if s.trust != nil {
 		later(s.trust.Root().Issued)
+	}
+	if s.freshness != nil {
+		later(s.freshness.Doc.Issued)
 	}
 	for _, o := range s.opened {
 		later(o.Generation.Doc.Issued)

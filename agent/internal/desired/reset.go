@@ -33,6 +33,7 @@ func (s *Store) Reset(t *release.Trust) {
 	s.walked[sha256.Sum256(t.Envelope())] = true
 	clear(s.opened)
 	clear(s.refused)
+	s.freshness = nil
 }
 
 // Targets lists the newest documents on record, one for each profile at most.

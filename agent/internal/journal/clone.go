@@ -20,6 +20,7 @@ func (s *State) draft() *State {
 	c := *s
 	c.Paused = clonePtr(s.Paused)
 	c.Loosened = maps.Clone(s.Loosened)
+	c.StaleUntil = maps.Clone(s.StaleUntil)
 	c.Profiles = maps.Clone(s.Profiles)
 	for name, p := range c.Profiles {
 		c.Profiles[name] = p.clone()

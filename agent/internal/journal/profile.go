@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -23,10 +24,16 @@ func applyProfile(s *State, r *Record) error {
 		}
 		s.Profiles[r.Profile] = p
 	}
-	if r.Kind == KindForgiven && r.Loosening != "" {
+	if r.Kind == KindForgiven && r.Loosening != "" || r.Kind == KindLoosened {
 		if err := s.use(r.Loosening, r.Expires, r.Time); err != nil {
 			return err
 		}
+	}
+	if r.Kind == KindLoosened {
+		if s.StaleUntil == nil {
+			s.StaleUntil = map[fleet.ProfileName]time.Time{}
+		}
+		s.StaleUntil[r.Profile] = r.Expires
 	}
 	ref, err := p.apply(r)
 	if err != nil {
@@ -50,7 +57,7 @@ func (p *ProfileState) apply(r *Record) (fleet.Ref, error) {
 		return p.accept(r)
 	case KindStaged:
 		return p.stage(r)
-	case KindApplied:
+	case KindApplied, KindLoosened:
 		return r.Ref, nil
 	case KindActivating:
 		return p.activating(r)

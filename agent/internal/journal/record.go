@@ -52,6 +52,9 @@ const (
 	// it [Loosening, Expires], that document is used up: a second use is
 	// ErrUsed. T
 	KindForgiven Kind = "forgiven"
+	// KindLoosened: a signed document lets activations start although what is
+	// new isn't known [Loosening, Expires]; it is used up. T
+	KindLoosened Kind = "loosened"
 	// KindHeld: an activation that could start waits [Reason, Ref]. T
 	KindHeld Kind = "held"
 	// KindUnheld ends a hold; whatever changes the phase does too.
@@ -119,7 +122,7 @@ type Record struct {
 // kinds that are transitions.
 func (k Kind) transition() (fleet.State, bool) {
 	switch k {
-	case KindAdopt, KindForgiven, KindTrustReset:
+	case KindAdopt, KindForgiven, KindTrustReset, KindLoosened:
 		return fleet.StateIdle, true
 	case KindAccept, KindApplied:
 		return fleet.StateFetching, true

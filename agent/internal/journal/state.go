@@ -218,6 +218,9 @@ type State struct {
 	// Dropped counts transitions that were dropped unacknowledged.
 	Dropped  uint64                              `json:"dropped,omitempty"`
 	Profiles map[fleet.ProfileName]*ProfileState `json:"profiles,omitempty"`
+	// StaleUntil is when, by profile, activations may no longer start without a
+	// fresh statement; a profile that isn't there needs one.
+	StaleUntil map[fleet.ProfileName]time.Time `json:"stale_until,omitempty"`
 	// Loosened holds the loosening documents that were used up, with their
 	// expiry: each works once.
 	Loosened map[fleet.Digest]time.Time `json:"loosened,omitempty"`

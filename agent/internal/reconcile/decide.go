@@ -22,6 +22,9 @@ func Decide(now time.Time, d Desired, o Observed, p Policy) (Plan, []fleet.Reaso
 	if p.Paused != "" && plan.Reason.Code != fleet.ReasonPaused {
 		reasons = append(reasons, paused(p))
 	}
+	if p.Stale.Code != "" && p.Stale.Code != plan.Reason.Code {
+		reasons = append(reasons, p.Stale)
+	}
 	return plan, reasons
 }
 
@@ -82,7 +85,7 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 		return Plan{Step: StepAccept, Target: target, Reason: why(d, target)}
 	}
 	if target.Digest == o.Current.Digest && !o.Unsure {
-		return settled(d, o)
+		return settled(d, o, p)
 	}
 	if p.Mode != fleet.ModeManage {
 		return Plan{Step: StepHold, Target: target, Reason: fleet.Reason{
@@ -99,6 +102,9 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 		if p.Paused != "" {
 			return Plan{Step: StepHold, Target: target, Reason: paused(p)}
 		}
+		if p.StaleHolds && p.Stale.Code != "" {
+			return Plan{Step: StepHold, Target: target, Reason: p.Stale}
+		}
 		return Plan{Step: StepActivate, Target: target, Reason: why(d, target)}
 	case o.Fetched == target.Digest:
 		return Plan{Step: StepBuild, Target: target, Reason: why(d, target)}
@@ -107,7 +113,7 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 }
 
 // settled says why nothing is to be done while the target runs.
-func settled(d Desired, o Observed) Plan {
+func settled(d Desired, o Observed, p Policy) Plan {
 	switch {
 	case d.Refusal.Code != "":
 		return Plan{Step: StepNothing, Target: o.Current, Reason: d.Refusal}
@@ -116,6 +122,8 @@ func settled(d Desired, o Observed) Plan {
 			Code: fleet.ReasonAwaitingAck, Message: "verified; the coordinator has not acknowledged it yet",
 			Hint: "the host reports again by itself; if it stays so, look at the coordinator",
 		}}
+	case p.Stale.Code != "":
+		return Plan{Step: StepNothing, Target: o.Current, Reason: p.Stale}
 	}
 	return Plan{Step: StepNothing, Target: o.Current, Reason: fleet.Reason{
 		Code: fleet.ReasonUpToDate, Message: "the desired generation runs",

@@ -26,6 +26,11 @@ type Policy struct {
 	Mode fleet.Mode
 	// Paused is why activations are paused; empty when they are not.
 	Paused string
+	// Stale is why this host can't know whether what it is offered is the
+	// newest; its code is empty when it can. StaleHolds keeps activations from
+	// starting then.
+	Stale      fleet.Reason
+	StaleHolds bool
 	// OnInconclusive of the generation in flight.
 	OnInconclusive fleet.OnInconclusive
 }

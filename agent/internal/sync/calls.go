@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc"
 
@@ -36,6 +37,8 @@ type Desired struct {
 	Roots      [][]byte
 	Offers     []desired.Offer
 	Loosenings [][]byte
+	// Freshness is a freshness statement; empty for none.
+	Freshness []byte
 }
 
 // maxAnswerFields is all that an answer may have together.
@@ -79,7 +82,7 @@ func desiredOf(m *fleetv1.GetDesiredResponse) (Desired, error) {
 			return Desired{}, fmt.Errorf("%w: %d %s, at most %d", ErrAnswer, c.got, c.what, c.most)
 		}
 	}
-	d := Desired{Roots: m.GetRoots(), Loosenings: m.GetLoosenings()}
+	d := Desired{Roots: m.GetRoots(), Loosenings: m.GetLoosenings(), Freshness: m.GetFreshness()}
 	for _, p := range m.GetProfiles() {
 		name, err := fleet.ParseProfileName(p.GetProfile())
 		if err != nil {
@@ -200,4 +203,23 @@ func (c *Client) Renew(ctx context.Context, csr []byte) (Renewed, error) {
 		return Renewed{}, fmt.Errorf("renewing host identity: %w", err)
 	}
 	return n, nil
+}
+
+// maxStatements is how many freshness statements one call carries.
+const maxStatements = 64
+
+// PutFreshness hands freshness statements over.
+func (c *Client) PutFreshness(ctx context.Context, statements [][]byte) error {
+	for batch := range slices.Chunk(statements, maxStatements) {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		err := c.do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+			_, err := fleetv1.NewHostServiceClient(conn).PutFreshness(ctx, &fleetv1.PutFreshnessRequest{Statements: batch})
+			return err //nolint:wrapcheck // explain wants it as it is.
+		})
+		cancel()
+		if err != nil {
+			return fmt.Errorf("handing freshness statements over: %w", err)
+		}
+	}
+	return nil
 }

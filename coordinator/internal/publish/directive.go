@@ -128,7 +128,7 @@ func (p *Publisher) Loosen(ctx context.Context, actor string, document []byte) (
 		Ops: []store.Op{{Key: looseningKey(d.Machine, signed.Digest), Value: value}},
 		Entries: []audit.Entry{{
 			Actor: actor, Kind: KindLoosened, Machine: d.Machine,
-			Message: fmt.Sprintf("%s: %s of %s", d.Profile, d.Action, d.Digest.Short()),
+			Message: describeLoosening(&d),
 		}},
 	}
 	p.mu.RLock()
@@ -163,6 +163,18 @@ func (p *Publisher) Loosen(ctx context.Context, actor string, document []byte) (
 	p.loosenings[d.Machine] = append(kept, next)
 	p.mu.Unlock()
 	return d.Machine, nil
+}
+
+func describeLoosening(d *fleet.Loosening) string {
+	s := string(d.Profile) + ": " + d.Action
+	if d.Digest != "" {
+		s += " of " + d.Digest.Short()
+	}
+	s += ", until " + d.Expires.UTC().Format(time.DateTime)
+	if d.Reason != "" {
+		s += ": " + d.Reason
+	}
+	return s
 }
 
 func looseningKey(m fleet.MachineName, d fleet.Digest) string {

@@ -46,6 +46,7 @@ const (
 	KindNumberReused audit.Kind = "number-reused"
 	KindRollback     audit.Kind = "rollback-ordered"
 	KindLoosened     audit.Kind = "loosening-added"
+	KindFreshness    audit.Kind = "freshness-stated"
 )
 
 // Log is what this package needs of the event log.
@@ -84,11 +85,12 @@ type Publisher struct {
 	// releases, newest first.
 	releases   []Release
 	loosenings map[fleet.MachineName][]loosening
+	freshness  map[fleet.MachineName]statement
 }
 
 // Open reads releases from the store and works out what is desired.
 func Open(ctx context.Context, o Options) (*Publisher, error) {
-	p := &Publisher{o: o, index: newIndex(), staged: map[fleet.ReleaseID]*staging{}, loosenings: map[fleet.MachineName][]loosening{}}
+	p := &Publisher{o: o, index: newIndex(), staged: map[fleet.ReleaseID]*staging{}, loosenings: map[fleet.MachineName][]loosening{}, freshness: map[fleet.MachineName]statement{}}
 	if err := p.load(ctx); err != nil {
 		return nil, fmt.Errorf("reading releases: %w", err)
 	}
@@ -119,6 +121,9 @@ func (p *Publisher) load(ctx context.Context) error {
 	}
 	if err := p.loadGens(ctx, adoptedPrefix, func(string) bool { return true }); err != nil {
 		return err
+	}
+	if err := p.loadFreshness(ctx); err != nil {
+		return fmt.Errorf("loading freshness statements: %w", err)
 	}
 	if err := p.loadDirectives(ctx); err != nil {
 		return err

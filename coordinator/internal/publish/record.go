@@ -18,6 +18,7 @@ const (
 	adoptedPrefix   = "adopted/"   // MACHINE/DIGEST/PROFILE
 	revertPrefix    = "revert/"    // MACHINE/PROFILE
 	looseningPrefix = "loosening/" // MACHINE/DIGEST
+	freshnessPrefix = "freshness/" // MACHINE
 	stagingPrefix   = "staging/"   // RELEASE: when staging began
 )
 

@@ -49,11 +49,12 @@ const (
 var methods = map[string]access{
 	fleetv1.EnrolmentService_Enrol_FullMethodName: {who: anyone},
 
-	fleetv1.HostService_Watch_FullMethodName:      {who: host},
-	fleetv1.HostService_GetDesired_FullMethodName: {who: host},
-	fleetv1.HostService_GetBlob_FullMethodName:    {who: host},
-	fleetv1.HostService_Report_FullMethodName:     {who: host},
-	fleetv1.HostService_Renew_FullMethodName:      {who: host, expired: true},
+	fleetv1.HostService_Watch_FullMethodName:        {who: host},
+	fleetv1.HostService_GetDesired_FullMethodName:   {who: host},
+	fleetv1.HostService_GetBlob_FullMethodName:      {who: host},
+	fleetv1.HostService_Report_FullMethodName:       {who: host},
+	fleetv1.HostService_PutFreshness_FullMethodName: {who: host},
+	fleetv1.HostService_Renew_FullMethodName:        {who: host, expired: true},
 
 	fleetv1.OperatorService_ApplyInventory_FullMethodName: {who: operator, role: fleet.RoleDeployer},
 	fleetv1.OperatorService_CreateToken_FullMethodName:    {who: operator, role: fleet.RoleAdmin},

@@ -47,7 +47,7 @@ type hostService struct {
 // GetDesired returns what is desired of the caller.
 func (h *hostService) GetDesired(ctx context.Context, req *fleetv1.GetDesiredRequest) (*fleetv1.GetDesiredResponse, error) {
 	m := callerOf(ctx).machine()
-	out := &fleetv1.GetDesiredResponse{Loosenings: h.s.o.Publisher.Loosenings(m)}
+	out := &fleetv1.GetDesiredResponse{Loosenings: h.s.o.Publisher.Loosenings(m), Freshness: h.s.o.Publisher.Freshness(m)}
 	// Versions count from 1, without gaps.
 	if n := req.GetRootVersion(); n < uint64(len(h.s.o.Roots)) {
 		out.Roots = h.s.o.Roots[n:]
@@ -74,6 +74,18 @@ func (s *Server) signed(ctx context.Context, g *publish.Gen) (*fleetv1.SignedGen
 		return nil, err
 	}
 	return &fleetv1.SignedGeneration{Generation: generation, Secrets: secrets}, nil
+}
+
+// PutFreshness takes freshness statements; the answer is sent when they are
+// durable.
+func (h *hostService) PutFreshness(ctx context.Context, req *fleetv1.PutFreshnessRequest) (*fleetv1.PutFreshnessResponse, error) {
+	if n := len(req.GetStatements()); n > publish.MaxStatements {
+		return nil, malformed(fmt.Errorf("%d statements, at most %d", n, publish.MaxStatements))
+	}
+	if err := h.s.o.Publisher.TakeFreshness(ctx, callerOf(ctx).machine(), req.GetStatements()); err != nil {
+		return nil, err
+	}
+	return &fleetv1.PutFreshnessResponse{}, nil
 }
 
 // GetBlob streams a blob that the caller's desired documents name.

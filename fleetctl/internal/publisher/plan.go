@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
@@ -143,6 +144,11 @@ func (b *builder) begin(target Target, gen fleet.Generation) (*item, error) {
 	gen.Number, gen.Release = number, b.pl.id
 	gen.Issued, gen.Expires = b.pl.issued, b.pl.issued.Add(expiry)
 	gen.RevertTo = b.h.revertTo(s)
+	// An agent that does not know the rule must not skip it.
+	const rule = "policy.freshness"
+	if gen.Policy.Freshness != 0 && !slices.Contains(gen.Critical, rule) {
+		gen.Critical = append(slices.Clone(gen.Critical), rule)
+	}
 	return &item{gen: gen, highest: b.h.of(s).highest}, nil
 }
 

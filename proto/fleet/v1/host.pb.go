@@ -261,7 +261,10 @@ type GetDesiredResponse struct {
 	// One entry per profile that has a desired generation.
 	Profiles []*DesiredProfile `protobuf:"bytes,2,rep,name=profiles,proto3" json:"profiles,omitempty"`
 	// DSSE envelopes of loosening documents for this machine.
-	Loosenings    [][]byte `protobuf:"bytes,3,rep,name=loosenings,proto3" json:"loosenings,omitempty"`
+	Loosenings [][]byte `protobuf:"bytes,3,rep,name=loosenings,proto3" json:"loosenings,omitempty"`
+	// DSSE envelope of the newest freshness statement for this machine; empty
+	// where there is none.
+	Freshness     []byte `protobuf:"bytes,4,opt,name=freshness,proto3" json:"freshness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -313,6 +316,13 @@ func (x *GetDesiredResponse) GetProfiles() []*DesiredProfile {
 func (x *GetDesiredResponse) GetLoosenings() [][]byte {
 	if x != nil {
 		return x.Loosenings
+	}
+	return nil
+}
+
+func (x *GetDesiredResponse) GetFreshness() []byte {
+	if x != nil {
+		return x.Freshness
 	}
 	return nil
 }
@@ -615,6 +625,89 @@ func (x *ReportResponse) GetUnknownGenerations() []string {
 	return nil
 }
 
+// PutFreshnessRequest carries freshness statements.
+type PutFreshnessRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DSSE envelopes, at most 64.
+	Statements    [][]byte `protobuf:"bytes,1,rep,name=statements,proto3" json:"statements,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutFreshnessRequest) Reset() {
+	*x = PutFreshnessRequest{}
+	mi := &file_fleet_v1_host_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutFreshnessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutFreshnessRequest) ProtoMessage() {}
+
+func (x *PutFreshnessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_host_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutFreshnessRequest.ProtoReflect.Descriptor instead.
+func (*PutFreshnessRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_host_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PutFreshnessRequest) GetStatements() [][]byte {
+	if x != nil {
+		return x.Statements
+	}
+	return nil
+}
+
+// PutFreshnessResponse answers PutFreshness.
+type PutFreshnessResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutFreshnessResponse) Reset() {
+	*x = PutFreshnessResponse{}
+	mi := &file_fleet_v1_host_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutFreshnessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutFreshnessResponse) ProtoMessage() {}
+
+func (x *PutFreshnessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_host_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutFreshnessResponse.ProtoReflect.Descriptor instead.
+func (*PutFreshnessResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_host_proto_rawDescGZIP(), []int{10}
+}
+
 // RenewRequest asks for a new certificate.
 type RenewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -626,7 +719,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_fleet_v1_host_proto_msgTypes[9]
+	mi := &file_fleet_v1_host_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +731,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_host_proto_msgTypes[9]
+	mi := &file_fleet_v1_host_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +744,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_fleet_v1_host_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -675,7 +768,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_fleet_v1_host_proto_msgTypes[10]
+	mi := &file_fleet_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +780,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_host_proto_msgTypes[10]
+	mi := &file_fleet_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +793,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_fleet_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -732,13 +825,14 @@ const file_fleet_v1_host_proto_rawDesc = "" +
 	"\rWatchResponse\x12,\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x14.fleet.v1.WakeReasonR\x06reason\"6\n" +
 	"\x11GetDesiredRequest\x12!\n" +
-	"\froot_version\x18\x01 \x01(\x04R\vrootVersion\"\x80\x01\n" +
+	"\froot_version\x18\x01 \x01(\x04R\vrootVersion\"\x9e\x01\n" +
 	"\x12GetDesiredResponse\x12\x14\n" +
 	"\x05roots\x18\x01 \x03(\fR\x05roots\x124\n" +
 	"\bprofiles\x18\x02 \x03(\v2\x18.fleet.v1.DesiredProfileR\bprofiles\x12\x1e\n" +
 	"\n" +
 	"loosenings\x18\x03 \x03(\fR\n" +
-	"loosenings\"\x92\x01\n" +
+	"loosenings\x12\x1c\n" +
+	"\tfreshness\x18\x04 \x01(\fR\tfreshness\"\x92\x01\n" +
 	"\x0eDesiredProfile\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x122\n" +
 	"\x06newest\x18\x02 \x01(\v2\x1a.fleet.v1.SignedGenerationR\x06newest\x122\n" +
@@ -755,7 +849,12 @@ const file_fleet_v1_host_proto_rawDesc = "" +
 	"\rhost_keys_mac\x18\x04 \x01(\fR\vhostKeysMac\"^\n" +
 	"\x0eReportResponse\x12\x1b\n" +
 	"\tacked_seq\x18\x01 \x01(\x04R\backedSeq\x12/\n" +
-	"\x13unknown_generations\x18\x02 \x03(\tR\x12unknownGenerations\" \n" +
+	"\x13unknown_generations\x18\x02 \x03(\tR\x12unknownGenerations\"5\n" +
+	"\x13PutFreshnessRequest\x12\x1e\n" +
+	"\n" +
+	"statements\x18\x01 \x03(\fR\n" +
+	"statements\"\x16\n" +
+	"\x14PutFreshnessResponse\" \n" +
 	"\fRenewRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
@@ -766,13 +865,14 @@ const file_fleet_v1_host_proto_rawDesc = "" +
 	"\x17WAKE_REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11WAKE_REASON_HELLO\x10\x01\x12\x17\n" +
 	"\x13WAKE_REASON_DESIRED\x10\x02\x12\x16\n" +
-	"\x12WAKE_REASON_REPORT\x10\x032\xcb\x02\n" +
+	"\x12WAKE_REASON_REPORT\x10\x032\x9a\x03\n" +
 	"\vHostService\x12:\n" +
 	"\x05Watch\x12\x16.fleet.v1.WatchRequest\x1a\x17.fleet.v1.WatchResponse0\x01\x12G\n" +
 	"\n" +
 	"GetDesired\x12\x1b.fleet.v1.GetDesiredRequest\x1a\x1c.fleet.v1.GetDesiredResponse\x12@\n" +
 	"\aGetBlob\x12\x18.fleet.v1.GetBlobRequest\x1a\x19.fleet.v1.GetBlobResponse0\x01\x12;\n" +
-	"\x06Report\x12\x17.fleet.v1.ReportRequest\x1a\x18.fleet.v1.ReportResponse\x128\n" +
+	"\x06Report\x12\x17.fleet.v1.ReportRequest\x1a\x18.fleet.v1.ReportResponse\x12M\n" +
+	"\fPutFreshness\x12\x1d.fleet.v1.PutFreshnessRequest\x1a\x1e.fleet.v1.PutFreshnessResponse\x128\n" +
 	"\x05Renew\x12\x16.fleet.v1.RenewRequest\x1a\x17.fleet.v1.RenewResponseB9Z7github.com/cameronraysmith/fleet/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
@@ -788,40 +888,44 @@ func file_fleet_v1_host_proto_rawDescGZIP() []byte {
 }
 
 var file_fleet_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_fleet_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_fleet_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_fleet_v1_host_proto_goTypes = []any{
-	(WakeReason)(0),            // 0: fleet.v1.WakeReason
-	(*WatchRequest)(nil),       // 1: fleet.v1.WatchRequest
-	(*WatchResponse)(nil),      // 2: fleet.v1.WatchResponse
-	(*GetDesiredRequest)(nil),  // 3: fleet.v1.GetDesiredRequest
-	(*GetDesiredResponse)(nil), // 4: fleet.v1.GetDesiredResponse
-	(*DesiredProfile)(nil),     // 5: fleet.v1.DesiredProfile
-	(*GetBlobRequest)(nil),     // 6: fleet.v1.GetBlobRequest
-	(*GetBlobResponse)(nil),    // 7: fleet.v1.GetBlobResponse
-	(*ReportRequest)(nil),      // 8: fleet.v1.ReportRequest
-	(*ReportResponse)(nil),     // 9: fleet.v1.ReportResponse
-	(*RenewRequest)(nil),       // 10: fleet.v1.RenewRequest
-	(*RenewResponse)(nil),      // 11: fleet.v1.RenewResponse
-	(*SignedGeneration)(nil),   // 12: fleet.v1.SignedGeneration
+	(WakeReason)(0),              // 0: fleet.v1.WakeReason
+	(*WatchRequest)(nil),         // 1: fleet.v1.WatchRequest
+	(*WatchResponse)(nil),        // 2: fleet.v1.WatchResponse
+	(*GetDesiredRequest)(nil),    // 3: fleet.v1.GetDesiredRequest
+	(*GetDesiredResponse)(nil),   // 4: fleet.v1.GetDesiredResponse
+	(*DesiredProfile)(nil),       // 5: fleet.v1.DesiredProfile
+	(*GetBlobRequest)(nil),       // 6: fleet.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),      // 7: fleet.v1.GetBlobResponse
+	(*ReportRequest)(nil),        // 8: fleet.v1.ReportRequest
+	(*ReportResponse)(nil),       // 9: fleet.v1.ReportResponse
+	(*PutFreshnessRequest)(nil),  // 10: fleet.v1.PutFreshnessRequest
+	(*PutFreshnessResponse)(nil), // 11: fleet.v1.PutFreshnessResponse
+	(*RenewRequest)(nil),         // 12: fleet.v1.RenewRequest
+	(*RenewResponse)(nil),        // 13: fleet.v1.RenewResponse
+	(*SignedGeneration)(nil),     // 14: fleet.v1.SignedGeneration
 }
 var file_fleet_v1_host_proto_depIdxs = []int32{
 	0,  // 0: fleet.v1.WatchResponse.reason:type_name -> fleet.v1.WakeReason
 	5,  // 1: fleet.v1.GetDesiredResponse.profiles:type_name -> fleet.v1.DesiredProfile
-	12, // 2: fleet.v1.DesiredProfile.newest:type_name -> fleet.v1.SignedGeneration
-	12, // 3: fleet.v1.DesiredProfile.revert:type_name -> fleet.v1.SignedGeneration
-	12, // 4: fleet.v1.ReportRequest.accepted:type_name -> fleet.v1.SignedGeneration
+	14, // 2: fleet.v1.DesiredProfile.newest:type_name -> fleet.v1.SignedGeneration
+	14, // 3: fleet.v1.DesiredProfile.revert:type_name -> fleet.v1.SignedGeneration
+	14, // 4: fleet.v1.ReportRequest.accepted:type_name -> fleet.v1.SignedGeneration
 	1,  // 5: fleet.v1.HostService.Watch:input_type -> fleet.v1.WatchRequest
 	3,  // 6: fleet.v1.HostService.GetDesired:input_type -> fleet.v1.GetDesiredRequest
 	6,  // 7: fleet.v1.HostService.GetBlob:input_type -> fleet.v1.GetBlobRequest
 	8,  // 8: fleet.v1.HostService.Report:input_type -> fleet.v1.ReportRequest
-	10, // 9: fleet.v1.HostService.Renew:input_type -> fleet.v1.RenewRequest
-	2,  // 10: fleet.v1.HostService.Watch:output_type -> fleet.v1.WatchResponse
-	4,  // 11: fleet.v1.HostService.GetDesired:output_type -> fleet.v1.GetDesiredResponse
-	7,  // 12: fleet.v1.HostService.GetBlob:output_type -> fleet.v1.GetBlobResponse
-	9,  // 13: fleet.v1.HostService.Report:output_type -> fleet.v1.ReportResponse
-	11, // 14: fleet.v1.HostService.Renew:output_type -> fleet.v1.RenewResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
+	10, // 9: fleet.v1.HostService.PutFreshness:input_type -> fleet.v1.PutFreshnessRequest
+	12, // 10: fleet.v1.HostService.Renew:input_type -> fleet.v1.RenewRequest
+	2,  // 11: fleet.v1.HostService.Watch:output_type -> fleet.v1.WatchResponse
+	4,  // 12: fleet.v1.HostService.GetDesired:output_type -> fleet.v1.GetDesiredResponse
+	7,  // 13: fleet.v1.HostService.GetBlob:output_type -> fleet.v1.GetBlobResponse
+	9,  // 14: fleet.v1.HostService.Report:output_type -> fleet.v1.ReportResponse
+	11, // 15: fleet.v1.HostService.PutFreshness:output_type -> fleet.v1.PutFreshnessResponse
+	13, // 16: fleet.v1.HostService.Renew:output_type -> fleet.v1.RenewResponse
+	11, // [11:17] is the sub-list for method output_type
+	5,  // [5:11] is the sub-list for method input_type
 	5,  // [5:5] is the sub-list for extension type_name
 	5,  // [5:5] is the sub-list for extension extendee
 	0,  // [0:5] is the sub-list for field type_name
@@ -839,7 +943,7 @@ func file_fleet_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_host_proto_rawDesc), len(file_fleet_v1_host_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,11 +19,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	HostService_Watch_FullMethodName      = "/fleet.v1.HostService/Watch"
-	HostService_GetDesired_FullMethodName = "/fleet.v1.HostService/GetDesired"
-	HostService_GetBlob_FullMethodName    = "/fleet.v1.HostService/GetBlob"
-	HostService_Report_FullMethodName     = "/fleet.v1.HostService/Report"
-	HostService_Renew_FullMethodName      = "/fleet.v1.HostService/Renew"
+	HostService_Watch_FullMethodName        = "/fleet.v1.HostService/Watch"
+	HostService_GetDesired_FullMethodName   = "/fleet.v1.HostService/GetDesired"
+	HostService_GetBlob_FullMethodName      = "/fleet.v1.HostService/GetBlob"
+	HostService_Report_FullMethodName       = "/fleet.v1.HostService/Report"
+	HostService_PutFreshness_FullMethodName = "/fleet.v1.HostService/PutFreshness"
+	HostService_Renew_FullMethodName        = "/fleet.v1.HostService/Renew"
 )
 
 // HostServiceClient is the client API for HostService service.
@@ -46,6 +47,9 @@ type HostServiceClient interface {
 	GetBlob(ctx context.Context, in *GetBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetBlobResponse], error)
 	// Report delivers one signed report. The answer is sent after it is durable.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
+	// PutFreshness hands over freshness statements that this host signed, for any
+	// machines. What counts is their signature, not who brings them.
+	PutFreshness(ctx context.Context, in *PutFreshnessRequest, opts ...grpc.CallOption) (*PutFreshnessResponse, error)
 	// Renew exchanges a certificate that is still valid, or expired for less
 	// than the grace, for a new one over the same registered key.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
@@ -117,6 +121,16 @@ func (c *hostServiceClient) Report(ctx context.Context, in *ReportRequest, opts 
 	return out, nil
 }
 
+func (c *hostServiceClient) PutFreshness(ctx context.Context, in *PutFreshnessRequest, opts ...grpc.CallOption) (*PutFreshnessResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutFreshnessResponse)
+	err := c.cc.Invoke(ctx, HostService_PutFreshness_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *hostServiceClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RenewResponse)
@@ -147,6 +161,9 @@ type HostServiceServer interface {
 	GetBlob(*GetBlobRequest, grpc.ServerStreamingServer[GetBlobResponse]) error
 	// Report delivers one signed report. The answer is sent after it is durable.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
+	// PutFreshness hands over freshness statements that this host signed, for any
+	// machines. What counts is their signature, not who brings them.
+	PutFreshness(context.Context, *PutFreshnessRequest) (*PutFreshnessResponse, error)
 	// Renew exchanges a certificate that is still valid, or expired for less
 	// than the grace, for a new one over the same registered key.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
@@ -171,6 +188,9 @@ func (UnimplementedHostServiceServer) GetBlob(*GetBlobRequest, grpc.ServerStream
 }
 func (UnimplementedHostServiceServer) Report(context.Context, *ReportRequest) (*ReportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
+}
+func (UnimplementedHostServiceServer) PutFreshness(context.Context, *PutFreshnessRequest) (*PutFreshnessResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutFreshness not implemented")
 }
 func (UnimplementedHostServiceServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
@@ -254,6 +274,24 @@ func _HostService_Report_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HostService_PutFreshness_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutFreshnessRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostServiceServer).PutFreshness(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostService_PutFreshness_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostServiceServer).PutFreshness(ctx, req.(*PutFreshnessRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HostService_Renew_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RenewRequest)
 	if err := dec(in); err != nil {
@@ -286,6 +324,10 @@ var HostService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Report",
 			Handler:    _HostService_Report_Handler,
+		},
+		{
+			MethodName: "PutFreshness",
+			Handler:    _HostService_PutFreshness_Handler,
 		},
 		{
 			MethodName: "Renew",

@@ -1,0 +1,175 @@
+// Package attest says what is the newest that a fleet published, from a
+// checkout of the fleet's repository: not from the coordinator, which is who a
+// freshness statement is to be a check of.
+package attest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/strictjson"
+)
+
+const (
+	// maxReleaseBytes bounds the file of one release: 50,000 machines fit.
+	maxReleaseBytes = 256 << 20
+	maxRootBytes    = 2 * fleet.MaxDocumentBytes
+	maxRoots        = 10_000
+	// updateTimeout bounds bringing the checkout up to date.
+	updateTimeout = 2 * time.Minute
+)
+
+// Newest is the newest that was published: the version of the trust root, and
+// the highest generation of each profile of each machine.
+type Newest struct {
+	Root     uint64
+	Machines map[fleet.MachineName]map[fleet.ProfileName]fleet.Ref
+}
+
+// Update brings a git checkout up to date, forwards only. A directory that is
+// none is left as it is: whoever put it there keeps it up to date.
+func Update(ctx context.Context, dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, ".git")); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "git", "-C", dir, "pull", "--quiet", "--ff-only") //nolint:gosec // A directory of the agent's configuration.
+	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("updating %s: %w: %.300s", dir, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// releaseFile is what counts of a release's file. The rest, and what it says of
+// itself, is not needed: the envelopes say it, signed.
+type releaseFile struct {
+	State       string `json:"state"`
+	Generations []struct {
+		Generation []byte `json:"generation"`
+	} `json:"generations"`
+}
+
+// Read reads the newest of everything from a checkout. All of it is verified,
+// from the trust root with digest pin on. Only what was committed counts: hosts
+// can't have anything else.
+func Read(dir string, pin fleet.Digest) (*Newest, *release.Trust, error) {
+	t, err := readTrust(filepath.Join(dir, "trust", "root"), pin)
+	if err != nil {
+		return nil, nil, err
+	}
+	names, err := filepath.Glob(filepath.Join(dir, "releases", "*.json"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing releases: %w", err)
+	}
+	n := &Newest{Root: t.Root().Version, Machines: map[fleet.MachineName]map[fleet.ProfileName]fleet.Ref{}}
+	slices.Sort(names)
+	for _, name := range names {
+		if strings.HasPrefix(filepath.Base(name), ".") {
+			continue
+		}
+		if err := n.add(t, name); err != nil {
+			return nil, nil, fmt.Errorf("reading %s: %w", name, err)
+		}
+	}
+	return n, t, nil
+}
+
+func (n *Newest) add(t *release.Trust, name string) error {
+	data, err := read(name, maxReleaseBytes)
+	if err != nil {
+		return err
+	}
+	var f releaseFile
+	if err := strictjson.Unmarshal(data, maxReleaseBytes, &f); err != nil {
+		return err //nolint:wrapcheck // The caller names the file.
+	}
+	if f.State != "committed" {
+		return nil
+	}
+	for _, g := range f.Generations {
+		signed, err := t.OpenGeneration(g.Generation)
+		if errors.Is(err, release.ErrUnknownKey) {
+			continue // Of a key that was replaced since: no host takes it now.
+		}
+		if err != nil {
+			return err //nolint:wrapcheck // The caller names the file.
+		}
+		d := signed.Doc
+		of := n.Machines[d.Machine]
+		if of == nil {
+			of = map[fleet.ProfileName]fleet.Ref{}
+			n.Machines[d.Machine] = of
+		}
+		if d.Number.Compare(of[d.Profile].Number) > 0 {
+			of[d.Profile] = fleet.Ref{Number: d.Number, Digest: signed.Digest, Release: d.Release}
+		}
+	}
+	return nil
+}
+
+func readTrust(dir string, pin fleet.Digest) (*release.Trust, error) {
+	var chain [][]byte
+	for v := 1; v <= maxRoots; v++ {
+		b, err := read(filepath.Join(dir, strconv.Itoa(v)+".json"), maxRootBytes)
+		if errors.Is(err, os.ErrNotExist) && v > 1 {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading trust roots: %w", err)
+		}
+		chain = append(chain, b)
+	}
+	t, err := release.OpenChain(chain, pin)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return t, nil
+}
+
+func read(name string, most int64) ([]byte, error) {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // It names the file.
+	}
+	if fi.Size() > most {
+		return nil, fmt.Errorf("%s has %d bytes, at most %d", name, fi.Size(), most)
+	}
+	return os.ReadFile(name) //nolint:gosec,wrapcheck // It names the file, of the agent's configuration.
+}
+
+// Sign makes a statement for each machine, by name.
+func (n *Newest) Sign(f fleet.FleetID, issued, expires time.Time, s release.Signer) ([][]byte, error) {
+	var names []fleet.MachineName
+	for m := range n.Machines {
+		names = append(names, m)
+	}
+	slices.Sort(names)
+	var out [][]byte
+	for _, m := range names {
+		doc := fleet.Freshness{
+			Type: fleet.TypeFreshness, Fleet: f, Machine: m, Issued: issued, Expires: expires,
+			Root: n.Root, Highest: n.Machines[m],
+		}
+		if err := doc.Validate(); err != nil {
+			return nil, fmt.Errorf("stating what is the newest of %s: %w", m, err)
+		}
+		env, _, err := release.Seal(fleet.TypeFreshness, doc, s)
+		if err != nil {
+			return nil, fmt.Errorf("stating what is the newest of %s: %w", m, err)
+		}
+		out = append(out, env)
+	}
+	return out, nil
+}
