@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/agent/internal/secrets"
@@ -39,6 +38,15 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 		way.back = ps.Activation.Back()
 	} else if _, ok := lastGood(ps); ok && way.again { // what runs is no place to return to
 		way.back = ps.LastGood
+	}
+	if other, strayed := w.strayed(ctx, ps.Current); strayed && ps.Activation == nil {
+		// A person acted. That is where to go back to, and being on record counts
+		// for nothing.
+		w.log.Warn("something else runs than what was activated last", "path", other.Path)
+		way.again = true
+		if other.Path != way.to.Path {
+			way.back = other
+		}
 	}
 	policy := o.Generation.Doc.Policy
 	act, err := w.compose(ctx, way, policy.ActivationDeadline.Or(fleet.DefaultActivation))
@@ -236,41 +244,13 @@ func (w *worker) wayBack(ctx context.Context, seq uint64, ps journal.ProfileStat
 	return act, nil
 }
 
-// commit runs what a driver does once the new state is verified.
-func (w *worker) commit(ctx context.Context) error {
-	st := w.a.journal.State()
-	act := st.Profile(w.profile).Activation
-	if act == nil {
-		return nil
-	}
-	done := journal.Record{Kind: journal.KindCommitted}
-	if act.Commit.IsZero() {
-		return w.settle(ctx, done)
-	}
-	id := commitRun(act)
-	if err := w.a.executor.Start(ctx, id, act.Commit, w.a.runEnv(w.profile)); err != nil && !errors.Is(err, execute.ErrExists) {
-		return err //nolint:wrapcheck // It says what failed.
-	}
-	res, err := w.a.executor.Wait(ctx, id)
-	if err != nil {
-		return err //nolint:wrapcheck // It says what failed.
-	}
-	if run, detail := outcome(res); run != reconcile.RunSucceeded {
-		// What runs is verified; that the step after it failed is no reason to
-		// take it away.
-		w.log.Error("committing failed", "run", id, "detail", detail)
-		done.Reason = fleet.Reason{Code: fleet.ReasonInternal, Message: "committing failed: " + detail}
-	}
-	return w.settle(ctx, done)
-}
-
 // settle ends an activation and clears away what is of no use any more.
 func (w *worker) settle(ctx context.Context, r journal.Record) error {
 	if err := w.append(r); err != nil {
 		return err
 	}
 	w.note(func(f *facts) {
-		*f = facts{rollBack: f.rollBack, rollBackFrom: f.rollBackFrom}
+		*f = facts{rollBack: f.rollBack, rollBackFrom: f.rollBackFrom, lasting: f.lasting}
 	})
 	w.a.prune(ctx)
 	poke(w.a.rest.settled)

@@ -46,6 +46,7 @@ type Agent struct {
 	stop     func() error // ends the drivers; nil before they are open
 	bootID   string
 	run      string       // names this run: a random text
+	suspect  atomic.Bool  // a power loss may have damaged what was built
 	floor    atomic.Int64 // unix nanoseconds of the newest signed time seen
 
 	// fetches has an element for each profile that fetches.
@@ -122,6 +123,9 @@ func (a *Agent) open() (err error) {
 	}
 	if err := os.MkdirAll(a.blobs.Dir, 0o700); err != nil {
 		return fmt.Errorf("opening blobs: %w", err)
+	}
+	if err := a.openBoot(); err != nil {
+		return err
 	}
 	for name := range st.Profiles {
 		a.workers[name] = newWorker(a, name)
@@ -207,7 +211,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	})
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) || errors.Is(err, errStopped) {
-		return nil
+		return a.writeBoot(true)
 	}
 	return err
 }

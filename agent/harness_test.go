@@ -41,6 +41,8 @@ type host struct {
 	coord  *agenttest.Coordinator
 	config Config
 	web    *httptest.Server
+	// wrap changes the bundle driver; nil for not.
+	wrap func(*bundledriver.Driver) driver.Driver
 
 	agent  *Agent
 	cancel context.CancelFunc
@@ -143,7 +145,11 @@ func (h *host) open() (*Agent, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		connected, stop, err := driver.InProcess(d)
+		var inner driver.Driver = d
+		if h.wrap != nil {
+			inner = h.wrap(d)
+		}
+		connected, stop, err := driver.InProcess(inner)
 		return map[string]driver.Driver{bundledriver.Name: connected}, stop, err
 	}
 	return New(c)

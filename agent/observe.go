@@ -118,7 +118,10 @@ func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reco
 
 // Names of an activation's runs.
 func activateRun(a *journal.Activation) string { return a.ID + "-activate" }
-func commitRun(a *journal.Activation) string   { return a.ID + "-commit" }
+func commitRun(a *journal.Activation, n int) string {
+	return fmt.Sprintf("%s-commit-%d", a.ID, n)
+}
+
 func rollbackRun(a *journal.Activation, n int) string {
 	return fmt.Sprintf("%s-rollback-%d", a.ID, n)
 }

@@ -27,6 +27,9 @@ type worker struct {
 	log     *slog.Logger
 	signal  chan struct{}
 	back    chan struct{} // the coordinator is back
+	// inspected says that what a power loss may have damaged was looked at; guarded
+	// by the agent's mu.
+	inspected bool
 
 	mu    stdsync.Mutex
 	facts facts
@@ -62,6 +65,8 @@ type facts struct {
 	awaited     *awaited  // nil while none runs; guarded by the worker's mu
 	again       int       // verifications after the deadline
 	unable      time.Time // since when verification can't even begin
+	// lasting is what a person should know, whatever is decided.
+	lasting []fleet.Reason
 }
 
 // wait is a backoff; until is monotonic.
@@ -130,6 +135,9 @@ func (j *job) end(cause error) {
 // run decides and carries out until ctx ends. Each decision starts from what
 // is on disk, so that nothing depends on what was decided before.
 func (w *worker) run(ctx context.Context) error {
+	if err := w.step(ctx, w.inspect); err != nil {
+		return err
+	}
 	var current *job
 	defer func() {
 		if current != nil {
@@ -233,6 +241,9 @@ func (w *worker) stepped(ctx context.Context, err error) error {
 func (w *worker) decide(now time.Time) reconcile.Plan {
 	in := w.observe(now)
 	plan, reasons := reconcile.Decide(now, in.desired, in.observed, in.policy)
+	w.mu.Lock()
+	reasons = append(reasons, w.facts.lasting...)
+	w.mu.Unlock()
 	next := said{plan: plan, reasons: reasons, mode: in.policy.Mode}
 	if in.desired.Target != nil {
 		next.desired = *in.desired.Target

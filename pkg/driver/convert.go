@@ -48,7 +48,7 @@ func actionToProto(a Action) *driverv1.Action {
 
 func execToProto(e *Exec) *driverv1.Exec {
 	p := &driverv1.Exec{
-		Argv: e.Argv, Env: e.Env, User: e.User, Dir: e.Dir, Unless: linkToProto(e.Unless),
+		Argv: e.Argv, Env: e.Env, User: e.User, Dir: e.Dir, Unless: linkToProto(e.Unless), Contained: e.Contained,
 		OkCodes: codesToProto(e.OKCodes), BusyCodes: codesToProto(e.BusyCodes),
 		FailedUnitsCode: codeToProto(e.FailedUnitsCode),
 	}
@@ -111,7 +111,7 @@ func actionFromProto(p *driverv1.Action) Action {
 
 func execFromProto(p *driverv1.Exec) *Exec {
 	e := &Exec{
-		Argv: p.GetArgv(), Env: p.GetEnv(), User: p.GetUser(), Dir: p.GetDir(),
+		Argv: p.GetArgv(), Env: p.GetEnv(), User: p.GetUser(), Dir: p.GetDir(), Contained: p.GetContained(),
 		OKCodes: codesFromProto(p.GetOkCodes()), BusyCodes: codesFromProto(p.GetBusyCodes()),
 		FailedUnitsCode: int(p.GetFailedUnitsCode()),
 	}

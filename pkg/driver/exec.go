@@ -29,6 +29,9 @@ type Exec struct {
 	// failed; 0 where none says that. It counts as success where no unit is failed
 	// that was not failed before the program ran.
 	FailedUnitsCode int `json:"failed_units_code,omitempty"`
+	// Contained says that the program starts nothing that is to outlive it: at the
+	// deadline all that comes from it is ended, also in sessions of its own.
+	Contained bool `json:"contained,omitempty"`
 	// Meanings says what exit codes mean, for people.
 	Meanings map[int]string `json:"meanings,omitempty"`
 }

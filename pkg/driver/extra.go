@@ -25,6 +25,14 @@ type Verifier interface {
 	Verify(ctx context.Context, path string) error
 }
 
+// Repairer is the extra ability to mend a built path without its source.
+type Repairer interface {
+	// Repair mends what Verify found damaged, reads all of it again, and returns an
+	// error that wraps ErrNotBuilt where something is left that only building
+	// again may mend.
+	Repair(ctx context.Context, path string) error
+}
+
 // Prober is the extra ability to name the probes that a built path brings
 // along, besides those of the signed generation.
 type Prober interface {
@@ -58,6 +66,15 @@ func Verify(ctx context.Context, d Driver, path string) error {
 		return fmt.Errorf("verifying %s: %w", path, ErrUnsupported)
 	}
 	return v.Verify(ctx, path)
+}
+
+// Repair repairs where d, or the built-in driver behind d, can.
+func Repair(ctx context.Context, d Driver, path string) error {
+	r, ok := builtin(d).(Repairer)
+	if !ok {
+		return fmt.Errorf("repairing %s: %w", path, ErrUnsupported)
+	}
+	return r.Repair(ctx, path)
 }
 
 func builtin(d Driver) Driver {

@@ -17,7 +17,7 @@ func FuzzActivation(f *testing.F) {
 		{Exec: &Exec{Argv: []string{"/bin/true"}, OKCodes: []int{1}}},
 		{Link: &Link{Path: "/a"}},
 		{Exec: &Exec{
-			Argv: []string{"/s"}, Unless: &Link{Path: "/p", Target: "/t"}, BusyCodes: []int{11}, FailedUnitsCode: 4,
+			Argv: []string{"/s"}, Unless: &Link{Path: "/p", Target: "/t"}, BusyCodes: []int{11}, FailedUnitsCode: 4, Contained: true,
 			Meanings: map[int]string{100: "reboot"},
 		}},
 		{Sync: &Sync{Paths: []string{"/nix"}}},

@@ -1,7 +1,6 @@
 package execute
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +19,8 @@ const (
 	busyPause = time.Second
 	// unitsTimeout bounds one look at the failed units.
 	unitsTimeout = 10 * time.Second
-	// maxUnits bounds the failed units that are told from each other.
-	maxUnits = 10_000
+	// maxUnitsBytes bounds what is read about failed units.
+	maxUnitsBytes = 1 << 20
 	// maxNamedUnits bounds those that a message names.
 	maxNamedUnits = 8
 )
@@ -32,7 +31,7 @@ func (r *run) program(step int, x *driver.Exec, late <-chan time.Time) Result {
 	if x.Unless != nil && leadsTo(x.Unless) {
 		return Result{}
 	}
-	var before map[string]bool
+	var before map[string]string
 	var unknown error
 	if x.FailedUnitsCode != 0 {
 		before, unknown = failedUnits(x.Env)
@@ -82,15 +81,15 @@ func leadsTo(l *driver.Link) bool {
 
 // judgeUnits tells a program that broke a unit from one that only found some
 // unit failed. Where the units can't be told, the program's word stands.
-func judgeUnits(res Result, env []string, before map[string]bool, unknown error) Result {
+func judgeUnits(res Result, env []string, before map[string]string, unknown error) Result {
 	after, err := failedUnits(env)
 	if err := errors.Join(unknown, err); err != nil {
 		res.Message += ": which units failed can't be told: " + err.Error()
 		return res
 	}
 	var broken []string
-	for unit := range after {
-		if !before[unit] {
+	for unit, state := range after {
+		if _, was := before[unit]; !was && (state == "failed" || endedBadly(env, unit)) {
 			broken = append(broken, unit)
 		}
 	}
@@ -105,31 +104,55 @@ func judgeUnits(res Result, env []string, before map[string]bool, unknown error)
 	return res
 }
 
-// failedUnits lists the failed units of the system's systemd.
-func failedUnits(env []string) (map[string]bool, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), unitsTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, systemctl(env), "list-units", "--state=failed", "--all", "--full", "--plain", "--no-legend", "--no-pager")
-	cmd.Env = append([]string{"SYSTEMD_COLORS=0"}, env...)
-	cmd.WaitDelay = time.Second
-	out, err := cmd.StdoutPipe()
+// failedUnits lists the units of the system's systemd that are failed, and those
+// that wait to be started again, with the state that they are in.
+func failedUnits(env []string) (map[string]string, error) {
+	out, err := askSystemd(env, "list-units", "--state=failed,auto-restart,auto-restart-queued", "--all", "--full",
+		"--plain", "--no-legend")
 	if err != nil {
 		return nil, fmt.Errorf("listing failed units: %w", err)
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("listing failed units: %w", err)
-	}
-	units := map[string]bool{}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && len(units) < maxUnits {
-		if f := strings.Fields(lines.Text()); len(f) > 0 {
-			units[f[0]] = true
+	units := map[string]string{}
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) >= 4 { // unit, load, active, sub, description
+			units[f[0]] = f[3]
 		}
 	}
-	if err := errors.Join(lines.Err(), cmd.Wait()); err != nil {
-		return nil, fmt.Errorf("listing failed units: %w", err)
-	}
 	return units, nil
+}
+
+// endedBadly says whether a unit that is to be started again had failed, as
+// switch-to-configuration finds out.
+func endedBadly(env []string, unit string) bool {
+	out, err := askSystemd(env, "show", "--property=ExecMainStatus", "--value", "--", unit)
+	return err != nil || strings.TrimSpace(out) != "0"
+}
+
+// askSystemd runs systemctl and returns a bounded part of what it prints.
+func askSystemd(env []string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), unitsTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, systemctl(env), args...)
+	cmd.Env = append([]string{"SYSTEMD_COLORS=0", "SYSTEMD_PAGER="}, env...)
+	cmd.WaitDelay = time.Second
+	out := &firstBytes{most: maxUnitsBytes}
+	cmd.Stdout = out
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("asking systemctl: %w", err)
+	}
+	return out.String(), nil
+}
+
+// firstBytes keeps the first bytes that are written to it.
+type firstBytes struct {
+	strings.Builder
+
+	most int
+}
+
+func (b *firstBytes) Write(p []byte) (int, error) {
+	_, _ = b.Builder.Write(p[:min(len(p), max(b.most-b.Len(), 0))])
+	return len(p), nil
 }
 
 // systemctl finds the program by the PATH of the step, which need not be that

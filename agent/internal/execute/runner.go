@@ -188,12 +188,24 @@ func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
 		case <-tick.C:
 			r.log.trim()
 		case <-late:
-			endGroup(cmd.Process.Pid, done, r.log)
+			r.end(x, cmd.Process.Pid, done)
 			return r.hung(step)
 		case <-r.stop:
-			endGroup(cmd.Process.Pid, done, r.log)
+			r.end(x, cmd.Process.Pid, done)
 			return r.stopped(step)
 		}
+	}
+}
+
+// end ends a program before its time, and where it is contained all that came
+// from it: what escaped its group could hold the lock that the way back needs.
+func (r *run) end(x *driver.Exec, pgid int, done <-chan struct{}) {
+	endGroup(pgid, done, r.log)
+	if !x.Contained {
+		return
+	}
+	if left := endDescendants(); left > 0 {
+		_, _ = fmt.Fprintf(r.log.file, "fleet runner: %d processes of %s survive SIGKILL\n", left, x.Argv[0])
 	}
 }
 
@@ -227,6 +239,11 @@ func (r *run) start(x *driver.Exec) (*exec.Cmd, error) {
 	cmd, err := command(x, r.req.Env, out)
 	if err != nil {
 		return nil, err
+	}
+	if x.Contained {
+		if err := adoptOrphans(); err != nil {
+			return nil, err
+		}
 	}
 	return cmd, cmd.Start()
 }

@@ -63,7 +63,7 @@ func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func
 func (b *base) realise(ctx context.Context, source fleet.Source, link string, said func(string)) (string, error) {
 	if pinned := source.OutPath(); pinned != "" {
 		_, err := os.Lstat(b.at(pinned))
-		if source.StorePath != nil || err == nil {
+		if source.StorePath != nil || err == nil && !b.damage.any() {
 			path, err := b.nixBuild(ctx, link, said, pinned)
 			if err == nil || source.StorePath != nil || ctx.Err() != nil {
 				return path, err
@@ -95,7 +95,7 @@ func (b *base) nixBuild(ctx context.Context, link string, said func(string), wha
 	}
 	path := strings.TrimSuffix(string(out), "\n")
 	if err := fleet.ValidateStorePath(path); err != nil {
-		return "", fmt.Errorf("%w: it has not one output but %q", driver.ErrSource, clean(path))
+		return "", fmt.Errorf("%w: it has not one output but %.200q", driver.ErrSource, path)
 	}
 	return path, nil
 }

@@ -23,9 +23,11 @@ var passing = []string{
 	"SSL connect error", "SSL peer certificate", "Server returned nothing", "transfer closed with",
 	"Failure when receiving data", "does not exist in binary cache", "is not valid in any of the configured substituters",
 	"there is no substituter that can build it", "some substitutes for the outputs of derivation",
+	// Whatever keeps a tree from being fetched, save that it is another one.
+	"while fetching the input", "Failed to open archive",
 	// Git.
 	"unable to access", "Could not read from remote repository", "Failed to fetch git repository",
-	"Cannot find Git revision", "early EOF", "unexpected disconnect", "remote end hung up",
+	"Cannot find Git revision", "getting Git object", "does not appear to be a git repository", "early EOF", "unexpected disconnect", "remote end hung up",
 	"The requested URL returned error",
 	// Builders and the machine.
 	"failed due to signal", "Cannot allocate memory", "out of memory", "std::bad_alloc", "No space left on device",

@@ -83,13 +83,13 @@ func (b *base) runProgram(ctx context.Context, program string, said func(string)
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
-		return out.Bytes(), &failure{command: command, code: exit.ExitCode(), lines: lines.kept}
+		return out.kept, &failure{command: command, code: exit.ExitCode(), lines: lines.kept}
 	case err != nil:
 		return nil, fmt.Errorf("running nix %s: %w", command, err)
 	case out.over:
 		return nil, fmt.Errorf("running nix %s: %w: more than %d bytes", command, errOutput, most)
 	}
-	return out.Bytes(), nil
+	return out.kept, nil
 }
 
 // environ is the agent's own, with what the drivers need switched on. Nix's
@@ -109,19 +109,18 @@ func (b *base) environ() []string {
 
 // limited keeps the first bytes and says whether there were more.
 type limited struct {
-	bytes.Buffer
-
+	kept []byte
 	most int
 	over bool
 }
 
 func (l *limited) Write(p []byte) (int, error) {
 	n := len(p)
-	if room := l.most - l.Len(); n > room {
+	if room := l.most - len(l.kept); n > room {
 		l.over = true
-		p = p[:max(room, 0)]
+		p = p[:room]
 	}
-	_, _ = l.Buffer.Write(p)
+	l.kept = append(l.kept, p...)
 	return n, nil
 }
 

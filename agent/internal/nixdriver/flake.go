@@ -3,11 +3,11 @@ package nixdriver
 import (
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/nix"
 )
 
 // expression is what nix builds for a flake. Nix checks a narHash in the
@@ -21,9 +21,9 @@ func expression(f fleet.FlakeSource) (string, error) {
 		return "", err
 	}
 	tree := withoutDir(ref)
-	names, err := attrNames(f.Attr)
+	names, err := nix.ParseAttrPath(f.Attr)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w: %w", driver.ErrSource, err)
 	}
 	var path strings.Builder
 	for _, n := range names {
@@ -37,27 +37,6 @@ func expression(f fleet.FlakeSource) (string, error) {
 	}
 	return "let tree = builtins.fetchTree " + quote(tree) + "; flake = builtins.getFlake " + quote(ref) +
 		"; value = builtins.foldl' (set: name: set.${name}) flake [" + path.String() + " ]; in " + check + "value", nil
-}
-
-// attrNames splits an attribute path at dots, save between double quotes, in
-// which nothing is escaped.
-func attrNames(path string) ([]string, error) {
-	names, quoted := []string{""}, false
-	for _, r := range path {
-		last := len(names) - 1
-		switch {
-		case r == '"':
-			quoted = !quoted
-		case r == '.' && !quoted:
-			names = append(names, "")
-		default:
-			names[last] += string(r)
-		}
-	}
-	if quoted || slices.Contains(names, "") {
-		return nil, fmt.Errorf("%w: attribute %q: want names with dots between them", driver.ErrSource, path)
-	}
-	return names, nil
 }
 
 // quote writes a string of the Nix language.

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -67,16 +65,9 @@ func TestExpressionQuotes(t *testing.T) {
 			t.Errorf("%s\nlacks %s", got, want)
 		}
 	}
-	for _, attr := range []string{"a..b", `a."b`, ".", `""`} {
+	for _, attr := range []string{"a..b", `a."b`, "."} {
 		if got, err := expression(fleet.FlakeSource{URL: "git+https://example.org/a?rev=b", NarHash: narHash, Attr: attr}); !errors.Is(err, driver.ErrSource) {
 			t.Errorf("%s: %s, %v", attr, got, err)
 		}
-	}
-}
-
-func TestAttrNames(t *testing.T) {
-	got, err := attrNames(`nixosConfigurations."a.b".config`)
-	if diff := cmp.Diff([]string{"nixosConfigurations", "a.b", "config"}, got); diff != "" || err != nil {
-		t.Errorf("%v, (-want +got):\n%s", err, diff)
 	}
 }

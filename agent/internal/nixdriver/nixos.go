@@ -33,6 +33,7 @@ var (
 	_ driver.Driver   = (*NixOS)(nil)
 	_ driver.Pruner   = (*NixOS)(nil)
 	_ driver.Verifier = (*NixOS)(nil)
+	_ driver.Repairer = (*NixOS)(nil)
 )
 
 // NewNixOS makes the driver. Whether the host is a NixOS one is the caller's to
@@ -96,17 +97,17 @@ func (d *NixOS) Activation(ctx context.Context, profile fleet.ProfileName, from,
 	if err != nil {
 		return driver.Activation{}, fmt.Errorf("describing activation: %w", err)
 	}
-	if from == to {
-		if profiled == to {
-			return driver.Activation{}, nil
-		}
-		return driver.Activation{Commit: driver.Action{Steps: commit, Deadline: d.config.Deadline}}, nil
+	if from == to && profiled == to {
+		commit = nil
 	}
 	undo, err := d.undo(from, to, profiled)
 	if err != nil {
 		return driver.Activation{}, fmt.Errorf("describing activation: %w", err)
 	}
 	action := func(steps ...driver.Step) driver.Action {
+		if len(steps) == 0 {
+			return driver.Action{}
+		}
 		return driver.Action{Steps: steps, Deadline: d.config.Deadline}
 	}
 	return driver.Activation{
@@ -126,7 +127,7 @@ func (b *base) rootStep(path string) driver.Step {
 func (d *NixOS) switchTo(path, action string) driver.Step {
 	x := &driver.Exec{
 		Argv: []string{filepath.Join(path, switchProgram), action}, Env: d.environment(),
-		BusyCodes: []int{exitLocked},
+		BusyCodes: []int{exitLocked}, Contained: true,
 		Meanings: map[int]string{
 			1:               "a check before the switch or the boot loader failed",
 			2:               "the activation script failed",

@@ -32,6 +32,7 @@ var (
 	_ driver.Driver   = (*OutPath)(nil)
 	_ driver.Pruner   = (*OutPath)(nil)
 	_ driver.Verifier = (*OutPath)(nil)
+	_ driver.Repairer = (*OutPath)(nil)
 )
 
 // NewOutPath makes the driver.
@@ -81,9 +82,6 @@ func (d *OutPath) Build(ctx context.Context, req driver.BuildRequest, progress f
 func (d *OutPath) Activation(_ context.Context, profile fleet.ProfileName, from, to string) (driver.Activation, error) {
 	if from == "" && to == "" {
 		return driver.Activation{}, errors.New("describing activation: from nothing to nothing")
-	}
-	if from == to {
-		return driver.Activation{}, nil
 	}
 	for _, path := range []string{from, to} {
 		if path == "" {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
 
@@ -42,6 +44,12 @@ func (d *damage) set(path string, damaged []string) {
 	d.paths[path] = damaged
 }
 
+func (d *damage) of(path string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.paths[path])
+}
+
 // modified is what nix says of a path whose content is not what its database
 // has.
 var modified = regexp.MustCompile(`path '(/nix/store/[^']+)' was modified`)
@@ -69,6 +77,27 @@ func (b *base) Verify(ctx context.Context, path string) error {
 		return fmt.Errorf("%w: %w", driver.ErrNotBuilt, err)
 	}
 	return fmt.Errorf("verifying %s: %w", path, err)
+}
+
+// Repair implements driver.Repairer: what Verify found damaged is substituted
+// anew or built again from the derivation that made it.
+func (b *base) Repair(ctx context.Context, path string) error {
+	damaged := b.damage.of(path)
+	program, err := b.nix()
+	if err != nil {
+		return fmt.Errorf("repairing %s: %w", path, err)
+	}
+	for _, p := range damaged {
+		// One that can't be mended must not keep the others from it.
+		_, err = b.runProgram(ctx, filepath.Join(filepath.Dir(program), "nix-store"), nil, maxVerifyBytes, "--repair-path", p)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	if verr := b.Verify(ctx, path); verr != nil {
+		return errors.Join(verr, err)
+	}
+	return atomicfile.SyncFS(b.at(storeDir), b.at(rootsDir))
 }
 
 const (

@@ -683,7 +683,10 @@ type Exec struct {
 	// over any number of links.
 	Unless *Link `protobuf:"bytes,8,opt,name=unless,proto3" json:"unless,omitempty"`
 	// What exit codes mean, for people.
-	Meanings      map[int32]string `protobuf:"bytes,9,rep,name=meanings,proto3" json:"meanings,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Meanings map[int32]string `protobuf:"bytes,9,rep,name=meanings,proto3" json:"meanings,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The program starts nothing that is to outlive it: at the deadline all that
+	// comes from it is ended, also in sessions of its own.
+	Contained     bool `protobuf:"varint,10,opt,name=contained,proto3" json:"contained,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,6 +782,13 @@ func (x *Exec) GetMeanings() map[int32]string {
 		return x.Meanings
 	}
 	return nil
+}
+
+func (x *Exec) GetContained() bool {
+	if x != nil {
+		return x.Contained
+	}
+	return false
 }
 
 // Link points a symbolic link at a target, by rename.
@@ -926,7 +936,7 @@ const file_driver_v1_driver_proto_rawDesc = "" +
 	"\x04exec\x18\x01 \x01(\v2\x0f.driver.v1.ExecH\x00R\x04exec\x12%\n" +
 	"\x04link\x18\x02 \x01(\v2\x0f.driver.v1.LinkH\x00R\x04link\x12%\n" +
 	"\x04sync\x18\x03 \x01(\v2\x0f.driver.v1.SyncH\x00R\x04syncB\b\n" +
-	"\x06effect\"\xd9\x02\n" +
+	"\x06effect\"\xf7\x02\n" +
 	"\x04Exec\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x10\n" +
 	"\x03env\x18\x02 \x03(\tR\x03env\x12\x12\n" +
@@ -937,7 +947,9 @@ const file_driver_v1_driver_proto_rawDesc = "" +
 	"busy_codes\x18\x06 \x03(\x05R\tbusyCodes\x12*\n" +
 	"\x11failed_units_code\x18\a \x01(\x05R\x0ffailedUnitsCode\x12'\n" +
 	"\x06unless\x18\b \x01(\v2\x0f.driver.v1.LinkR\x06unless\x129\n" +
-	"\bmeanings\x18\t \x03(\v2\x1d.driver.v1.Exec.MeaningsEntryR\bmeanings\x1a;\n" +
+	"\bmeanings\x18\t \x03(\v2\x1d.driver.v1.Exec.MeaningsEntryR\bmeanings\x12\x1c\n" +
+	"\tcontained\x18\n" +
+	" \x01(\bR\tcontained\x1a;\n" +
 	"\rMeaningsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"2\n" +

@@ -1,0 +1,165 @@
+package execute
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/driver"
+)
+
+// standIn puts a systemctl into a PATH that prints what a file holds.
+func standIn(t *testing.T) (units, path string) {
+	t.Helper()
+	dir := t.TempDir()
+	units = filepath.Join(dir, "units")
+	script := "#!/bin/sh\ncase $1 in\nlist-units) cat " + units + " ;;\nshow) case $5 in well*) echo 0 ;; *) echo 1 ;; esac ;;\nesac\n"
+	if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(script), 0o755); err != nil { //nolint:gosec // A program.
+		t.Fatal(err)
+	}
+	return units, "PATH=" + dir + ":/usr/bin:/bin"
+}
+
+func unit(name, sub string) string { return name + " loaded whatever " + sub + " Some text\n" }
+
+// TestFailedUnits: exit 4 of a switch counts only where a unit failed by it.
+func TestFailedUnits(t *testing.T) {
+	old := unit("old.service", "failed")
+	for name, c := range map[string]struct {
+		before, after string
+		breaks        string
+	}{
+		"one that was failed before":           {old, old, ""},
+		"one that was, and one that recovered": {old + unit("b.service", "failed"), old, ""},
+		"a new one":                            {old, old + unit("new.service", "failed"), "new.service"},
+		"one that restarted before":            {unit("old.service", "auto-restart"), unit("old.service", "auto-restart"), ""},
+		"one that restarted before and failed": {unit("old.service", "auto-restart"), old, ""},
+		"one that restarts now":                {"", unit("new.service", "auto-restart"), "new.service"},
+		"one that ended well and restarts now": {old, old + unit("well.service", "auto-restart"), ""},
+		"many": {"", strings.Repeat(unit("a.service", "failed"), 1) + func() (s string) {
+			for _, c := range "bcdefghijk" {
+				s += unit(string(c)+".service", "failed")
+			}
+			return s
+		}(), "and 3 more"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			units, path := standIn(t)
+			if err := os.WriteFile(units, []byte(c.before), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			after := filepath.Join(t.TempDir(), "after")
+			if err := os.WriteFile(after, []byte(c.after), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			step := driver.Step{Exec: &driver.Exec{
+				Argv: []string{"/bin/sh", "-c", "cp " + after + " " + units + "; exit 4"}, Env: []string{path}, FailedUnitsCode: 4,
+				Meanings: map[int]string{4: "units failed"},
+			}}
+			res := finish(t, step)
+			if c.breaks == "" && res.Outcome != OutcomeOK || c.breaks != "" &&
+				(res.Outcome != OutcomeExit || !strings.Contains(res.Message, c.breaks) || !strings.Contains(res.Message, "units failed")) {
+				t.Errorf("got %+v", res)
+			}
+		})
+	}
+}
+
+// TestFailedUnitsUnknown: without systemd the program's word stands.
+func TestFailedUnitsUnknown(t *testing.T) {
+	res := finish(t, driver.Step{Exec: &driver.Exec{
+		Argv: []string{"/bin/sh", "-c", "exit 4"}, Env: []string{"PATH=" + t.TempDir()}, FailedUnitsCode: 4,
+	}})
+	if res.Outcome != OutcomeExit || !strings.Contains(res.Message, "can't be told") {
+		t.Errorf("got %+v", res)
+	}
+}
+
+// finish runs one step to its end.
+func finish(t *testing.T, steps ...driver.Step) Result {
+	t.Helper()
+	e := executor(t, t.TempDir())
+	if err := e.Start(t.Context(), "run", action(time.Minute, steps...), nil); err != nil {
+		t.Fatal(err)
+	}
+	res, err := e.Wait(t.Context(), "run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func TestBusyIsTriedAgain(t *testing.T) {
+	tried := filepath.Join(t.TempDir(), "tried")
+	step := sh("echo x >>$1; [ $(wc -l <$1) -ge 2 ] || exit 11", tried)
+	step.Exec.BusyCodes = []int{11}
+	if res := finish(t, step); res.Outcome != OutcomeOK {
+		t.Errorf("got %+v", res)
+	}
+	if data, err := os.ReadFile(tried); err != nil || string(data) != "x\nx\n" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// TestBusyToTheEnd: a lock that others hold is nobody's fault.
+func TestBusyToTheEnd(t *testing.T) {
+	e := executor(t, t.TempDir())
+	step := sh("exit 11")
+	step.Exec.BusyCodes = []int{11}
+	if err := e.Start(t.Context(), "run", action(500*time.Millisecond, step), nil); err != nil {
+		t.Fatal(err)
+	}
+	if res, err := e.Wait(t.Context(), "run"); err != nil || res.Outcome != OutcomeBusy {
+		t.Errorf("got %+v, %v", res, err)
+	}
+}
+
+func TestUnless(t *testing.T) {
+	dir := t.TempDir()
+	target, link, middle, ran := filepath.Join(dir, "target"), filepath.Join(dir, "link"), filepath.Join(dir, "middle"), filepath.Join(dir, "ran")
+	step := sh("touch $1", ran)
+	step.Exec.Unless = &driver.Link{Path: link, Target: target}
+	mark := func(want bool) {
+		t.Helper()
+		if res := finish(t, step); res.Outcome != OutcomeOK {
+			t.Errorf("got %+v", res)
+		}
+		_, err := os.Lstat(ran)
+		if (err == nil) != want {
+			t.Errorf("ran: %v, want %t", err, want)
+		}
+		_ = os.Remove(ran)
+	}
+	mark(true) // there is no link
+	for from, to := range map[string]string{middle: target, link: middle} {
+		if err := os.Symlink(to, from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark(true) // it leads nowhere
+	if err := os.Mkdir(target, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mark(false)
+}
+
+func TestSyncStep(t *testing.T) {
+	dir := t.TempDir()
+	if res := finish(t, driver.Step{Sync: &driver.Sync{Paths: []string{dir, "/"}}}); res.Outcome != OutcomeOK {
+		t.Errorf("got %+v", res)
+	}
+	gone := driver.Step{Sync: &driver.Sync{Paths: []string{filepath.Join(dir, "gone")}}}
+	if res := finish(t, gone); res.Outcome != OutcomeError || !strings.Contains(res.Message, "gone") {
+		t.Errorf("got %+v", res)
+	}
+}
+
+func TestMeaning(t *testing.T) {
+	step := sh("exit 100")
+	step.Exec.Meanings = map[int]string{100: "a reboot is needed"}
+	if res := finish(t, step); res.Outcome != OutcomeExit || !strings.Contains(res.Message, "exit code 100 (a reboot is needed)") {
+		t.Errorf("got %+v", res)
+	}
+}

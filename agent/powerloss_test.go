@@ -1,0 +1,103 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// bootedAnew makes the next agent believe that the host booted since, after a
+// power loss or in order.
+func bootedAnew(t *testing.T, h *host, inOrder bool) {
+	t.Helper()
+	text := `{"boot_id":"another"}`
+	if inOrder {
+		text = `{"boot_id":"another","stopped":true}`
+	}
+	if err := os.WriteFile(filepath.Join(h.config.StateDir, bootFile), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// empty does to a file what a power loss does to one that was never synced.
+func empty(t *testing.T, file string) {
+	t.Helper()
+	if err := os.Chmod(file, 0o700); err != nil { //nolint:gosec // So that it can be changed.
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPowerLossIsMended(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.confirmed(1, "one")
+	second := h.confirmed(2, "two")
+	st := h.agent.journal.State()
+	p := st.Profile(fleet.System)
+	h.crash()
+	for _, path := range []string{p.Current.Path, p.LastGood.Path} {
+		empty(t, filepath.Join(path, "version"))
+	}
+	bootedAnew(t, h, false)
+	h.start()
+	for _, path := range []string{p.Current.Path, p.LastGood.Path} {
+		for limit := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			err := driver.Verify(t.Context(), h.agent.drivers[bundledriver.Name], path)
+			if err == nil {
+				break
+			}
+			if time.Now().After(limit) {
+				t.Fatalf("not mended: %v", err)
+			}
+		}
+	}
+	h.coord.WaitState(fleet.StateConfirmed, second)
+	for limit := time.Now().Add(time.Minute); h.agent.suspect.Load(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("still suspect")
+		}
+	}
+	h.crash()
+	if data, err := os.ReadFile(filepath.Join(h.config.StateDir, bootFile)); err != nil || string(data) != `{"boot_id":"`+readBootID()+`","stopped":true}`+"\n" {
+		t.Errorf("%s, %v", data, err)
+	}
+	h.start()
+	h.confirmed(3, "three")
+}
+
+func TestWhichBootsAreSuspect(t *testing.T) {
+	h := newHost(t)
+	try := func(want bool) {
+		t.Helper()
+		a, err := h.open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := a.suspect.Load(); got != want {
+			t.Errorf("suspect %t, want %t", got, want)
+		}
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(h.config.StateDir, bootFile)
+	try(false) // the first time
+	try(false) // the same boot
+	bootedAnew(t, h, true)
+	try(false)
+	bootedAnew(t, h, false)
+	try(true)
+	try(true) // nobody looked yet
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	try(true) // torn
+}
