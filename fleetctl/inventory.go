@@ -24,7 +24,7 @@ repository's fleet.yaml.`
 func newInventoryCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inventory",
-		Short: "Show or check the fleet's machines and settings",
+		Short: "Show, check or import the fleet's machines and settings",
 		Long:  inventoryHelp,
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -44,6 +44,22 @@ func newInventoryCommand(o *options) *cobra.Command {
 publish --dry-run" tries them.`,
 			Args: cobra.MaximumNArgs(1),
 			RunE: func(_ *cobra.Command, args []string) error { return runInventoryCheck(o, args) },
+		},
+		newInventoryImportCommand(o),
+		&cobra.Command{
+			Use:   "schema",
+			Short: "Print the JSON Schema of fleet files",
+			Long: `Print the JSON Schema of fleet files, for editors: yaml-language-server takes it
+from a first line such as the one that init writes. It says the shape of each
+value; "fleetctl inventory check" says everything.`,
+			Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error {
+				text, err := inventory.Schema()
+				if err == nil {
+					_, err = o.Stdout.Write(text)
+				}
+				return err
+			},
 		},
 	)
 	return cmd
@@ -179,11 +195,23 @@ func showSource(f *inventory.Fleet, s inventory.Source) string {
 	if s.IsZero() {
 		return "-"
 	}
-	path := s.Bundle
-	if rel, err := filepath.Rel(f.Dir(), path); err == nil && filepath.IsLocal(rel) {
-		path = "./" + filepath.ToSlash(rel)
+	short := func(path string) string {
+		if rel, err := filepath.Rel(f.Dir(), path); err == nil && filepath.IsAbs(path) && filepath.IsLocal(rel) {
+			return "./" + filepath.ToSlash(rel)
+		}
+		return path
 	}
-	return "bundle " + path
+	switch {
+	case s.Bundle != "":
+		return "bundle " + short(s.Bundle)
+	case s.StorePath != "":
+		return s.Driver + " " + short(s.StorePath)
+	}
+	text := s.Driver + " " + short(s.Flake) + "#" + s.Attr
+	if s.Build {
+		text += " (built when published)"
+	}
+	return text
 }
 
 // showPolicy names the mode, and what differs from the defaults.

@@ -2,7 +2,6 @@ package inventory_test
 
 import (
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/cameronraysmith/fleet/pkg/inventory"
@@ -11,21 +10,7 @@ import (
 // TestDocumentedExamples reads the examples of the reference as one file, as it
 // says that they are.
 func TestDocumentedExamples(t *testing.T) {
-	text, err := os.ReadFile("../../docs/inventory.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file strings.Builder
-	inside := false
-	for line := range strings.Lines(string(text)) {
-		switch {
-		case strings.HasPrefix(line, "```"):
-			inside = strings.HasPrefix(line, "```yaml")
-		case inside:
-			file.WriteString(line)
-		}
-	}
-	f, err := inventory.Parse("fleet.yaml", []byte(file.String()), "/fleet", func(path string) ([]byte, error) {
+	f, err := inventory.Parse("fleet.yaml", []byte(documentedExample(t)), "/fleet", func(path string) ([]byte, error) {
 		if path != "/fleet/inventory.json" {
 			t.Errorf("read %s", path)
 		}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/cameronraysmith/fleet/pkg/inventory"
 )
 
 // yamlText writes s so that YAML reads text: names such as "on" and "1e3" are
@@ -21,14 +23,15 @@ func yamlText(s string) string {
 func fleetFile(cfg Config) []byte {
 	var b strings.Builder
 	q := yamlText
-	fmt.Fprintf(&b, `# What this fleet is: its machines, who may act on it, and what is deployed.
+	fmt.Fprintf(&b, `# yaml-language-server: $schema=%s
+# What this fleet is: its machines, who may act on it, and what is deployed.
 # Check it with "fleetctl inventory check".
 
 fleet: %s
 
 # Where the coordinator is. Agents and operators connect to the address.
 coordinator: {machine: %s, address: %s}
-`, q(string(cfg.Fleet)), q(string(cfg.Coordinator)), q(cfg.Address))
+`, inventory.SchemaURL, q(string(cfg.Fleet)), q(string(cfg.Coordinator)), q(cfg.Address))
 	if cfg.Inventory != "" {
 		fmt.Fprintf(&b, `
 # Clan's evaluated inventory. It defines the machines, their classes and tags.
@@ -63,6 +66,9 @@ operators:
 #settings:
 #  all:
 #    policy: {activationDeadline: 10m, verifyDeadline: 2m, onInconclusive: rollback}
+#  class:
+#    nixos:
+#      source: {flake: .}
 #  tag:
 #    web:
 #      source: {bundle: ./bundles/web}
