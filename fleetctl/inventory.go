@@ -197,6 +197,9 @@ func showSource(f *inventory.Fleet, s inventory.Source) string {
 	}
 	short := func(path string) string {
 		if rel, err := filepath.Rel(f.Dir(), path); err == nil && filepath.IsAbs(path) && filepath.IsLocal(rel) {
+			if rel == "." {
+				return rel
+			}
 			return "./" + filepath.ToSlash(rel)
 		}
 		return path

@@ -1,12 +1,16 @@
 package fleetctl
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/url"
 	"path"
 	"strings"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/publisher"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
@@ -89,4 +93,42 @@ func publishedSource(g publisher.Generation) string {
 		text += " (as before)"
 	}
 	return text
+}
+
+// addSources says what each profile's desired generation consists of, as far as
+// the repository has the releases.
+func (m *machineStatus) addSources(w *workspace) error {
+	releases, err := w.Releases()
+	if err != nil {
+		return err
+	}
+	for i := range m.Profiles {
+		q := &m.Profiles[i]
+		for _, r := range releases {
+			for _, g := range r.Generations {
+				if q.Desired.Digest == "" || string(g.Digest) != q.Desired.Digest {
+					continue
+				}
+				src, err := publishedIn(g.Generation)
+				if err != nil {
+					return fmt.Errorf("release %s: %w", r.ID, err)
+				}
+				q.Source, q.Pinned = src, pinningOf(*src)
+			}
+		}
+	}
+	return nil
+}
+
+// publishedIn reads the source of a generation that this repository published.
+func publishedIn(envelope []byte) (*fleet.Source, error) {
+	payload, err := repo.Payload(envelope)
+	if err != nil {
+		return nil, err
+	}
+	var g fleet.Generation
+	if err := json.Unmarshal(payload, &g); err != nil {
+		return nil, fmt.Errorf("%w: %w", release.ErrMalformed, err)
+	}
+	return &g.Source, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
+	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
 // nixWorld is a fleet of two NixOS machines with one source, and a stand-in for
@@ -110,6 +111,29 @@ func TestPublishBuilt(t *testing.T) {
 		t.Errorf("second publish: %+v", g)
 	}
 	w.fails(exitError, "cannot be built without being evaluated", "publish", "--no-eval")
+}
+
+// TestStatusShowsSource: of one machine, where the repository has the release.
+func TestStatusShowsSource(t *testing.T) {
+	w, _ := nixWorld(t, flakeSource, "good")
+	res := w.published()
+	host := func(digest fleet.Digest) *fleetv1.Host {
+		return &fleetv1.Host{Machine: &fleetv1.Machine{Name: "a", Class: "nixos"}, Profiles: []*fleetv1.ProfileStatus{{
+			Profile: "system", Desired: &fleetv1.GenerationRef{Number: "1.1", Digest: string(digest), Release: string(res.Release)},
+		}}}
+	}
+	w.server.Hosts = []*fleetv1.Host{host(res.Generations[0].Digest)}
+	const want = "source       nixos flake 436214026680 nkxbjifz-nixos-system-a (closure unpinned)"
+	if out := w.ok("status", "a"); !strings.Contains(out, want) {
+		t.Errorf("no %q in\n%s", want, out)
+	}
+	if out := w.ok("status", "a", "-o", "json"); !strings.Contains(out, `"pinned": "out-path"`) {
+		t.Errorf("json:\n%s", out)
+	}
+	w.server.Hosts = []*fleetv1.Host{host(fleet.DigestOf(nil))}
+	if out := w.ok("status", "a"); strings.Contains(out, "source ") {
+		t.Errorf("of a release that is not here:\n%s", out)
+	}
 }
 
 // closure opens a manifest that was uploaded, as a host would.

@@ -74,6 +74,10 @@ type profileStatus struct {
 	LastGood  client.Ref   `json:"last_good"`
 	Highest   client.Ref   `json:"highest"`
 	Refused   []client.Ref `json:"refused"`
+	// Source of the desired generation and how much of it is pinned, where one
+	// machine is asked for and the repository has the release.
+	Source *fleet.Source `json:"source,omitempty"`
+	Pinned pinning       `json:"pinned,omitempty"`
 }
 
 type reasonStatus struct {
@@ -110,6 +114,11 @@ func runStatus(ctx context.Context, o *options, name string) error {
 	res := statusResult{Machines: combine(machines, hosts)}
 	for i := range res.Machines {
 		if err := res.Machines[i].judge(s.workspace); err != nil {
+			return err
+		}
+	}
+	if name != "" {
+		if err := res.Machines[0].addSources(s.workspace); err != nil {
 			return err
 		}
 	}

@@ -167,6 +167,9 @@ func showMachine(p *ui.Printer, m *machineStatus, now time.Time) {
 		line("reason", why)
 		line("next", hint)
 		line("desired", refText(q.Desired))
+		if q.Source != nil {
+			line("source", sourceText(*q.Source))
+		}
 		line("current", refText(q.Current))
 		line("confirmed", refText(q.Confirmed))
 		line("last good", refText(q.LastGood))
