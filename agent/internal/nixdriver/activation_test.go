@@ -48,7 +48,7 @@ func TestNixOSActivation(t *testing.T) {
 		sync    = "sync /nix/store /nix/var/nix/profiles"
 		unless  = " unless /nix/var/nix/profiles/system "
 	)
-	var root = func(p string) string { return "link " + gcroots + filepath.Base(p) + " " + p }
+	root := func(p string) string { return "link " + gcroots + filepath.Base(p) + " " + p }
 	commit := []string{set + good, sync, good + "/" + switchProgram + " boot", sync}
 	forth := []string{root(old), root(good), good + "/" + switchProgram + " test"}
 	back := func(profile string) []string {
@@ -141,7 +141,7 @@ func TestOutPathActivation(t *testing.T) {
 	w.program(old+"/bin/activate", "exit 0")
 	d := NewOutPath(w.config())
 	const gcroots = "/nix/var/nix/gcroots/fleet/"
-	var root = func(p string) string { return "link " + gcroots + filepath.Base(p) + " " + p }
+	root := func(p string) string { return "link " + gcroots + filepath.Base(p) + " " + p }
 	for _, c := range []struct {
 		name, from, to string
 		activate, back []string

@@ -43,7 +43,7 @@ var passing = []string{
 var passingInLogs = []string{"error: cannot download", "curl: (5)", "curl: (6)", "curl: (7)", "curl: (18)", "curl: (28)", "curl: (35)", "curl: (52)", "curl: (56)", "Could not resolve host"}
 
 // final are words that decide whatever else was said.
-var final = []string{mismatch, "NAR hash mismatch", "hash mismatch in fixed-output derivation"}
+var final = []string{"error: " + mismatch, "NAR hash mismatch", "hash mismatch in fixed-output derivation"}
 
 // mismatch begins what the expression of a flake throws.
 const mismatch = "fleet: pinned "
@@ -99,16 +99,25 @@ func containsAny(s string, words []string) bool {
 
 // said is what nix said, from its first error on; where that is long, its end.
 func (f *failure) said() string {
-	from := 0
-	for i, line := range f.lines {
-		if strings.HasPrefix(line, "error:") {
-			from = i
-			break
+	var lines []string
+	for _, line := range f.lines {
+		if len(lines) == 0 && !strings.HasPrefix(line, "error:") || ours(line) {
+			continue
 		}
+		lines = append(lines, line)
 	}
-	said := strings.Join(f.lines[from:], " ")
+	if len(lines) == 0 {
+		lines = f.lines
+	}
+	said := strings.Join(lines, " ")
 	if over := len(said) - maxSaid; over > 0 {
 		said = "…" + strings.ToValidUTF8(said[over:], "")
 	}
 	return said
+}
+
+// ours says whether nix repeats the drivers' own expression, or points into it.
+func ours(line string) bool {
+	return strings.HasPrefix(line, "at «string»") || strings.HasPrefix(line, "1| let tree = ") ||
+		strings.HasPrefix(line, "|") && strings.Trim(line, "| ^") == ""
 }

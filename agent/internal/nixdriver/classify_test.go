@@ -59,6 +59,7 @@ func TestJudgeMore(t *testing.T) {
 		passes     bool
 	}{
 		{"a pin beats a warning", "error: unable to download 'x'\nerror: fleet: pinned narHash is a, and it is b", false},
+		{"a repository that is away, with the expression repeated", "error:\n … while calling the 'fetchTree' builtin\n at «string»:1:12:\n 1| let tree = x; in throw \"fleet: pinned narHash\"\n | ^\n … while fetching the input 'git+file:///x'\n error: Cannot find Git revision 'x'", true},
 		{"narHash of an input", "error: NAR hash mismatch in input 'github:a/b': expected 'x' but got 'y'", false},
 		{"a builder that failed", "error: builder for '/nix/store/x.drv' failed with exit code 1;\n       last 1 log lines:\n       > test: Connection refused", false},
 		{"a cache that is down, and another fault", "warning: error: unable to download 'https://cache'; retrying\nerror: attribute 'x' missing", false},
@@ -74,6 +75,9 @@ func TestJudgeMore(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+	if s := saying("error:\n at «string»:1:12:\n 1| let tree = x\n |      ^\n error: away").said(); s != "error: error: away" {
+		t.Errorf("said %q", s)
 	}
 	// Whoever ended nix, it was not the source.
 	if err := judge(&failure{command: "build", code: -1}); errors.Is(err, driver.ErrSource) {
