@@ -219,12 +219,7 @@ func (w *worker) rollBack(ctx context.Context, p reconcile.Plan) error {
 		}
 		records = append([]journal.Record{{Kind: journal.KindActivating, Activation: act, Reason: p.Reason}}, records...)
 	}
-	if err := w.append(records...); err != nil {
-		return err
-	}
-	// Only now is a person's wish on record.
-	w.note(func(f *facts) { f.rollBack = fleet.Reason{} })
-	return nil
+	return w.append(records...)
 }
 
 func (w *worker) wayBack(ctx context.Context, seq uint64, ps journal.ProfileState) (*journal.Activation, error) {
@@ -249,9 +244,7 @@ func (w *worker) settle(ctx context.Context, r journal.Record) error {
 	if err := w.append(r); err != nil {
 		return err
 	}
-	w.note(func(f *facts) {
-		*f = facts{rollBack: f.rollBack, rollBackFrom: f.rollBackFrom, lasting: f.lasting}
-	})
+	w.note(func(f *facts) { *f = facts{lasting: f.lasting} })
 	w.a.prune(ctx)
 	poke(w.a.rest.settled)
 	return nil

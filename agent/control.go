@@ -94,13 +94,17 @@ func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, actor string) (
 	case !ok:
 		return fleet.Ref{}, control.NotPossible("publish a new generation instead", "there is no last-good generation to go to")
 	}
-	w.note(func(f *facts) {
-		f.rollBackFrom = ps.Current.Ref.Digest
-		f.rollBack = fleet.Reason{
+	// On record before it is answered: the agent may die before it begins.
+	if err := w.append(journal.Record{
+		Kind: journal.KindRollBackAsked, Digest: ps.Current.Ref.Digest, Actor: actor,
+		Reason: fleet.Reason{
 			Code: fleet.ReasonOperatorRefused, Message: "rolled back by " + actor,
 			Hint: "publish a new generation, or try this one again with fleet-agent retry",
-		}
-	})
+		},
+	}); err != nil {
+		return fleet.Ref{}, err
+	}
+	w.wake()
 	return target, nil
 }
 

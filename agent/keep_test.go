@@ -9,7 +9,6 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/agenttest"
 	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
 	"github.com/cameronraysmith/fleet/agent/internal/control"
-	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -94,30 +93,6 @@ func TestRunsAreNewWhileTimeStandsStill(t *testing.T) {
 	h.coord.Loosen(h.fleet.SealRetry(bad.Digest))
 	h.coord.WaitState(fleet.StateConfirmed, bad)
 	h.expectServing("bad at first")
-}
-
-// TestStaleWishToRollBack: a person's wish is about what ran at that time.
-func TestStaleWishToRollBack(t *testing.T) {
-	h := newHost(t)
-	h.start()
-	first, second := h.confirmed(1, "one"), h.confirmed(2, "two")
-	w := h.agent.worker(fleet.System)
-	ask := func(from fleet.Ref) reconcile.Step {
-		w.mu.Lock()
-		w.facts.rollBack, w.facts.rollBackFrom = fleet.Reason{Code: fleet.ReasonOperatorRefused}, from.Digest
-		w.mu.Unlock()
-		now := h.agent.now()
-		in := w.observe(now)
-		plan, _ := reconcile.Decide(now, in.desired, in.observed, in.policy)
-		w.note(func(f *facts) { f.rollBack = fleet.Reason{} })
-		return plan.Step
-	}
-	if got := ask(first); got != reconcile.StepNothing {
-		t.Errorf("a wish about what ran before: %s", got)
-	}
-	if got := ask(second); got != reconcile.StepRollBack {
-		t.Errorf("a wish about what runs: %s", got)
-	}
 }
 
 // TestEnrolAfterAnotherAttempt: an attempt that got as far as the trust root,

@@ -37,8 +37,8 @@ func (w *worker) observe(now time.Time) inputs {
 		Adopted: p.Adopted, Current: p.Current.Ref, Highest: p.Highest,
 		Refused: map[fleet.Digest]fleet.Reason{}, Fetched: f.fetched,
 	}
-	if f.rollBackFrom == p.Current.Ref.Digest {
-		o.RollBackAsked = f.rollBack
+	if p.Asked != nil {
+		o.RollBackAsked = p.Asked.Reason
 	}
 	o.LastGood, o.HasLastGood = lastGood(p)
 	o.Unsure = unsure(p)

@@ -34,6 +34,37 @@ func TestWishSurvivesFailure(t *testing.T) {
 	waitProfile(t, h, "back", func(p control.Profile) bool { return p.Current == first && p.State == fleet.StateRolledBack })
 }
 
+// TestWishIsOnRecord: a rollback that was answered is carried out by the next
+// agent, where this one ends before it began.
+func TestWishIsOnRecord(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	first, second := h.confirmed(1, "one"), h.confirmed(2, "two")
+	st := h.agent.journal.State()
+	path := st.Profile(fleet.System).LastGood.Path
+	// So that it can't begin before the end.
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.client().RollBack(t.Context(), fleet.System); err != nil {
+		t.Fatal(err)
+	}
+	h.crash()
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	waitProfile(t, h, "back", func(p control.Profile) bool { return p.Current == first && p.State == fleet.StateRolledBack })
+	if st := h.agent.journal.State(); st.Profiles[fleet.System].Asked != nil {
+		t.Error("the wish is still there")
+	}
+	// It was about what ran then.
+	if _, err := h.client().Retry(t.Context(), fleet.System); err != nil {
+		t.Fatal(err)
+	}
+	waitProfile(t, h, "forward again", func(p control.Profile) bool { return p.Current == second && p.State == fleet.StateConfirmed })
+}
+
 // TestPauseBeforeActivation: a pause that was answered keeps an activation from
 // beginning that was decided just before.
 func TestPauseBeforeActivation(t *testing.T) {

@@ -49,10 +49,6 @@ type facts struct {
 	wait    *wait
 	waitFor fleet.Digest
 	failed  int
-	// rollBack is why a person wants to go back, from rollBackFrom: a wish about
-	// what does not run any more is no wish.
-	rollBack     fleet.Reason
-	rollBackFrom fleet.Digest
 	// run is how the run named runID ended, once it was waited for.
 	runID string
 	run   *runEnd

@@ -33,6 +33,7 @@ func (p *ProfileState) clone() *ProfileState {
 	c.RevertTo = slices.Clone(p.RevertTo)
 	c.Refused = maps.Clone(p.Refused)
 	c.Interrupted = maps.Clone(p.Interrupted)
+	c.Asked = clonePtr(p.Asked)
 	c.Held = clonePtr(p.Held)
 	c.History = slices.Clone(p.History)
 	c.Activation = p.Activation.clone()

@@ -36,7 +36,7 @@ func apply(s *State, r *Record) error {
 	switch r.Kind {
 	case KindAdopt, KindAccept, KindStaged, KindActivating, KindWithdrawn, KindActivated, KindVerified,
 		KindCommitted, KindConfirmed, KindRollingBack, KindRolledBack, KindRollbackFailed,
-		KindFailed, KindRefused, KindForgiven, KindHeld, KindUnheld, KindApplied, KindLoosened:
+		KindFailed, KindRefused, KindForgiven, KindRollBackAsked, KindHeld, KindUnheld, KindApplied, KindLoosened:
 		return applyProfile(s, r)
 	case KindTrustReset:
 		return s.resetTrust(r)

@@ -40,6 +40,9 @@ func applyProfile(s *State, r *Record) error {
 		return fmt.Errorf("profile %s: %w", r.Profile, err)
 	}
 	p.LastGood = p.lastGood()
+	if p.Asked != nil && (r.Kind == KindRollingBack || p.Asked.Digest != p.Current.Ref.Digest) {
+		p.Asked = nil // It is on its way, or about what does not run any more.
+	}
 	why := r.Reason
 	if why == (fleet.Reason{}) && (r.Kind == KindRolledBack || r.Kind == KindRollbackFailed) {
 		why = p.Reason
@@ -83,6 +86,12 @@ func (p *ProfileState) apply(r *Record) (fleet.Ref, error) {
 		return p.fail(r)
 	case KindForgiven:
 		return p.forgive(r)
+	case KindRollBackAsked:
+		if r.Digest == "" || r.Digest != p.Current.Ref.Digest {
+			return fleet.Ref{}, p.wrong(r, "another generation runs")
+		}
+		p.Asked = &Asked{Digest: r.Digest, Reason: r.Reason}
+		return p.Current.Ref, nil
 	case KindHeld:
 		if r.Reason.Code == "" {
 			return fleet.Ref{}, p.wrong(r, "no reason")

@@ -55,6 +55,10 @@ const (
 	// KindLoosened: a signed document lets activations start although what is
 	// new isn't known [Loosening, Expires]; it is used up. T
 	KindLoosened Kind = "loosened"
+	// KindRollBackAsked: a person at the machine wants to leave what runs [Digest of
+	// what runs, Reason]. It counts until that rollback begins, or something else
+	// runs.
+	KindRollBackAsked Kind = "rollback-asked"
 	// KindHeld: an activation that could start waits [Reason, Ref]. T
 	KindHeld Kind = "held"
 	// KindUnheld ends a hold; whatever changes the phase does too.
@@ -144,7 +148,7 @@ func (k Kind) transition() (fleet.State, bool) {
 		return fleet.StateFailed, true
 	case KindHeld:
 		return fleet.StateHeld, true
-	case KindCommitted, KindUnheld, KindPaused, KindResumed, KindMode, KindFloor, KindRoot, KindAck,
+	case KindCommitted, KindRollBackAsked, KindUnheld, KindPaused, KindResumed, KindMode, KindFloor, KindRoot, KindAck,
 		KindSnapshot, KindPending:
 	}
 	return "", false

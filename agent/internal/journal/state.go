@@ -110,6 +110,12 @@ type Refusal struct {
 	Time   time.Time    `json:"time"`
 }
 
+// Asked is a person's wish to leave the generation of that digest.
+type Asked struct {
+	Digest fleet.Digest `json:"digest"`
+	Reason fleet.Reason `json:"reason"`
+}
+
 // Good is a generation that was verified on this host.
 type Good struct {
 	Built
@@ -155,6 +161,8 @@ type ProfileState struct {
 	Refused map[fleet.Digest]Refusal `json:"refused,omitempty"`
 	// Interrupted counts blameless rollbacks by digest.
 	Interrupted map[fleet.Digest]int `json:"interrupted,omitempty"`
+	// Asked is a person's wish to leave what runs; nil where there is none.
+	Asked *Asked `json:"asked,omitempty"`
 	// Held says why an activation that could start doesn't; nil when not held.
 	Held *fleet.Reason `json:"held,omitempty"`
 	// History holds the verified generations that aren't refused, the newest
