@@ -17,7 +17,7 @@ GOLANGCI  := $(TOOLS)/golangci-lint
 BUF       := $(TOOLS)/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo lab test lint format generate bench fuzz clean
+.PHONY: help build demo lab crash test lint format generate bench fuzz clean
 
 help: ## Say what the targets do.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: build ## The main job: ten machines, a good release, a broken one that und
 lab: build ## Scenarios on real booted hosts with a real Nix; Linux, root (docs/testing.md).
 	$(GO) build -o bin/ ./test/lab
 	bin/lab -bin bin $(LABFLAGS)
+
+crash: ## Kill the programs at every crash point, once and twice in a row (half an hour on 2 cores).
+	$(GO) run ./test/crash $(CRASHFLAGS)
 
 test: ## All tests under the race detector; no root needed.
 	$(GO) test -race -timeout 15m ./...

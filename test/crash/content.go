@@ -1,0 +1,139 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+)
+
+// activate says in a log which version was activated, by which runner, and from
+// what, before it does anything.
+const activate = `#!/bin/sh
+set -eu
+previous=none
+[ -z "${FLEET_PREVIOUS:-}" ] || read -r previous <"$FLEET_PREVIOUS/version"
+read -r version <"$FLEET_BUNDLE/version"
+echo "$version $previous $PPID" >>"$FLEET_STATE/activations"
+[ "$version" != bad ] || exit 7
+cp "$FLEET_BUNDLE/version" "$FLEET_STATE/version.new"
+mv "$FLEET_STATE/version.new" "$FLEET_STATE/version"
+`
+
+const check = `#!/bin/sh
+exec cmp -s "$FLEET_BUNDLE/version" "$FLEET_STATE/version"
+`
+
+// bundles makes what is published: larger than what is sent at a time.
+func (w *world) bundles() error {
+	noise := rand.NewChaCha8([32]byte{1})
+	for _, version := range []string{"v1", "v2", "v3", "bad"} {
+		dir := filepath.Join(w.top, "bundles", version)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		filler := make([]byte, 150<<10)
+		_, _ = noise.Read(filler)
+		for name, text := range map[string][]byte{
+			"activate": []byte(activate), "check": []byte(check), "version": []byte(version + "\n"), "filler": filler,
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), text, 0o700); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// describe writes the fleet file: which bundle, which secret ("" for none), and
+// further machines.
+func (w *world) describe(version, secret string, more ...string) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "fleet: %s\ncoordinator: {machine: %s, address: %q}\noperators: {%s: {role: admin}}\nmachines:\n", fleetID, machine, w.address, operator)
+	for _, m := range append([]string{machine, other}, more...) {
+		fmt.Fprintf(&b, "  %s: {class: linux}\n", m)
+	}
+	fmt.Fprintf(&b, "settings:\n  all:\n    source: {bundle: ../../bundles/%s}\n    policy: {verifyDeadline: 30s, activationDeadline: 20s}\n", version)
+	if secret != "" {
+		if err := w.seal(secret); err != nil {
+			return err
+		}
+		b.WriteString("    secrets: {token: {file: sealed/token.age, path: token, mode: \"0400\"}}\n")
+	}
+	return os.WriteFile(w.path("fleet", "fleet.yaml"), []byte(b.String()), 0o600)
+}
+
+// identities are the operator's.
+func (w *world) identities() ([]age.Identity, error) {
+	keys, err := os.ReadFile(w.path("config", "fleet", "keys.txt"))
+	if err != nil {
+		return nil, err
+	}
+	return age.ParseIdentities(bytes.NewReader(keys))
+}
+
+// seal writes the secret for the operator to open.
+func (w *world) seal(secret string) error {
+	ids, err := w.identities()
+	if err != nil {
+		return err
+	}
+	id, ok := ids[0].(*age.X25519Identity)
+	if !ok {
+		return fmt.Errorf("the operator's key is a %T", ids[0])
+	}
+	var buf bytes.Buffer
+	to, err := age.Encrypt(&buf, id.Recipient())
+	if err != nil {
+		return err
+	}
+	if _, err := to.Write([]byte(secret)); err != nil {
+		return err
+	}
+	if err := to.Close(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(w.path("fleet", "sealed"), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(w.path("fleet", "sealed", "token.age"), buf.Bytes(), 0o600)
+}
+
+// activation is a line of the log that activations write.
+type activation struct{ version, previous, runner string }
+
+func (w *world) activations() (list []activation) {
+	data, err := os.ReadFile(w.path("host", "bundles", "state", "system", "activations"))
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) == 3 {
+			list = append(list, activation{f[0], f[1], f[2]})
+		}
+	}
+	return list
+}
+
+// running is the version whose activation ended last.
+func (w *world) running() string {
+	data, _ := os.ReadFile(w.path("host", "bundles", "state", "system", "version"))
+	return strings.TrimSpace(string(data))
+}
+
+// linked is the version that the profile's link leads to.
+func (w *world) linked() string {
+	data, _ := os.ReadFile(w.path("host", "bundles", "profiles", "system", "version"))
+	return strings.TrimSpace(string(data))
+}
+
+func (w *world) secret() string {
+	data, _ := os.ReadFile(w.path("secrets", "token"))
+	return string(data)
+}

@@ -1,0 +1,172 @@
+//go:build linux
+
+package main
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
+)
+
+// closure ends the names of functions within functions.
+var closure = regexp.MustCompile(`(\.func[0-9.]+|\[\.\.\.\]|-range[0-9]+)+$`)
+
+// TestEveryPointIsMet plays the stages without a crash: each point, and each call
+// that writes a file, must be met by one of them, so that make crash tries it.
+func TestEveryPointIsMet(t *testing.T) {
+	dir := t.TempDir()
+	programs := filepath.Join(dir, "bin")
+	if err := build(t.Context(), "../..", programs); err != nil {
+		t.Fatal(err)
+	}
+	w, err := newWorld(programs, filepath.Join(dir, "world"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.close)
+	all, err := w.record(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if missing := tableOf(all, nil).neverHit(); len(missing) > 0 {
+		t.Errorf("no stage meets %s: make one meet it, or take the point away", strings.Join(missing, ", "))
+	}
+	met := map[string]bool{}
+	for r := range all {
+		met[closure.ReplaceAllString(r.what, "")] = true
+	}
+	for _, name := range callers(t) {
+		_, excused := unmet[name]
+		if !met[name] && !excused {
+			t.Errorf("no stage meets the files or links that %s writes: make one do so, or say in unmet why none does", name)
+		}
+	}
+	// One kill by each kind of program, so that what make crash does is tried too.
+	for _, r := range []row{
+		{hit{"agent", "journal.appended", "activating"}, 2, 1},
+		{hit{"coordinator", "event.written", "release-committed"}, 3, 1},
+		{hit{"fleetctl", "publish.committed", "-"}, 3, 1},
+		{hit{"runner", "runner.program", "-"}, 3, 1},
+	} {
+		if !all[r] {
+			t.Errorf("%s is not met", r)
+			continue
+		}
+		if o := w.try(t.Context(), r); o.once != nil || violation(o.twice) {
+			t.Errorf("%s: once: %v, twice: %v", r, o.once, o.twice)
+		}
+	}
+}
+
+// lived makes a world that went through a stage, with a log of activations.
+func lived(t *testing.T, versions []string, log ...string) *world {
+	t.Helper()
+	w := &world{dir: t.TempDir()}
+	state := w.path("host", "bundles", "state", "system")
+	must(t, os.MkdirAll(state, 0o700))
+	must(t, os.WriteFile(filepath.Join(state, "activations"), []byte(strings.Join(log, "\n")+"\n"), 0o600))
+	must(t, os.WriteFile(filepath.Join(state, "version"), []byte("v2\n"), 0o600))
+	for _, v := range versions {
+		must(t, os.MkdirAll(w.path("host", "bundles", "store", v), 0o700))
+		must(t, os.WriteFile(w.path("host", "bundles", "store", v, "version"), []byte(v+"\n"), 0o600))
+	}
+	return w
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestChecksSee: each check finds what it is there for.
+func TestChecksSee(t *testing.T) {
+	forth := stage{activates: []move{{"v2", "v1"}}}
+	one := []event{{Kind: "transition", Message: "system: activating generation 1.2 of r"}}
+	two := append(slices.Clone(one), one...)
+	both := []string{"v1", "v2"}
+	for name, c := range map[string]struct {
+		w      *world
+		s      stage
+		events []event
+		agent  bool
+		want   string
+	}{
+		"good":                {w: lived(t, both, "v2 v1 10"), s: forth, events: one},
+		"there, back, there":  {w: lived(t, both, "v2 v1 10", "v1 v2 11", "v2 v1 12"), s: forth, events: two},
+		"twice by a runner":   {w: lived(t, both, "v2 v1 10", "v2 v1 10"), s: forth, events: two, want: "twice"},
+		"more than on record": {w: lived(t, both, "v2 v1 10", "v2 v1 11"), s: forth, events: one, want: "on record"},
+		"an agent died only":  {w: lived(t, both, "v2 v1 10", "v2 v1 11"), s: forth, events: two, agent: true, want: "2 activations ran"},
+		"nobody wanted":       {w: lived(t, both, "bad v1 10"), s: forth, events: one, want: "nobody wanted"},
+		"not at all":          {w: lived(t, both), s: forth, events: one, want: "nothing was activated"},
+		"a rotation only":     {w: lived(t, both, "v2 v1 10"), s: stage{}, events: one, want: "nobody wanted"},
+	} {
+		if c.agent {
+			c.w.trigger = "agent/*#1=kill"
+		}
+		if err := c.w.once(c.s, c.events); c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+	}
+
+	w := lived(t, []string{"v2"}, "v2 v1 10")
+	w.acked = acked{Release: "r2", Number: "1.2", Good: "1.1", Tokens: 1}
+	if w.lastGood() == nil {
+		t.Error("last-good is gone, and nobody sees it")
+	}
+	if err := lived(t, both).lastGood(); err != nil {
+		t.Error(err)
+	}
+	token, committed := event{Kind: "token-created"}, event{Kind: "release-committed", Message: "release r2"}
+	for name, events := range map[string][]event{
+		"the release": {token}, "the token": {committed}, "an alarm": {token, committed, {Kind: "number-reused"}},
+	} {
+		if w.acknowledged(events) == nil {
+			t.Errorf("%s: nobody sees it", name)
+		}
+	}
+	if err := w.acknowledged([]event{token, committed}); err != nil {
+		t.Error(err)
+	}
+
+	must(t, os.MkdirAll(w.path("fleet", "releases"), 0o700))
+	for name, digest := range map[string]string{"r1": "a", "r2": "b"} {
+		text := `{"generations": [{"machine": "box1", "profile": "system", "number": "1.2", "digest": "` + digest + `"}]}`
+		must(t, os.WriteFile(w.path("fleet", "releases", name+".json"), []byte(text), 0o600))
+	}
+	if w.numbers() == nil {
+		t.Error("a number is used twice, and nobody sees it")
+	}
+}
+
+func TestTable(t *testing.T) {
+	h := hit{"agent", crashpoint.Points()[1].Name, "x.Y"}
+	all := map[row]bool{{h, 1, 1}: true, {h, 1, 2}: true, {h, 2, 1}: true}
+	rows := sorted(all, false, func(row) bool { return true })
+	if rows[0] != (row{h, 1, 1}) || len(rows) != 3 || len(sorted(all, true, func(row) bool { return true })) != 1 {
+		t.Errorf("sorted: %v", rows)
+	}
+	var outcomes []outcome
+	for r := range maps.Keys(all) {
+		outcomes = append(outcomes, outcome{row: r, twice: errNoMore})
+	}
+	outcomes[0].once, outcomes[1].once = errNotMet, errGaveUp
+	tab := tableOf(all, outcomes)
+	if got := tab.lines[0]; got.hits != 3 || got.once != 2 || got.twice != 0 || got.notMet != 1 || got.bad != 1 || len(got.places) != 1 {
+		t.Errorf("line: %+v", got)
+	}
+	if len(tab.neverHit()) != len(crashpoint.Points())-2 || tab.violations != 1 || len(tab.messages) != 1 {
+		t.Errorf("table: %+v", tab)
+	}
+	want := "| " + h.point + " | any | 1 | 3 | 2 | 0 | 1 | 1 |"
+	if text := tab.markdown("Here."); !strings.Contains(text, want) {
+		t.Errorf("no %q in\n%s", want, text)
+	}
+}

@@ -1,0 +1,124 @@
+//go:build linux
+
+// Command crash kills the real programs at every crash point that they meet in
+// the life of a fleet, once and twice in a row, starts them again, and checks
+// that the fleet converges, that nothing was activated twice, that last-good is
+// there, and that nothing that was acknowledged is lost. With -write its table is
+// a section of docs/measurements.md. Run it from the root of the repository:
+// make crash.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/cameronraysmith/fleet/test/measurements"
+)
+
+type options struct {
+	programs, dir, run string
+	workers            int
+	first, write       bool
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.programs, "bin", "", "`directory` with the programs, built with -tags crashpoints (default: build them)")
+	flag.StringVar(&o.dir, "dir", "", "`directory` to work in; it is kept (default: a temporary one, kept only with violations)")
+	flag.StringVar(&o.run, "run", "", "try only kills that match this `expression`: STAGE: PROCESS/POINT@WHAT#N")
+	flag.IntVar(&o.workers, "workers", 3*runtime.NumCPU(), "`number` of fleets at a time: most of the time they wait")
+	flag.BoolVar(&o.first, "first", false, "try only the first time that a program meets a point")
+	flag.BoolVar(&o.write, "write", false, "write the table to "+measurements.File)
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := crash(ctx, o)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "crash:", err)
+		os.Exit(1)
+	}
+}
+
+// errViolations says that what must hold after a crash did not.
+var errViolations = errors.New("there are violations")
+
+func crash(ctx context.Context, o options) error {
+	only, err := regexp.Compile(o.run)
+	if err != nil {
+		return err
+	}
+	dir := o.dir
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "fleet-crash-"); err != nil {
+			return err
+		}
+	} else if err = os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if o.programs == "" {
+		o.programs = filepath.Join(dir, "bin")
+		if err := build(ctx, ".", o.programs); err != nil {
+			return err
+		}
+	}
+	if o.programs, err = filepath.Abs(o.programs); err != nil {
+		return err
+	}
+	m := matrix{
+		programs: o.programs, dir: dir, workers: o.workers,
+		first: o.first,
+		pick:  func(r row) bool { return only.MatchString(r.String()) },
+		progress: func(done, all int, out outcome) {
+			for i, err := range []error{out.once, out.twice} {
+				if violation(err) {
+					fmt.Printf("VIOLATION, killed %d times: %s: %v\n", i+1, out.row, err)
+				}
+			}
+			if done%50 == 0 || done == all {
+				fmt.Printf("%d of %d\n", done, all)
+			}
+		},
+	}
+	all, outcomes, err := m.run(ctx)
+	if err != nil {
+		return fmt.Errorf("%w (see %s)", err, dir)
+	}
+	t := tableOf(all, outcomes)
+	fmt.Print(t.summary())
+	if missing := t.neverHit(); len(missing) > 0 {
+		return fmt.Errorf("points that no stage meets: %s", strings.Join(missing, ", "))
+	}
+	if t.violations > 0 {
+		return fmt.Errorf("%w: see %s", errViolations, dir)
+	}
+	if o.dir == "" {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	if o.write {
+		return measurements.Write(measurements.File, measurements.Section{Name: "crash", Command: "make crash CRASHFLAGS=-write", Text: t.markdown(measurements.Where(ctx))})
+	}
+	return nil
+}
+
+// build builds the programs with their crash points; root is the module's.
+func build(ctx context.Context, root, to string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", "grpcnotrace,crashpoints", "-trimpath", "-o", to+string(filepath.Separator),
+		"./cmd/fleet-agent", "./cmd/fleet-coordinator", "./cmd/fleetctl")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the programs: %w\n%s", err, out)
+	}
+	return nil
+}

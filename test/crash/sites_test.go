@@ -1,0 +1,177 @@
+//go:build linux
+
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// effects make something durable, or take it away. A function that calls one has
+// a crash point, or is in pointless.
+var effects = map[string][]string{
+	"os":         {"Rename", "Remove", "RemoveAll", "Symlink", "Link"},
+	"atomicfile": {"Write", "WriteFile", "Symlink"},
+	"atomicdir":  {"Publish"},
+}
+
+// pointless are functions with an effect that needs no point of its own, and
+// why.
+var pointless = map[string]string{
+	"control.Listen":              "a socket that nobody answers any more",
+	"publisher.bundleBlob":        "a temporary file without a name",
+	"atomicdir.exchangeByTwo":     "only where the system can't swap in one step",
+	"blob.(*upload).discard":      "bytes that were never acknowledged",
+	"blob.(*Store).sweep":         "uploads that nobody touched for a week",
+	"blob.(*Store).prepare":       "a file that only shows that the directory can be written",
+	"blob.realFiles":              "only names what others call, between points",
+	"agent.(*Agent).enrolOnce":    "what an attempt with another fleet's join string left; made again by the next one",
+	"agent.(*worker).buildPinned": "a temporary file for a program to read",
+	"bootstrap.resume":            "what an interrupted init left; its own points are met before",
+	"bootstrap.removeMarker":      "between two points of its caller",
+	"sync.(*Client).FetchBlob":    "bytes that turned out wrong",
+	"nixdriver.(*base).build":     "a root of Nix's garbage collector: the lab cuts power there",
+	"coordinator.listenBackups":   "a socket that nobody answers any more",
+	"coordinator.removeSnapshots": "copies of the store that nobody waits for any more",
+	"coordinator.writeBackup":     "no stage does this yet",
+	"coordinator.restore":         "no stage does this yet",
+	"coordinator.checkEmpty":      "no stage does this yet",
+	"nixdriver.(*base).Prune":     "a root of Nix's garbage collector that nobody needs",
+}
+
+// helpers are packages of tests.
+var helpers = regexp.MustCompile(`/(agenttest|drivertest|storetest|fakeagent|fakecoordinator|testdata)/`)
+
+// unmet are the functions that call into atomicfile and atomicdir and that no
+// stage meets yet, and why.
+var unmet = map[string]string{
+	"nixdriver.(*OutPath).Build":     needsNix,
+	"nixdriver.(*base).build":        needsNix,
+	"nixdriver.(*base).keep":         needsNix,
+	"sync.Blobs.Put":                 noStage,
+	"desired.(*Store).TakeFreshness": noStage,
+	"desired.(*Store).PrepareReset":  noStage,
+	"coordinator.BackupFile":         noStage,
+	"bolt.(*Store).anew":             noStage,
+	"bolt.(*Store).Snapshot":         noStage,
+	"fleetctl.runCarry":              noStage,
+}
+
+const (
+	needsNix = "needs Nix, which is in the lab only"
+	noStage  = "no stage does this yet"
+)
+
+// function is a function of the programs, as crashpoint.HitCaller names it.
+type function struct {
+	name, file string
+	calls      map[string]bool // "package.Function"
+}
+
+func functions(t *testing.T) (list []function) {
+	t.Helper()
+	for _, top := range []string{"agent", "coordinator", "fleetctl", "pkg"} {
+		err := filepath.WalkDir(filepath.Join("../..", top), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || helpers.MatchString(path) {
+				return err
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			for _, decl := range f.Decls {
+				if fn, ok := decl.(*ast.FuncDecl); ok && fn.Body != nil {
+					list = append(list, function{nameOf(f.Name.Name, fn), path, callsOf(fn.Body)})
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return list
+}
+
+// nameOf is the name at runtime, without the directories of the package.
+func nameOf(pkg string, fn *ast.FuncDecl) string {
+	if fn.Recv == nil {
+		return pkg + "." + fn.Name.Name
+	}
+	switch recv := fn.Recv.List[0].Type.(type) {
+	case *ast.StarExpr:
+		if id, ok := recv.X.(*ast.Ident); ok {
+			return pkg + ".(*" + id.Name + ")." + fn.Name.Name
+		}
+	case *ast.Ident:
+		return pkg + "." + recv.Name + "." + fn.Name.Name
+	}
+	return pkg + ".?." + fn.Name.Name
+}
+
+func callsOf(body ast.Node) map[string]bool {
+	calls := map[string]bool{}
+	ast.Inspect(body, func(n ast.Node) bool {
+		s, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		if p, ok := s.X.(*ast.Ident); ok {
+			calls[p.Name+"."+s.Sel.Name] = true
+		}
+		return true
+	})
+	return calls
+}
+
+// TestEveryEffectHasAPoint: whoever adds a step that makes something durable adds
+// its crash points too.
+func TestEveryEffectHasAPoint(t *testing.T) {
+	seen := map[string]bool{}
+	for _, fn := range functions(t) {
+		for pkg, names := range effects {
+			for _, name := range names {
+				if !fn.calls[pkg+"."+name] || strings.Contains(fn.file, "/pkg/crashpoint/") {
+					continue
+				}
+				seen[fn.name] = true
+				covered := pkg != "os" && !strings.Contains(fn.file, "/pkg/atomic") // they have points themselves
+				for c := range fn.calls {
+					covered = covered || strings.HasPrefix(c, "crashpoint.Hit")
+				}
+				if _, ok := pointless[fn.name]; !covered && !ok {
+					t.Errorf("%s (%s) calls %s.%s without a crash point: add one to pkg/crashpoint before and after it, or say in pointless why there is none",
+						fn.name, fn.file, pkg, name)
+				}
+			}
+		}
+	}
+	for name := range pointless {
+		if !seen[name] {
+			t.Errorf("pointless has %s, which has no effect any more", name)
+		}
+	}
+}
+
+// callers are the functions whose calls into atomicfile and atomicdir have names
+// in the log of hits.
+func callers(t *testing.T) (names []string) {
+	t.Helper()
+	for _, fn := range functions(t) {
+		for _, pkg := range []string{"atomicfile", "atomicdir"} {
+			for _, name := range effects[pkg] {
+				if fn.calls[pkg+"."+name] && !slices.Contains(names, fn.name) && !strings.Contains(fn.file, "/pkg/atomic") {
+					names = append(names, fn.name)
+				}
+			}
+		}
+	}
+	return names
+}
