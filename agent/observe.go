@@ -118,6 +118,7 @@ func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reco
 
 // Names of an activation's runs.
 func activateRun(a *journal.Activation) string { return a.ID + "-activate" }
+
 func commitRun(a *journal.Activation, n int) string {
 	return fmt.Sprintf("%s-commit-%d", a.ID, n)
 }

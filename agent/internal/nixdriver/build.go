@@ -37,6 +37,11 @@ func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func
 		}
 	}
 	path, err := b.realise(ctx, req.Source, link, said)
+	if err != nil && ctx.Err() == nil {
+		if old := b.tooOld(ctx); old != nil {
+			err = old
+		}
+	}
 	if err != nil {
 		return "", fmt.Errorf("building: %w", err)
 	}
