@@ -182,7 +182,8 @@ func (co *Coordinator) assemble(ctx context.Context, c Config, trust *release.Tr
 		return err
 	}
 	publisher, err := publish.Open(ctx, publish.Options{
-		Store: co.store, Log: log, Blobs: co.blobs, Trust: trust, Now: c.Now, Slog: c.Log,
+		Store: co.store, Log: log, Blobs: co.blobs, Now: c.Now, Slog: c.Log,
+		Roots: c.Kit.Roots, RootPin: c.Kit.RootPin,
 	})
 	if err != nil {
 		return err
@@ -192,9 +193,9 @@ func (co *Coordinator) assemble(ctx context.Context, c Config, trust *release.Tr
 	})
 	co.server = transport.New(transport.Options{
 		Fleet: c.Kit.Fleet, Registry: co.registry, Publisher: publisher, Enroller: enroller, Authority: authority,
-		Log: log, Blobs: co.blobs, Roots: c.Kit.Roots, TransferPace: c.TransferPace, Now: c.Now, Slog: c.Log,
+		Log: log, Blobs: co.blobs, TransferPace: c.TransferPace, Now: c.Now, Slog: c.Log,
 	})
-	started := []audit.Entry{{Actor: actor, Kind: KindStarted, Message: fmt.Sprintf("trust root %d", trust.Root().Version)}}
+	started := []audit.Entry{{Actor: actor, Kind: KindStarted, Message: fmt.Sprintf("trust root %d", publisher.Trust().Root().Version)}}
 	if notice := co.store.Notice(); notice != "" {
 		started = append(started, audit.Entry{Actor: actor, Kind: KindStoreDamaged, Message: notice, Alarm: true})
 	}

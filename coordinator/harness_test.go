@@ -62,6 +62,7 @@ type world struct {
 	clock   *clock
 	ca      *pki.CA
 	kit     *kit.Kit
+	rootKey release.Signer
 	release release.Signer
 	secrets release.Signer
 	// freshness signs what is the newest.
@@ -122,7 +123,8 @@ func newFleetWorld(t *testing.T, fleetID fleet.FleetID, edit ...func(*kit.Kit)) 
 		root.Roles[role] = release.RoleKeys{Threshold: 1, KeyIDs: []string{id}}
 		signers[role] = s
 	}
-	w.release, w.secrets, w.freshness = signers[release.RoleRelease], signers[release.RoleSecrets], signers[release.RoleFreshness]
+	w.rootKey, w.freshness = signers[release.RoleRoot], signers[release.RoleFreshness]
+	w.release, w.secrets = signers[release.RoleRelease], signers[release.RoleSecrets]
 	envelope, pin, err := release.Seal(fleet.TypeRoot, root, signers[release.RoleRoot])
 	check(t, err)
 	w.root, err = release.OpenRoot(envelope, pin)

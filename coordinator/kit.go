@@ -37,8 +37,8 @@ func claim(ctx context.Context, s store.Store, f fleet.FleetID) error {
 
 // applyKit takes machines, operators and bans from a kit that this store has
 // not seen: a fresh store begins with them; into another one the kit's entries
-// are merged, and its operators replace those that are there, so that a new
-// kit is the way back in for who locked themselves out.
+// are merged, and so are its operators, the younger record of two counting, so
+// that a new kit is the way back in for who locked themselves out.
 func applyKit(ctx context.Context, s store.Store, r *registry.Registry, k *kit.Kit, actor string) error {
 	public, err := json.Marshal(struct {
 		Machines  []kit.Machine
@@ -72,7 +72,7 @@ func applyKit(ctx context.Context, s store.Store, r *registry.Registry, k *kit.K
 	for _, o := range k.Operators {
 		operators = append(operators, registry.Operator(o))
 	}
-	if _, err := r.ApplyInventory(ctx, actor, all, operators); err != nil {
+	if _, err := r.ApplyInventory(ctx, actor, "", all, operators); err != nil {
 		return fmt.Errorf("applying the kit: %w", err)
 	}
 	for _, b := range k.Bans {

@@ -15,9 +15,11 @@ import (
 	"filippo.io/age"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/bootstrap"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/fakecoordinator"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/kit"
@@ -37,6 +39,12 @@ type world struct {
 	clock  time.Time
 	server *fakecoordinator.Server
 	nix    string // program in the place of nix; there is none by default
+	user   string // USER, where it matters
+	agent  string // socket of the ssh-agent
+	// answers is what the operator types at a terminal; empty for no terminal,
+	// unless asked is set.
+	answers string
+	asked   bool
 }
 
 const fleetText = `fleet: first
@@ -82,6 +90,10 @@ func (w *world) getenv(name string) string {
 			return filepath.Join(w.config, "no-nix")
 		}
 		return w.nix
+	case "USER":
+		return w.user
+	case "SSH_AUTH_SOCK":
+		return w.agent
 	case "FLEET_COORDINATOR":
 		if w.server != nil {
 			return w.server.Address
@@ -97,7 +109,7 @@ func (w *world) run(args ...string) (code int, stdout, stderr string) {
 func (w *world) runContext(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	code = run(ctx, &options{
-		Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Now: w.now, Getenv: w.getenv,
+		Stdin: strings.NewReader(w.answers), terminal: w.asked, Stdout: &out, Stderr: &errs, Now: w.now, Getenv: w.getenv,
 	}, args)
 	return code, out.String(), errs.String()
 }
@@ -123,6 +135,25 @@ func (w *world) fails(want int, text string, args ...string) {
 		w.t.Errorf("fleetctl %s: no hint in\n%s", strings.Join(args, " "), errs)
 	}
 }
+
+// ageRecipient makes an age identity for the person, where there is none, and
+// returns its public side.
+func (w *world) ageRecipient() string {
+	w.t.Helper()
+	file := filepath.Join(w.config, "fleet", "keys.txt")
+	if _, err := os.Stat(file); err != nil {
+		if err := keyring.Create(file); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	k, err := keyring.Load(keyring.Places{Explicit: file, Getenv: w.getenv})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return k.Recipients()[0]
+}
+
+func fingerprint(pub ssh.PublicKey) string { return ssh.FingerprintSHA256(pub) }
 
 func (w *world) write(text string, elem ...string) {
 	w.t.Helper()

@@ -45,6 +45,8 @@ type options struct {
 	// started is set once a command's own code runs: errors before that are
 	// mistakes on the command line.
 	started bool
+	// terminal says that Stdin and Stderr are one, whatever they are: for tests.
+	terminal bool
 
 	// Now is the only source of wall time.
 	Now    func() time.Time

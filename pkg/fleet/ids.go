@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -128,6 +129,16 @@ type Digest string
 
 // DigestOf returns the digest of b.
 func DigestOf(b []byte) Digest { return DigestFromSum(sha256.Sum256(b)) }
+
+// DigestOfAll names a set of digests by one: that of the sorted ones, one a line.
+func DigestOfAll(all []Digest) Digest {
+	all = slices.Sorted(slices.Values(all))
+	var b strings.Builder
+	for _, d := range all {
+		b.WriteString(string(d) + "\n")
+	}
+	return DigestOf([]byte(b.String()))
+}
 
 // DigestFromSum wraps a SHA-256 sum.
 func DigestFromSum(sum [sha256.Size]byte) Digest {

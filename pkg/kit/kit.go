@@ -27,7 +27,7 @@ const (
 )
 
 // Format is the version of the kit's format that this package writes.
-const Format = 1
+const Format = 2
 
 // Sentinels that errors of this package wrap.
 var (
@@ -73,6 +73,26 @@ type Machine struct {
 type Operator struct {
 	Name fleet.OperatorName `json:"name"`
 	Role fleet.Role         `json:"role"`
+	// Key is the fingerprint of the only key whose certificates count, as
+	// pki.KeyFingerprint makes it; empty where the repository names none.
+	Key string `json:"key,omitempty"`
+	// Changed is when the repository's record was made; zero where there is none.
+	// A coordinator that has a younger one keeps it.
+	Changed time.Time `json:"changed,omitzero"`
+	Removed bool      `json:"removed,omitempty"`
+	// Reason of the removal.
+	Reason string `json:"reason,omitempty"`
+}
+
+// checkKey says whether a fingerprint is one, or empty.
+func (o Operator) checkKey() error {
+	if o.Key == "" {
+		return nil
+	}
+	if _, err := fleet.ParseDigest("sha256:" + o.Key); err != nil {
+		return fmt.Errorf("operator %s: its key is no fingerprint", o.Name)
+	}
+	return nil
 }
 
 // Ban keeps a machine's identity out. A ban that an operator lifted at the
@@ -143,6 +163,9 @@ func (k *Kit) checkLists() error {
 		}
 		if _, err := fleet.ParseRole(string(o.Role)); err != nil {
 			return malformed(fmt.Errorf("operator %s: %w", o.Name, err))
+		}
+		if err := o.checkKey(); err != nil {
+			return malformed(err)
 		}
 		if operators[o.Name] {
 			return malformed(fmt.Errorf("operator %s is listed twice", o.Name))

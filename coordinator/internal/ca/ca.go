@@ -1,5 +1,5 @@
-// Package ca issues the coordinator's certificates: those of hosts, and its
-// own, which it renews by itself.
+// Package ca issues the coordinator's certificates: those of hosts and
+// operators, and its own, which it renews by itself.
 package ca
 
 import (
@@ -73,6 +73,11 @@ func (a *Authority) DER() [][]byte {
 // Host issues a host identity over pub. The certificate never outlives the CA.
 func (a *Authority) Host(m fleet.MachineName, pub crypto.PublicKey) (*x509.Certificate, error) {
 	return a.issue(pki.HostIdentity(a.identity.Fleet, m), pub, pki.HostTTL)
+}
+
+// Operator issues an operator's certificate over pub.
+func (a *Authority) Operator(o fleet.OperatorName, pub crypto.PublicKey) (*x509.Certificate, error) {
+	return a.issue(pki.OperatorIdentity(a.identity.Fleet, o), pub, pki.OperatorTTL)
 }
 
 func (a *Authority) issue(id pki.Identity, pub crypto.PublicKey, ttl time.Duration) (*x509.Certificate, error) {

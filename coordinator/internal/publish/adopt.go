@@ -17,7 +17,7 @@ import (
 // same number, is an alarm: somebody else signs. Errors: refusals of
 // pkg/release.
 func (p *Publisher) Adopt(ctx context.Context, m fleet.MachineName, generation, secrets []byte) (bool, error) {
-	o, err := open(p.o.Trust, generation, secrets)
+	o, stale, err := p.openAny(generation, secrets)
 	if err != nil {
 		return false, fmt.Errorf("adopting a generation of %s: %w", m, err)
 	}
@@ -32,6 +32,7 @@ func (p *Publisher) Adopt(ctx context.Context, m fleet.MachineName, generation, 
 	defer p.changeMu.Unlock()
 	key := adoptedPrefix + string(m) + "/" + o.generation.Digest.Hex() + "/" + string(d.Profile)
 	g := o.gen(key)
+	g.Stale = stale
 	entry := audit.Entry{
 		Actor: "host/" + string(m), Kind: KindAdopted, Machine: m,
 		Message: fmt.Sprintf("%s: generation %s of %s (%s) runs there and was not known here", d.Profile, d.Number, d.Release, o.generation.Digest.Short()),

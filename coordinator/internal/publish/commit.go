@@ -65,10 +65,11 @@ func (p *Publisher) Commit(ctx context.Context, c Commit) ([]fleet.MachineName, 
 			{Key: headKey, Value: []byte(c.Release)},
 			{Key: releasePrefix + string(c.Release), Value: value},
 			{Key: stagingPrefix + string(c.Release), Delete: true},
+			{Key: proposalPrefix + string(c.Release), Delete: true},
 		},
 		Entries: []audit.Entry{{
 			Actor: c.Actor, Kind: KindCommitted,
-			Message: describe(c, len(gens), len(machines)),
+			Message: describe(c, gens, len(machines)),
 		}},
 	})
 	if errors.Is(err, store.ErrConflict) {
@@ -115,7 +116,7 @@ func (p *Publisher) taken(ctx context.Context, r Release, gens []*Gen) {
 func (p *Publisher) stagedGens(ctx context.Context, id fleet.ReleaseID, revision uint64) ([]*Gen, error) {
 	p.stageMu.Lock()
 	defer p.stageMu.Unlock()
-	if st := p.staged[id]; st != nil && st.revision == revision {
+	if st := p.staged[id]; st != nil && st.revision == revision && st.trust == p.trust() {
 		return slices.Collect(maps.Values(st.gens)), nil
 	}
 	var gens []*Gen
@@ -127,7 +128,7 @@ func (p *Publisher) stagedGens(ctx context.Context, id fleet.ReleaseID, revision
 		if err != nil {
 			return nil, err
 		}
-		o, err := open(p.o.Trust, generation, secrets)
+		o, err := open(p.trust(), generation, secrets)
 		if err != nil {
 			return nil, err
 		}
@@ -204,11 +205,21 @@ func machinesOf(gens []*Gen) []fleet.MachineName {
 	return slices.Sorted(maps.Keys(seen))
 }
 
+// digestOf names all generations of a release by one digest: whoever has the
+// fleet's repository can tell whether it has the same ones.
+func digestOf(gens []*Gen) fleet.Digest {
+	digests := make([]fleet.Digest, len(gens))
+	for i, g := range gens {
+		digests[i] = g.Ref.Digest
+	}
+	return fleet.DigestOfAll(digests)
+}
+
 // describe tells of a commit in one line.
-func describe(c Commit, generations, machines int) string {
-	s := fmt.Sprintf("%s: generations %d, machines %d", c.Release, generations, machines)
+func describe(c Commit, gens []*Gen, machines int) string {
+	s := fmt.Sprintf("%s: generations %d, machines %d", c.Release, len(gens), machines)
 	if c.Revision != "" {
 		s += ", revision " + c.Revision
 	}
-	return s
+	return s + ", digests " + string(digestOf(gens))
 }

@@ -47,7 +47,7 @@ func (p *Publisher) loadDirectives(ctx context.Context) error {
 			gone = append(gone, kv.Key)
 			continue
 		}
-		signed, err := p.o.Trust.OpenLoosening(l.Envelope)
+		signed, err := p.trust().OpenLoosening(l.Envelope)
 		if err != nil {
 			p.o.Slog.Warn("a stored loosening is not valid any more", "key", kv.Key, "error", err)
 			continue
@@ -73,8 +73,12 @@ func (p *Publisher) RollBack(ctx context.Context, actor string, m fleet.MachineN
 		return fleet.Ref{}, fmt.Errorf("rolling back %s of %s: %w", profile, m, ErrNothingDesired)
 	}
 	newest := l.newest()
-	// Only what can be sent: after a loss of the store some may be missing.
-	confirmed = slices.DeleteFunc(slices.Clone(confirmed), func(r fleet.Ref) bool { return l.byDigest(r.Digest) == nil })
+	// Only what can be sent and taken: after a loss of the store some may be
+	// missing, after a change of keys some are refused.
+	confirmed = slices.DeleteFunc(slices.Clone(confirmed), func(r fleet.Ref) bool {
+		g := l.byDigest(r.Digest)
+		return g == nil || g.Stale
+	})
 	target, ok := rollbackTarget(newest, confirmed)
 	if !ok {
 		return fleet.Ref{}, fmt.Errorf("rolling back %s of %s: %w: no generation in the revert set of %s was confirmed there", profile, m, ErrNoTarget, newest.Ref.Number)
@@ -107,14 +111,14 @@ func (p *Publisher) Loosen(ctx context.Context, actor string, document []byte) (
 	if len(document) > maxEnvelope {
 		return "", fmt.Errorf("taking a loosening: %w", release.ErrTooLarge)
 	}
-	signed, err := p.o.Trust.OpenLoosening(document)
+	signed, err := p.trust().OpenLoosening(document)
 	if err != nil {
 		return "", fmt.Errorf("taking a loosening: %w", err)
 	}
 	d := signed.Doc
 	now := p.o.Now()
 	h := release.Host{Fleet: d.Fleet, Machine: d.Machine, Profile: d.Profile}
-	if err := p.o.Trust.AdmitLoosening(h, signed, now); err != nil {
+	if err := p.trust().AdmitLoosening(h, signed, now); err != nil {
 		return "", fmt.Errorf("taking a loosening: %w", err)
 	}
 	p.changeMu.Lock()

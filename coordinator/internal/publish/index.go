@@ -26,6 +26,9 @@ type Gen struct {
 	Expires  time.Time
 	// Blobs that the generation and its secrets name.
 	Blobs []fleet.BlobRef
+	// Stale says that the trust root no longer names the keys that signed it:
+	// hosts would refuse it.
+	Stale bool
 	// key in the store.
 	key string
 }

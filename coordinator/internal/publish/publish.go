@@ -10,13 +10,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
 	"github.com/cameronraysmith/fleet/coordinator/internal/blob"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
-	"github.com/cameronraysmith/fleet/pkg/release"
 )
 
 // Sentinels that errors of this package wrap, besides those of pkg/release.
@@ -47,6 +47,9 @@ const (
 	KindRollback     audit.Kind = "rollback-ordered"
 	KindLoosened     audit.Kind = "loosening-added"
 	KindFreshness    audit.Kind = "freshness-stated"
+	KindTrustRoot    audit.Kind = "trust-root-added"
+	KindRootFork     audit.Kind = "trust-root-refused"
+	KindProposed     audit.Kind = "release-proposed"
 )
 
 // Log is what this package needs of the event log.
@@ -64,15 +67,20 @@ type Options struct {
 	Store store.Store
 	Log   Log
 	Blobs Blobs
-	Trust *release.Trust
-	Now   func() time.Time
-	Slog  *slog.Logger
+	// Roots are the envelopes of all trust roots of the kit, oldest first;
+	// RootPin is the digest of the first. The store may know later ones.
+	Roots   [][]byte
+	RootPin fleet.Digest
+	Now     func() time.Time
+	Slog    *slog.Logger
 }
 
 // Publisher keeps releases.
 type Publisher struct {
 	o     Options
 	index *index
+
+	roots atomic.Pointer[chain]
 
 	commitMu sync.Mutex // one Commit at a time
 	// changeMu orders adoptions, rollbacks and loosenings.
@@ -91,6 +99,11 @@ type Publisher struct {
 // Open reads releases from the store and works out what is desired.
 func Open(ctx context.Context, o Options) (*Publisher, error) {
 	p := &Publisher{o: o, index: newIndex(), staged: map[fleet.ReleaseID]*staging{}, loosenings: map[fleet.MachineName][]loosening{}, freshness: map[fleet.MachineName]statement{}}
+	c, err := newChain(o.Roots, o.RootPin)
+	if err != nil {
+		return nil, fmt.Errorf("reading trust roots: %w", err)
+	}
+	p.roots.Store(c)
 	if err := p.load(ctx); err != nil {
 		return nil, fmt.Errorf("reading releases: %w", err)
 	}
@@ -98,6 +111,9 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 }
 
 func (p *Publisher) load(ctx context.Context) error {
+	if err := p.loadRoots(ctx); err != nil {
+		return err
+	}
 	for kv, err := range store.All(ctx, p.o.Store, releasePrefix) {
 		if err != nil {
 			return err
@@ -109,17 +125,7 @@ func (p *Publisher) load(ctx context.Context) error {
 		p.releases = append(p.releases, r)
 	}
 	slices.SortFunc(p.releases, func(a, b Release) int { return cmp.Compare(b.Seq, a.Seq) })
-	committed := make(map[string]bool, len(p.releases))
-	for _, r := range p.releases {
-		committed[string(r.ID)] = true
-	}
-	if err := p.loadGens(ctx, stagedPrefix, func(key string) bool {
-		id, _, _ := strings.Cut(strings.TrimPrefix(key, stagedPrefix), "/")
-		return committed[id]
-	}); err != nil {
-		return err
-	}
-	if err := p.loadGens(ctx, adoptedPrefix, func(string) bool { return true }); err != nil {
+	if err := p.loadAll(ctx, p.index); err != nil {
 		return err
 	}
 	if err := p.loadFreshness(ctx); err != nil {
@@ -131,7 +137,22 @@ func (p *Publisher) load(ctx context.Context) error {
 	return p.sweepStaged(ctx)
 }
 
-func (p *Publisher) loadGens(ctx context.Context, prefix string, visible func(key string) bool) error {
+// loadAll reads all generations that hosts may see into an index.
+func (p *Publisher) loadAll(ctx context.Context, x *index) error {
+	committed := make(map[string]bool, len(p.releases))
+	for _, r := range p.releases {
+		committed[string(r.ID)] = true
+	}
+	if err := p.loadGens(ctx, x, stagedPrefix, func(key string) bool {
+		id, _, _ := strings.Cut(strings.TrimPrefix(key, stagedPrefix), "/")
+		return committed[id]
+	}); err != nil {
+		return err
+	}
+	return p.loadGens(ctx, x, adoptedPrefix, func(string) bool { return true })
+}
+
+func (p *Publisher) loadGens(ctx context.Context, x *index, prefix string, visible func(key string) bool) error {
 	for kv, err := range store.All(ctx, p.o.Store, prefix) {
 		if err != nil {
 			return err
@@ -141,12 +162,10 @@ func (p *Publisher) loadGens(ctx context.Context, prefix string, visible func(ke
 		}
 		g, err := p.reopen(kv)
 		if err != nil {
-			// A trust root since then may have taken its key away: it is desired
-			// no longer, and hosts would refuse it.
 			p.o.Slog.Warn("a stored generation is not valid any more", "key", kv.Key, "error", err)
 			continue
 		}
-		p.forget(ctx, p.index.add(g))
+		p.forget(ctx, x.add(g))
 	}
 	return nil
 }
@@ -210,18 +229,23 @@ func (p *Publisher) reopen(kv store.KV) (*Gen, error) {
 	if err != nil {
 		return nil, err
 	}
-	o, err := open(p.o.Trust, generation, secrets)
+	o, stale, err := p.openAny(generation, secrets)
 	if err != nil {
 		return nil, err
 	}
-	return o.gen(kv.Key), nil
+	g := o.gen(kv.Key)
+	g.Stale = stale
+	return g, nil
 }
 
 // Desired returns what is desired of a machine, sorted by profile.
 func (p *Publisher) Desired(m fleet.MachineName) []Desired { return p.index.desired(m) }
 
-// Newest returns the newest generation of every profile of every machine.
-func (p *Publisher) Newest() []*Gen { return p.index.all() }
+// Newest returns the newest generation of every profile of every machine, those
+// aside whose keys the trust root names no longer.
+func (p *Publisher) Newest() []*Gen {
+	return slices.DeleteFunc(p.index.all(), func(g *Gen) bool { return g.Stale })
+}
 
 // Envelopes returns the signed documents of a generation as they were signed;
 // secrets is nil where there are none.

@@ -20,6 +20,8 @@ const (
 	looseningPrefix = "loosening/" // MACHINE/DIGEST
 	freshnessPrefix = "freshness/" // MACHINE
 	stagingPrefix   = "staging/"   // RELEASE: when staging began
+	rootPrefix      = "root/"      // VERSION, with leading zeros: what the kit did not have
+	proposalPrefix  = "proposal/"  // RELEASE
 )
 
 // Release is a committed release.

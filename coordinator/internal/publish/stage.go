@@ -21,24 +21,26 @@ const (
 
 // Stager takes the generations of one release.
 type Stager struct {
-	p    *Publisher
-	id   fleet.ReleaseID
-	ops  map[string]store.Op
-	gens map[string]*Gen
-	size int
+	p  *Publisher
+	id fleet.ReleaseID
+	// trust is the newest root when staging began.
+	trust *release.Trust
+	ops   map[string]store.Op
+	gens  map[string]*Gen
+	size  int
 }
 
 // Stage begins or goes on with the staging of a release, which stays invisible
 // to hosts until it is committed.
 func (p *Publisher) Stage(id fleet.ReleaseID) *Stager {
-	return &Stager{p: p, id: id, ops: map[string]store.Op{}, gens: map[string]*Gen{}}
+	return &Stager{p: p, id: id, trust: p.trust(), ops: map[string]store.Op{}, gens: map[string]*Gen{}}
 }
 
 // Add verifies one generation and takes it in; it is durable after Close.
 // Staging the same machine and profile again replaces what was staged. Errors:
 // refusals of pkg/release, ErrCommitted.
 func (s *Stager) Add(ctx context.Context, generation, secrets []byte) error {
-	o, err := open(s.p.o.Trust, generation, secrets)
+	o, err := open(s.trust, generation, secrets)
 	if err != nil {
 		return err
 	}
@@ -79,18 +81,18 @@ func (p *Publisher) admit(o opened) error {
 		return fmt.Errorf("generation %s for %s: %w: %s, now it is %s", d.Number, d.Machine, ErrFuture,
 			latest.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
-	h := release.Host{Fleet: p.o.Trust.Root().Fleet, Machine: d.Machine, Profile: d.Profile}
+	h := release.Host{Fleet: p.trust().Root().Fleet, Machine: d.Machine, Profile: d.Profile}
 	if l := p.index.line(d.Machine, d.Profile); l != nil {
 		h.Highest = l.newest().Ref
 	}
-	return p.o.Trust.Admit(h, o.generation, o.secrets, p.o.Now())
+	return p.trust().Admit(h, o.generation, o.secrets, p.o.Now())
 }
 
 func (s *Stager) flush(ctx context.Context) error {
 	if len(s.ops) == 0 {
 		return nil
 	}
-	if err := s.p.writeStaged(ctx, s.id, slices.Collect(maps.Values(s.ops)), s.gens); err != nil {
+	if err := s.p.writeStaged(ctx, s.id, slices.Collect(maps.Values(s.ops)), s.gens, s.trust); err != nil {
 		return fmt.Errorf("staging %s: %w", s.id, err)
 	}
 	clear(s.ops)
@@ -105,11 +107,13 @@ type staging struct {
 	// revision of the staging record: another one means that somebody else, or
 	// an earlier run of the program, staged something too.
 	revision uint64
-	gens     map[string]*Gen
+	// trust is the root that all of it was verified by.
+	trust *release.Trust
+	gens  map[string]*Gen
 }
 
 // writeStaged makes staged generations durable.
-func (p *Publisher) writeStaged(ctx context.Context, id fleet.ReleaseID, ops []store.Op, gens map[string]*Gen) error {
+func (p *Publisher) writeStaged(ctx context.Context, id fleet.ReleaseID, ops []store.Op, gens map[string]*Gen, trust *release.Trust) error {
 	mark, err := json.Marshal(p.o.Now())
 	if err != nil {
 		return err
@@ -132,9 +136,9 @@ func (p *Publisher) writeStaged(ctx context.Context, id fleet.ReleaseID, ops []s
 	st := p.staged[id]
 	switch {
 	case st == nil && before.Revision == 0:
-		st = &staging{gens: map[string]*Gen{}}
+		st = &staging{trust: trust, gens: map[string]*Gen{}}
 		p.staged[id] = st
-	case st == nil || st.revision != before.Revision:
+	case st == nil || st.revision != before.Revision || st.trust != trust:
 		delete(p.staged, id)
 		return nil
 	}

@@ -191,10 +191,11 @@ func (r *Registry) SetKeys(ctx context.Context, name fleet.MachineName, keys, ma
 	return nil
 }
 
-// ApplyInventory replaces the machines and, unless operators is nil, the
+// ApplyInventory replaces the machines and, unless operators is nil, merges the
 // operators. It says whether anything was different. A failure midway leaves a
-// part applied: applying again completes it. Errors: ErrNoAdmin.
-func (r *Registry) ApplyInventory(ctx context.Context, actor string, machines []Machine, operators []Operator) (bool, error) {
+// part applied: applying again completes it. by is who must stay admin, if
+// anyone. Errors: ErrNoAdmin, ErrOwnRole, ErrTooManyOperators.
+func (r *Registry) ApplyInventory(ctx context.Context, actor string, by fleet.OperatorName, machines []Machine, operators []Operator) (bool, error) {
 	r.inventoryMu.Lock()
 	defer r.inventoryMu.Unlock()
 	var ops []store.Op
@@ -218,7 +219,7 @@ func (r *Registry) ApplyInventory(ctx context.Context, actor string, machines []
 		}
 		ops = append(ops, op)
 	}
-	roles, operatorOps, err := r.operatorOps(operators)
+	next, operatorOps, err := r.operatorOps(by, operators)
 	if err != nil {
 		return false, err
 	}
@@ -234,46 +235,29 @@ func (r *Registry) ApplyInventory(ctx context.Context, actor string, machines []
 			return false, fmt.Errorf("applying the inventory: %w", err)
 		}
 	}
-	r.setInventory(wanted, roles)
+	r.setInventory(wanted, next)
 	return true, nil
 }
 
-// operatorOps compares operators with those that are there; nil changes none.
-func (r *Registry) operatorOps(operators []Operator) (map[fleet.OperatorName]fleet.Role, []store.Op, error) {
+// operatorOps merges operators with those that are there; nil changes none.
+func (r *Registry) operatorOps(by fleet.OperatorName, operators []Operator) (operatorSet, []store.Op, error) {
 	old := *r.operators.Load()
 	if operators == nil {
 		return old, nil, nil
 	}
-	roles := make(map[fleet.OperatorName]fleet.Role, len(operators))
-	admin := false
-	var ops []store.Op
-	for _, o := range operators {
-		roles[o.Name] = o.Role
-		admin = admin || o.Role == fleet.RoleAdmin
+	next := old.merge(operators)
+	if err := next.check(); err != nil {
+		return nil, nil, err
 	}
-	if !admin {
-		return nil, nil, ErrNoAdmin
+	if o := next[by]; by != "" && (o.Role != fleet.RoleAdmin || o.Removed) {
+		return nil, nil, ErrOwnRole
 	}
-	for _, name := range slices.Sorted(maps.Keys(roles)) {
-		if old[name] == roles[name] {
-			continue
-		}
-		op, err := put(operatorPrefix+string(name), Operator{Name: name, Role: roles[name]})
-		if err != nil {
-			return nil, nil, err
-		}
-		ops = append(ops, op)
-	}
-	for _, name := range slices.Sorted(maps.Keys(old)) {
-		if _, ok := roles[name]; !ok {
-			ops = append(ops, store.Op{Key: operatorPrefix + string(name), Delete: true})
-		}
-	}
-	return roles, ops, nil
+	ops, err := old.ops(next)
+	return next, ops, err
 }
 
 // setInventory takes an inventory into memory.
-func (r *Registry) setInventory(machines map[fleet.MachineName]Machine, roles map[fleet.OperatorName]fleet.Role) {
+func (r *Registry) setInventory(machines map[fleet.MachineName]Machine, operators operatorSet) {
 	for name, m := range machines {
 		r.update(r.entry(name), func(h *Host) { h.Machine = &m })
 	}
@@ -284,7 +268,7 @@ func (r *Registry) setInventory(machines map[fleet.MachineName]Machine, roles ma
 			}
 		}
 	}
-	r.operators.Store(&roles)
+	r.operators.Store(&operators)
 }
 
 func put(key string, v any) (store.Op, error) {

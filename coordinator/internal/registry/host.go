@@ -23,12 +23,6 @@ func (m Machine) equal(o Machine) bool {
 	return m.Name == o.Name && m.Class == o.Class && m.Disabled == o.Disabled && slices.Equal(m.Tags, o.Tags)
 }
 
-// Operator is a person or program that may call the coordinator.
-type Operator struct {
-	Name fleet.OperatorName `json:"name"`
-	Role fleet.Role         `json:"role"`
-}
-
 // Host is what is known of one machine. Snapshots share slices: never change
 // them.
 type Host struct {

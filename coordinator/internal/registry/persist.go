@@ -73,12 +73,15 @@ func each[T any](ctx context.Context, s store.Store, prefix string, f func(name 
 
 // load fills an empty register. Nobody else uses it yet.
 func (r *Registry) load(ctx context.Context) error {
-	roles := map[fleet.OperatorName]fleet.Role{}
+	operators := operatorSet{}
 	err := each(ctx, r.o.Store, operatorPrefix, func(_ string, o Operator) error {
-		roles[o.Name] = o.Role
+		operators[o.Name] = o
 		return nil
 	})
-	r.operators.Store(&roles)
+	r.operators.Store(&operators)
+	if err == nil {
+		err = r.loadSightings(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -150,7 +153,7 @@ func (r *Registry) Run(ctx context.Context) error {
 // host, otherwise only what is news. Where one of the three fails, the others
 // are written all the same. One Flush at a time.
 func (r *Registry) Flush(ctx context.Context, all bool) error {
-	return errors.Join(r.flushIdentities(ctx), r.flushObserved(ctx), r.flushSeen(ctx, all))
+	return errors.Join(r.flushIdentities(ctx), r.flushObserved(ctx), r.flushSeen(ctx, all), r.flushSightings(ctx))
 }
 
 // takePending empties one of the pending sets.

@@ -63,7 +63,8 @@ type Registry struct {
 	indexMu sync.RWMutex
 	index   map[fleet.MachineName]*entry
 
-	operators atomic.Pointer[map[fleet.OperatorName]fleet.Role]
+	operators atomic.Pointer[operatorSet]
+	sightings sightings
 
 	mu sync.Mutex // the one writer: guards changes of entries, hosts and sessions
 	// alarmed remembers when an alarm was raised, so that a host that tries again
@@ -149,8 +150,8 @@ func (r *Registry) Hosts() []Host {
 
 // Role returns an operator's role.
 func (r *Registry) Role(name fleet.OperatorName) (fleet.Role, bool) {
-	role, ok := (*r.operators.Load())[name]
-	return role, ok
+	o, ok := r.Operator(name)
+	return o.Role, ok
 }
 
 // lookup returns the machine's entry, or nil.

@@ -257,7 +257,7 @@ func TestInventory(t *testing.T) {
 	operators := []Operator{{Name: "a", Role: fleet.RoleAdmin}, {Name: "b", Role: fleet.RoleViewer}}
 	apply := func(want bool, ms []Machine, os []Operator) {
 		t.Helper()
-		if got, err := h.ApplyInventory(ctx, "operator/a", ms, os); err != nil || got != want {
+		if got, err := h.ApplyInventory(ctx, "operator/a", "", ms, os); err != nil || got != want {
 			t.Errorf("changed %t, want %t: %v", got, want, err)
 		}
 	}
@@ -266,7 +266,7 @@ func TestInventory(t *testing.T) {
 	apply(false, machines, nil)
 	machines[3].Disabled = true
 	apply(true, machines[:200], operators[:1])
-	if _, err := h.ApplyInventory(ctx, "operator/a", machines, operators[1:]); !errors.Is(err, ErrNoAdmin) {
+	if _, err := h.ApplyInventory(ctx, "operator/a", "", machines, operators[1:]); !errors.Is(err, ErrNoAdmin) {
 		t.Errorf("locked everybody out: %v", err)
 	}
 	h.reopen(t)

@@ -70,6 +70,15 @@ var methods = map[string]access{
 	fleetv1.OperatorService_RollBack_FullMethodName:       {who: operator, role: fleet.RoleDeployer},
 	fleetv1.OperatorService_Loosen_FullMethodName:         {who: operator, role: fleet.RoleDeployer},
 	fleetv1.OperatorService_Ban_FullMethodName:            {who: operator, role: fleet.RoleAdmin},
+	fleetv1.OperatorService_AddTrustRoots_FullMethodName:  {who: operator, role: fleet.RoleDeployer},
+	fleetv1.OperatorService_AddOperator_FullMethodName:    {who: operator, role: fleet.RoleAdmin},
+	fleetv1.OperatorService_RemoveOperator_FullMethodName: {who: operator, role: fleet.RoleAdmin},
+	fleetv1.OperatorService_ListOperators_FullMethodName:  {who: operator, role: fleet.RoleViewer},
+	fleetv1.OperatorService_RenewOperator_FullMethodName:  {who: operator, role: fleet.RoleViewer},
+	fleetv1.OperatorService_Propose_FullMethodName:        {who: operator, role: fleet.RoleDeployer},
+	fleetv1.OperatorService_ListProposals_FullMethodName:  {who: operator, role: fleet.RoleViewer},
+	fleetv1.OperatorService_GetProposal_FullMethodName:    {who: operator, role: fleet.RoleViewer},
+	fleetv1.OperatorService_ExportEvents_FullMethodName:   {who: operator, role: fleet.RoleViewer},
 
 	grpc_health_v1.Health_Check_FullMethodName: {who: identified},
 	grpc_health_v1.Health_List_FullMethodName:  {who: identified},
@@ -98,6 +107,45 @@ func callerOf(ctx context.Context) *caller {
 type authorizer struct {
 	registry *registry.Registry
 	now      func() time.Time
+
+	mu sync.Mutex // guards operators
+	// operators are the streams of operators that go on now.
+	operators map[*operatorStream]bool
+}
+
+// operatorStream is a stream that ends when its operator ceases to be one.
+type operatorStream struct {
+	caller *caller
+	end    context.CancelCauseFunc
+}
+
+// track makes a stream's context end with whoever opened it.
+func (a *authorizer) track(ctx context.Context, c *caller) (context.Context, func()) {
+	if c == nil || c.Kind != pki.KindOperator {
+		return ctx, func() {}
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	s := &operatorStream{c, end}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.operators[s] = true
+	return ctx, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.operators, s)
+		end(nil)
+	}
+}
+
+// endStreams ends the streams of those who are operators no longer.
+func (a *authorizer) endStreams() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for s := range a.operators {
+		if _, err := a.role(s.caller); err != nil {
+			s.end(err)
+		}
+	}
 }
 
 // authorize returns the caller, or a status error with the reason.
@@ -145,6 +193,7 @@ func (a *authorizer) operator(c *caller, need access) error {
 		return err
 	}
 	c.role = role
+	a.registry.TouchOperator(fleet.OperatorName(c.Name), c.Leaf.NotAfter)
 	if need.who == operator && !role.Includes(need.role) {
 		return refuse(codes.PermissionDenied, refusal.NotAllowed,
 			fmt.Sprintf("%s has the role %s, this needs %s", c.Path(), role, need.role), "ask an admin, or have the role changed in fleet.yaml")
@@ -154,12 +203,16 @@ func (a *authorizer) operator(c *caller, need access) error {
 
 // role is an operator's role now.
 func (a *authorizer) role(c *caller) (fleet.Role, error) {
-	role, ok := a.registry.Role(fleet.OperatorName(c.Name))
+	o, ok := a.registry.Operator(fleet.OperatorName(c.Name))
 	if !ok {
 		return "", refuse(codes.PermissionDenied, refusal.NotAllowed, c.Path()+" is not in the fleet's list of operators",
-			"an admin adds it to operators in fleet.yaml and publishes; where there is none left, give the coordinator a new kit (fleetctl kit) and restart it")
+			"an admin adds it: fleetctl operator add; where there is none left, give the coordinator a new kit (fleetctl kit) and restart it")
 	}
-	return role, nil
+	if o.Key != "" && o.Key != registry.IdentityOf(c.Leaf).Fingerprint {
+		return "", refuse(codes.PermissionDenied, refusal.IdentitySuperseded, "the certificate of "+c.Path()+" is over a key that counts no longer",
+			"use the newer identity; if it is lost, make a request (fleetctl operator request) and have an admin add it (fleetctl operator add)")
+	}
+	return o.Role, nil
 }
 
 // still says whether the operator of a stream that goes on for long is one
@@ -219,7 +272,9 @@ func (a *authorizer) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 	if err != nil {
 		return err
 	}
-	return statusOf(handler(srv, &callerStream{ServerStream: ss, ctx: context.WithValue(ss.Context(), callerKey{}, c)}))
+	ctx, done := a.track(ss.Context(), c)
+	defer done()
+	return statusOf(handler(srv, &callerStream{ServerStream: ss, ctx: context.WithValue(ctx, callerKey{}, c)}))
 }
 
 // callerStream is a stream whose context knows the caller. Messages pass

@@ -93,7 +93,11 @@ func inventoryFromProto(req *fleetv1.ApplyInventoryRequest) ([]registry.Machine,
 			return nil, nil, fmt.Errorf("operator %s is listed twice", name)
 		}
 		seen[p.GetName()] = true
-		operators = append(operators, registry.Operator{Name: name, Role: role})
+		o, err := recordOf(p, name, role)
+		if err != nil {
+			return nil, nil, err
+		}
+		operators = append(operators, o)
 	}
 	return machines, operators, nil
 }

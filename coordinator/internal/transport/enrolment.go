@@ -22,5 +22,5 @@ func (e *enrolmentService) Enrol(ctx context.Context, req *fleetv1.EnrolRequest)
 	if err != nil {
 		return nil, err
 	}
-	return &fleetv1.EnrolResponse{Certificate: cert, Ca: e.s.o.Authority.DER(), Roots: e.s.o.Roots}, nil
+	return &fleetv1.EnrolResponse{Certificate: cert, Ca: e.s.o.Authority.DER(), Roots: e.s.o.Publisher.Roots()}, nil
 }

@@ -173,6 +173,27 @@ func (g *guard) forget(key string, c *guarded) {
 	g.callers[key] = rest
 }
 
+// cutGrace is how long a connection that is cut stays, so that its streams can
+// be told why. No new call is let through meanwhile.
+const cutGrace = 500 * time.Millisecond
+
+// cut closes the connections of all callers whose key gone picks, and returns
+// how many. A key is named as keyOf does.
+func (g *guard) cut(gone func(key string) bool) int {
+	var conns []*guarded
+	g.mu.Lock()
+	for key, all := range g.callers {
+		if gone(key) {
+			conns = append(conns, all...)
+		}
+	}
+	g.mu.Unlock()
+	for _, c := range conns {
+		time.AfterFunc(cutGrace, func() { _ = c.Close() }) // Nobody is there to be told.
+	}
+	return len(conns)
+}
+
 // guarded is a connection that is counted until it is closed.
 type guarded struct {
 	net.Conn

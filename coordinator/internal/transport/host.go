@@ -49,16 +49,19 @@ func (h *hostService) GetDesired(ctx context.Context, req *fleetv1.GetDesiredReq
 	m := callerOf(ctx).machine()
 	out := &fleetv1.GetDesiredResponse{Loosenings: h.s.o.Publisher.Loosenings(m), Freshness: h.s.o.Publisher.Freshness(m)}
 	// Versions count from 1, without gaps.
-	if n := req.GetRootVersion(); n < uint64(len(h.s.o.Roots)) {
-		out.Roots = h.s.o.Roots[n:]
+	if n, roots := req.GetRootVersion(), h.s.o.Publisher.Roots(); n < uint64(len(roots)) {
+		out.Roots = roots[n:]
 	}
 	for _, d := range h.s.o.Publisher.Desired(m) {
+		if d.Newest.Stale {
+			continue
+		}
 		p := &fleetv1.DesiredProfile{Profile: string(d.Newest.Profile)}
 		var err error
 		if p.Newest, err = h.s.signed(ctx, d.Newest); err != nil {
 			return nil, err
 		}
-		if d.Revert != nil {
+		if d.Revert != nil && !d.Revert.Stale {
 			if p.Revert, err = h.s.signed(ctx, d.Revert); err != nil {
 				return nil, err
 			}

@@ -30,9 +30,6 @@ type operatorService struct {
 	s *Server
 }
 
-// errOwnRole keeps admins from locking themselves out by a slip of the pen.
-var errOwnRole = errors.New("you would be admin no longer")
-
 // ApplyInventory replaces machines and, for admins, operators, and adds the bans
 // that the repository has.
 func (o *operatorService) ApplyInventory(ctx context.Context, req *fleetv1.ApplyInventoryRequest) (*fleetv1.ApplyInventoryResponse, error) {
@@ -48,13 +45,11 @@ func (o *operatorService) ApplyInventory(ctx context.Context, req *fleetv1.Apply
 	if c.role != fleet.RoleAdmin || len(operators) == 0 {
 		operators = nil
 	}
-	if operators != nil && !slices.Contains(operators, registry.Operator{Name: fleet.OperatorName(c.Name), Role: fleet.RoleAdmin}) {
-		return nil, errOwnRole
-	}
-	changed, err := o.s.o.Registry.ApplyInventory(ctx, c.Path(), machines, operators)
+	changed, err := o.s.o.Registry.ApplyInventory(ctx, c.Path(), fleet.OperatorName(c.Name), machines, operators)
 	if err != nil {
 		return nil, err
 	}
+	o.s.cutOperators()
 	if c.role == fleet.RoleAdmin {
 		for _, b := range bans {
 			if err := o.s.o.Registry.SeedBan(ctx, c.Path(), b.machine, b.reason, b.time); err != nil {
@@ -92,7 +87,7 @@ func (o *operatorService) ListHostKeys(context.Context, *fleetv1.ListHostKeysReq
 // GetHead returns the head and the newest generation of every profile.
 func (o *operatorService) GetHead(_ *fleetv1.GetHeadRequest, stream grpc.ServerStreamingServer[fleetv1.GetHeadResponse]) error {
 	// The head first: a commit in between then fails as it should.
-	first := &fleetv1.GetHeadResponse{Head: string(o.s.o.Publisher.Head()), Time: timeToProto(o.s.o.Now())}
+	first := &fleetv1.GetHeadResponse{Head: string(o.s.o.Publisher.Head()), Time: timeToProto(o.s.o.Now()), RootVersion: o.s.o.Publisher.Trust().Root().Version}
 	if err := stream.Send(first); err != nil {
 		return err
 	}

@@ -65,8 +65,6 @@ type Options struct {
 	Authority *ca.Authority
 	Log       *audit.Log
 	Blobs     *blob.Store
-	// Roots are the envelopes of all trust roots, oldest first.
-	Roots [][]byte
 	// TransferPace is the slowest upload or download that is put up with.
 	TransferPace pace.Limit
 	Now          func() time.Time
@@ -77,6 +75,7 @@ type Options struct {
 type Server struct {
 	o      Options
 	auth   *authorizer
+	guard  *guard
 	grpc   *grpc.Server
 	health *health.Server
 	// stopping ends streams that would go on for ever.
@@ -89,12 +88,13 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{o: o, health: health.NewServer()}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
-	auth := &authorizer{registry: o.Registry, now: o.Now}
+	auth := &authorizer{registry: o.Registry, now: o.Now, operators: map[*operatorStream]bool{}}
 	s.auth = auth
+	s.guard = newGuard(s.stopping, credentials.NewTLS(pki.ServerTLS(pki.ServerConfig{
+		Certificate: o.Authority.Server, CAs: o.Authority.CAs, Fleet: o.Fleet, Now: o.Now, Grace: pki.RenewGrace,
+	})))
 	s.grpc = grpc.NewServer(
-		grpc.Creds(newGuard(s.stopping, credentials.NewTLS(pki.ServerTLS(pki.ServerConfig{
-			Certificate: o.Authority.Server, CAs: o.Authority.CAs, Fleet: o.Fleet, Now: o.Now, Grace: pki.RenewGrace,
-		})))),
+		grpc.Creds(s.guard),
 		grpc.InTapHandle(newUnderway().tap),
 		grpc.UnaryInterceptor(auth.unary),
 		grpc.StreamInterceptor(auth.stream),

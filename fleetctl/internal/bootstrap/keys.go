@@ -9,16 +9,14 @@ import (
 	"filippo.io/age"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/identity"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/rootedit"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
 )
-
-// rootExpiry is how long the first trust root lives: long enough that nobody
-// is stranded, short enough that a lost key ends some day.
-const rootExpiry = 2 * 365 * 24 * time.Hour
 
 // firstEpoch of generation numbers.
 const firstEpoch = 1
@@ -29,7 +27,7 @@ func trustRoot(cfg Config, r *repo.Repository, recipients []age.Recipient) error
 		Type: fleet.TypeRoot, Fleet: cfg.Fleet, Version: 1, Epoch: firstEpoch,
 		Issued: cfg.Now.UTC().Truncate(time.Second), Keys: map[string]release.Key{}, Roles: map[release.RoleName]release.RoleKeys{},
 	}
-	root.Expires = root.Issued.Add(rootExpiry)
+	root.Expires = root.Issued.Add(rootedit.DefaultExpiry)
 	var signers []release.Signer
 	for _, role := range append(release.Roles(), release.RoleBuilder) {
 		count, threshold := 1, 1
@@ -53,7 +51,15 @@ func trustRoot(cfg Config, r *repo.Repository, recipients []age.Recipient) error
 			if err != nil {
 				return err
 			}
-			if err := r.Write(sealed, "trust", "keys", fmt.Sprintf("%s-%d.age", role, i+1)); err != nil {
+			name := fmt.Sprintf("%s-%d", role, i+1)
+			if err := r.WriteKey(name, sealed); err != nil {
+				return err
+			}
+			note, err := keyring.SSHKeyOf(public(key), name)
+			if err != nil {
+				return err
+			}
+			if err := r.NotePublicKey(name, id, note.Line()); err != nil {
 				return err
 			}
 		}

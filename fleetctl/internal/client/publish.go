@@ -29,6 +29,8 @@ type Head struct {
 	Generations []Envelopes
 	// Time is what the coordinator's clock says; zero where it does not say it.
 	Time time.Time
+	// RootVersion of the coordinator's trust root; 0 where it does not say it.
+	RootVersion uint64
 }
 
 // Head asks for the head.
@@ -60,7 +62,7 @@ func (c *Client) head(ctx context.Context, in *intake) (h Head, err error) {
 			return h, err
 		}
 		if first {
-			h.Time = when(m.GetTime())
+			h.Time, h.RootVersion = when(m.GetTime()), m.GetRootVersion()
 		}
 		if first && m.GetHead() != "" {
 			if h.Release, err = fleet.ParseReleaseID(m.GetHead()); err != nil {

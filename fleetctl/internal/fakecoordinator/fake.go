@@ -63,6 +63,10 @@ type State struct {
 	Loosenings [][]byte
 	Banned     map[string]string
 	RolledBack []string
+	// Roots are those that were handed over.
+	Roots [][]byte
+	// RootVersion that the coordinator says it has.
+	RootVersion uint64
 	// Callers are who called, and Methods what, in order.
 	Callers, Methods []string
 }
@@ -90,7 +94,8 @@ func Start(t testing.TB, k *kit.Kit, now func() time.Time) *Server {
 	t.Helper()
 	s := &Server{now: now, State: State{
 		Tokens: map[string]string{}, Blobs: map[string][]byte{}, Partial: map[string][]byte{},
-		Staged: map[string][]*fleetv1.SignedGeneration{}, Newest: map[string]*fleetv1.SignedGeneration{}, Banned: map[string]string{},
+		RootVersion: uint64(len(k.Roots)),
+		Staged:      map[string][]*fleetv1.SignedGeneration{}, Newest: map[string]*fleetv1.SignedGeneration{}, Banned: map[string]string{},
 	}}
 	ca, err := x509.ParseCertificate(k.CACert)
 	if err != nil {
@@ -186,7 +191,7 @@ func (s *Server) ListHostKeys(context.Context, *fleetv1.ListHostKeysRequest) (*f
 func (s *Server) GetHead(_ *fleetv1.GetHeadRequest, stream grpc.ServerStreamingServer[fleetv1.GetHeadResponse]) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := &fleetv1.GetHeadResponse{Head: s.Head}
+	first := &fleetv1.GetHeadResponse{Head: s.Head, RootVersion: s.RootVersion}
 	if !s.Timeless {
 		first.Time = timestamppb.New(s.now().Add(s.Skew))
 	}

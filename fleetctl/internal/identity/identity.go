@@ -73,15 +73,41 @@ func SealKey(key ed25519.PrivateKey, recipients ...age.Recipient) ([]byte, error
 	return pki.SealKey(repo.EncodeKey(der), recipients...)
 }
 
+// Whose says whose the identity in dir is, by its certificate.
+func Whose(dir string) (pki.Identity, error) {
+	leaf, err := readCert(dir)
+	if err != nil {
+		return pki.Identity{}, err
+	}
+	return pki.IdentityOf(leaf)
+}
+
+// readCert reads the certificate in dir.
+func readCert(dir string) (*x509.Certificate, error) {
+	path := filepath.Join(dir, certFile)
+	// Files of the user's own configuration directory are small.
+	text, err := os.ReadFile(path) //nolint:gosec // A path made here.
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFile {
+		return nil, fmt.Errorf("%s is too large", path)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("%s is no PEM certificate", path)
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
 // Load reads the identity in dir and says whose it is.
 func Load(dir string, f fleet.FleetID, o repo.Opener, now time.Time) (tls.Certificate, pki.Identity, error) {
 	none := func(err error) (tls.Certificate, pki.Identity, error) {
 		return tls.Certificate{}, pki.Identity{}, fmt.Errorf("reading the operator identity: %w", err)
 	}
-	// Files of the user's own configuration directory are small.
-	text, err := os.ReadFile(filepath.Join(dir, certFile)) //nolint:gosec // A path made here.
+	leaf, err := readCert(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return none(ui.WithHint(fmt.Errorf("%w: %w", ErrNone, err), "copy "+dir+" from where fleetctl init was run"))
+		return none(ui.WithHint(fmt.Errorf("%w: %w", ErrNone, err), "make a request (fleetctl operator request) and have an admin add you, or copy "+dir+" from where fleetctl init was run"))
 	}
 	if err != nil {
 		return none(err)
@@ -90,16 +116,8 @@ func Load(dir string, f fleet.FleetID, o repo.Opener, now time.Time) (tls.Certif
 	if err != nil {
 		return none(err)
 	}
-	if len(text) > maxFile || len(sealed) > maxFile {
+	if len(sealed) > maxFile {
 		return none(fmt.Errorf("the files in %s are too large", dir))
-	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return none(fmt.Errorf("%s is no PEM certificate", filepath.Join(dir, certFile)))
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return none(err)
 	}
 	id, err := pki.IdentityOf(leaf)
 	if err != nil {

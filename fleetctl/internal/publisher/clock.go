@@ -23,13 +23,13 @@ const (
 func (p *Publisher) checkClock(t *release.Trust) error {
 	now := p.Now()
 	if err := t.CheckFresh(now); err != nil {
-		return ui.WithHint(err, "make the next version of the trust root, or check this machine's clock")
+		return ui.WithHint(err, `make its next version (fleetctl trust renew), or check this machine's clock`)
 	}
 	if issued := t.Root().Issued; now.Before(issued.Add(-clockSlack)) {
 		return ui.WithHint(fmt.Errorf("%w: it says %s, the trust root was signed on %s", ErrClock, now.Format(time.RFC3339), issued.Format(time.RFC3339)), "set the clock")
 	}
 	if left := t.Root().Expires.Sub(now); left < 30*24*time.Hour {
-		p.Reporter.Warn(fmt.Sprintf("the trust root expires in %d days: make its next version", int(left.Hours()/24)))
+		p.Reporter.Warn(fmt.Sprintf("the trust root expires in %d days: fleetctl trust renew", int(left.Hours()/24)))
 	}
 	return nil
 }

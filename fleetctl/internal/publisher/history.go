@@ -36,8 +36,10 @@ type past struct {
 
 // history is what was published before, by anybody, as far as can be known.
 type history struct {
-	head     fleet.ReleaseID
-	subjects map[subject]*past
+	head fleet.ReleaseID
+	// rootVersion of the coordinator's trust root; 0 where it is not known.
+	rootVersion uint64
+	subjects    map[subject]*past
 	// versions are the highest ones of each machine's secrets.
 	versions map[fleet.MachineName]map[fleet.SecretName]uint64
 	signed   signedAt
@@ -115,7 +117,7 @@ func (p *Publisher) markCommitted(ctx context.Context, releases []*repo.Release,
 
 // gather is the pure part of look.
 func gather(t *release.Trust, releases []*repo.Release, head client.Head) (*history, error) {
-	h := &history{head: head.Release, subjects: map[subject]*past{}, versions: map[fleet.MachineName]map[fleet.SecretName]uint64{}}
+	h := &history{head: head.Release, rootVersion: head.RootVersion, subjects: map[subject]*past{}, versions: map[fleet.MachineName]map[fleet.SecretName]uint64{}}
 	mine := map[fleet.Digest]bool{}
 	for _, r := range releases {
 		if r.State == repo.ReleaseCommitted {

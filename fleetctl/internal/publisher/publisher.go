@@ -38,6 +38,8 @@ var (
 	ErrNoBuilder = errors.New("the trust root has no builder role, which signs closures")
 	// ErrBuildUnevaluated is a flake that is to be built and not evaluated.
 	ErrBuildUnevaluated = errors.New("it cannot be built without being evaluated")
+	// ErrRootBehind is a repository whose trust root is not the newest one.
+	ErrRootBehind = errors.New("this repository's trust root is behind")
 	// ErrSourceGone is a refresh of a blob that neither the coordinator nor the
 	// repository has any longer.
 	ErrSourceGone = errors.New("the source is no longer here")
@@ -55,6 +57,7 @@ type Coordinator interface {
 	Stage(ctx context.Context, id fleet.ReleaseID, gens []client.Envelopes) error
 	Commit(ctx context.Context, id, expected fleet.ReleaseID, count int, revision string) error
 	Loosen(ctx context.Context, envelope []byte) error
+	AddTrustRoots(ctx context.Context, roots [][]byte) (version uint64, err error)
 }
 
 // Step is a part of publishing.
@@ -223,6 +226,11 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	hist, err := p.look(ctx, trust, !req.DryRun)
 	if err != nil {
 		return nil, err
+	}
+	if !req.DryRun {
+		if err := p.handOverRoots(ctx, trust, hist.rootVersion); err != nil {
+			return nil, err
+		}
 	}
 	p.Reporter.Step(StepPlan)
 	pl, err := p.plan(ctx, trust, hist, pins, req)

@@ -29,6 +29,9 @@ func (p *Publisher) Retry(ctx context.Context, m fleet.MachineName, profile flee
 	if err != nil {
 		return nil, fleet.Number{}, err
 	}
+	if err := p.handOverRoots(ctx, trust, hist.rootVersion); err != nil {
+		return nil, fleet.Number{}, err
+	}
 	old := hist.of(subject{m, profile})
 	if len(old.committed) == 0 {
 		return nil, fleet.Number{}, ui.WithHint(fmt.Errorf("retrying %s: %w", m, ErrNeverPublished), "publish first")

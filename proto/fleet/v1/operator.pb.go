@@ -101,7 +101,17 @@ type Operator struct {
 	// Name as in the certificate.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Role: viewer, deployer, approver, secrets-admin or admin.
-	Role          string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// SHA-256 of the key's SubjectPublicKeyInfo, hex: only certificates over it
+	// count. Empty where the repository names no key.
+	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// When the repository's record of the operator was made. The younger of two
+	// records counts. Unset where there is no record but a line of fleet.yaml.
+	Changed *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=changed,proto3" json:"changed,omitempty"`
+	// Whether the operator was removed.
+	Removed bool `protobuf:"varint,5,opt,name=removed,proto3" json:"removed,omitempty"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -150,12 +160,41 @@ func (x *Operator) GetRole() string {
 	return ""
 }
 
+func (x *Operator) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Operator) GetChanged() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+func (x *Operator) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *Operator) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // ApplyInventoryRequest carries the whole inventory.
 type ApplyInventoryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All machines.
 	Machines []*Machine `protobuf:"bytes,1,rep,name=machines,proto3" json:"machines,omitempty"`
-	// All operators; ignored unless the caller is an admin.
+	// All operators; ignored unless the caller is an admin. Those that were
+	// recorded are merged with those that are there, the others replace them.
 	Operators []*Operator `protobuf:"bytes,2,rep,name=operators,proto3" json:"operators,omitempty"`
 	// Bans that the fleet's repository has; ignored unless the caller is an
 	// admin. They are added to those that are there, for a coordinator that lost
@@ -638,7 +677,9 @@ type GetHeadResponse struct {
 	Generation *SignedGeneration `protobuf:"bytes,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	// The coordinator's time, in the first message: what is signed with a clock
 	// that is far ahead of it would be refused.
-	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// Version of the coordinator's trust root, in the first message.
+	RootVersion   uint64 `protobuf:"varint,4,opt,name=root_version,json=rootVersion,proto3" json:"root_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -692,6 +733,13 @@ func (x *GetHeadResponse) GetTime() *timestamppb.Timestamp {
 		return x.Time
 	}
 	return nil
+}
+
+func (x *GetHeadResponse) GetRootVersion() uint64 {
+	if x != nil {
+		return x.RootVersion
+	}
+	return 0
 }
 
 // StatBlobRequest names a blob.
@@ -2003,6 +2051,1062 @@ func (x *BanResponse) GetStreamsCut() uint32 {
 	return 0
 }
 
+// AddTrustRootsRequest hands over trust roots.
+type AddTrustRootsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DSSE envelopes, oldest first.
+	Roots         [][]byte `protobuf:"bytes,1,rep,name=roots,proto3" json:"roots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddTrustRootsRequest) Reset() {
+	*x = AddTrustRootsRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddTrustRootsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddTrustRootsRequest) ProtoMessage() {}
+
+func (x *AddTrustRootsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddTrustRootsRequest.ProtoReflect.Descriptor instead.
+func (*AddTrustRootsRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *AddTrustRootsRequest) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+// AddTrustRootsResponse answers AddTrustRoots.
+type AddTrustRootsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of the newest trust root now.
+	Version       uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddTrustRootsResponse) Reset() {
+	*x = AddTrustRootsResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddTrustRootsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddTrustRootsResponse) ProtoMessage() {}
+
+func (x *AddTrustRootsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddTrustRootsResponse.ProtoReflect.Descriptor instead.
+func (*AddTrustRootsResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *AddTrustRootsResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// AddOperatorRequest adds or changes an operator.
+type AddOperatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Role.
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// PKCS #10 request in DER over the operator's key; empty to change only the
+	// role of one who is there.
+	Csr           []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddOperatorRequest) Reset() {
+	*x = AddOperatorRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddOperatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddOperatorRequest) ProtoMessage() {}
+
+func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
+func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *AddOperatorRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddOperatorRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AddOperatorRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+// AddOperatorResponse answers AddOperator.
+type AddOperatorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operator as recorded.
+	Operator *Operator `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	// Certificate in DER; empty where no key was named.
+	Certificate   []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddOperatorResponse) Reset() {
+	*x = AddOperatorResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddOperatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddOperatorResponse) ProtoMessage() {}
+
+func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
+func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *AddOperatorResponse) GetOperator() *Operator {
+	if x != nil {
+		return x.Operator
+	}
+	return nil
+}
+
+func (x *AddOperatorResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+// RemoveOperatorRequest removes an operator.
+type RemoveOperatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Why, for people; required.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveOperatorRequest) Reset() {
+	*x = RemoveOperatorRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveOperatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveOperatorRequest) ProtoMessage() {}
+
+func (x *RemoveOperatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveOperatorRequest.ProtoReflect.Descriptor instead.
+func (*RemoveOperatorRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RemoveOperatorRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveOperatorRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RemoveOperatorResponse answers RemoveOperator.
+type RemoveOperatorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operator as recorded.
+	Operator *Operator `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	// Connections that were cut.
+	ConnectionsCut uint32 `protobuf:"varint,2,opt,name=connections_cut,json=connectionsCut,proto3" json:"connections_cut,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RemoveOperatorResponse) Reset() {
+	*x = RemoveOperatorResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveOperatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveOperatorResponse) ProtoMessage() {}
+
+func (x *RemoveOperatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveOperatorResponse.ProtoReflect.Descriptor instead.
+func (*RemoveOperatorResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RemoveOperatorResponse) GetOperator() *Operator {
+	if x != nil {
+		return x.Operator
+	}
+	return nil
+}
+
+func (x *RemoveOperatorResponse) GetConnectionsCut() uint32 {
+	if x != nil {
+		return x.ConnectionsCut
+	}
+	return 0
+}
+
+// ListOperatorsRequest asks for the operators.
+type ListOperatorsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorsRequest) Reset() {
+	*x = ListOperatorsRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorsRequest) ProtoMessage() {}
+
+func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorsRequest.ProtoReflect.Descriptor instead.
+func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{40}
+}
+
+// ListOperatorsResponse lists operators.
+type ListOperatorsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name, those who were removed too.
+	Operators     []*OperatorStatus `protobuf:"bytes,1,rep,name=operators,proto3" json:"operators,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorsResponse) Reset() {
+	*x = ListOperatorsResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorsResponse) ProtoMessage() {}
+
+func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
+func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ListOperatorsResponse) GetOperators() []*OperatorStatus {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+// OperatorStatus is what is known of an operator.
+type OperatorStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operator.
+	Operator *Operator `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	// Newest call.
+	LastSeen *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	// When the certificate of that call expires.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorStatus) Reset() {
+	*x = OperatorStatus{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorStatus) ProtoMessage() {}
+
+func (x *OperatorStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorStatus.ProtoReflect.Descriptor instead.
+func (*OperatorStatus) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *OperatorStatus) GetOperator() *Operator {
+	if x != nil {
+		return x.Operator
+	}
+	return nil
+}
+
+func (x *OperatorStatus) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+func (x *OperatorStatus) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+// RenewOperatorRequest asks for the next certificate.
+type RenewOperatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PKCS #10 request in DER, over the key of the caller's certificate.
+	Csr           []byte `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewOperatorRequest) Reset() {
+	*x = RenewOperatorRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewOperatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewOperatorRequest) ProtoMessage() {}
+
+func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
+func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *RenewOperatorRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+// RenewOperatorResponse answers RenewOperator.
+type RenewOperatorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Certificate in DER.
+	Certificate   []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewOperatorResponse) Reset() {
+	*x = RenewOperatorResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewOperatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewOperatorResponse) ProtoMessage() {}
+
+func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
+func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RenewOperatorResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+// Proposal is a release that waits for signatures.
+type Proposal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Release id.
+	Release string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
+	// The blob with what is proposed.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Its size in bytes.
+	Size uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// Revision of the fleet's repository, for people.
+	Revision string `protobuf:"bytes,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Who proposed it, as a SPIFFE path.
+	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	// When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
+	// Generations that it has.
+	Count         uint32 `protobuf:"varint,7,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proposal) Reset() {
+	*x = Proposal{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proposal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proposal) ProtoMessage() {}
+
+func (x *Proposal) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
+func (*Proposal) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Proposal) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *Proposal) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Proposal) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Proposal) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *Proposal) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Proposal) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Proposal) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// ProposeRequest announces a proposal.
+type ProposeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Release id.
+	Release string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
+	// The blob with what is proposed; it must be there.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Its size in bytes.
+	Size uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// Revision of the fleet's repository, for people.
+	Revision string `protobuf:"bytes,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Generations that it has.
+	Count         uint32 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposeRequest) Reset() {
+	*x = ProposeRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposeRequest) ProtoMessage() {}
+
+func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
+func (*ProposeRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ProposeRequest) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *ProposeRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ProposeRequest) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ProposeRequest) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *ProposeRequest) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// ProposeResponse answers Propose.
+type ProposeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposeResponse) Reset() {
+	*x = ProposeResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposeResponse) ProtoMessage() {}
+
+func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
+func (*ProposeResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{47}
+}
+
+// ListProposalsRequest asks for proposals.
+type ListProposalsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProposalsRequest) Reset() {
+	*x = ListProposalsRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProposalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProposalsRequest) ProtoMessage() {}
+
+func (x *ListProposalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProposalsRequest.ProtoReflect.Descriptor instead.
+func (*ListProposalsRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{48}
+}
+
+// ListProposalsResponse lists proposals.
+type ListProposalsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Proposals     []*Proposal `protobuf:"bytes,1,rep,name=proposals,proto3" json:"proposals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProposalsResponse) Reset() {
+	*x = ListProposalsResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProposalsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProposalsResponse) ProtoMessage() {}
+
+func (x *ListProposalsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProposalsResponse.ProtoReflect.Descriptor instead.
+func (*ListProposalsResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ListProposalsResponse) GetProposals() []*Proposal {
+	if x != nil {
+		return x.Proposals
+	}
+	return nil
+}
+
+// GetProposalRequest asks for one proposal.
+type GetProposalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Release id.
+	Release       string `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetProposalRequest) Reset() {
+	*x = GetProposalRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetProposalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetProposalRequest) ProtoMessage() {}
+
+func (x *GetProposalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetProposalRequest.ProtoReflect.Descriptor instead.
+func (*GetProposalRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *GetProposalRequest) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+// GetProposalResponse is a part of a proposal.
+type GetProposalResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is, in the first message.
+	Proposal *Proposal `protobuf:"bytes,1,opt,name=proposal,proto3" json:"proposal,omitempty"`
+	// At most 256 KiB of the blob.
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetProposalResponse) Reset() {
+	*x = GetProposalResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetProposalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetProposalResponse) ProtoMessage() {}
+
+func (x *GetProposalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetProposalResponse.ProtoReflect.Descriptor instead.
+func (*GetProposalResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *GetProposalResponse) GetProposal() *Proposal {
+	if x != nil {
+		return x.Proposal
+	}
+	return nil
+}
+
+func (x *GetProposalResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// ExportEventsRequest asks for records of the event log.
+type ExportEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// First sequence number wanted.
+	FromSeq       uint64 `protobuf:"varint,1,opt,name=from_seq,json=fromSeq,proto3" json:"from_seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportEventsRequest) Reset() {
+	*x = ExportEventsRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportEventsRequest) ProtoMessage() {}
+
+func (x *ExportEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportEventsRequest.ProtoReflect.Descriptor instead.
+func (*ExportEventsRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ExportEventsRequest) GetFromSeq() uint64 {
+	if x != nil {
+		return x.FromSeq
+	}
+	return 0
+}
+
+// ExportEventsResponse is one record.
+type ExportEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The record's JSON as it is stored: its SHA-256 is what the next chains to.
+	Record        []byte `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportEventsResponse) Reset() {
+	*x = ExportEventsResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportEventsResponse) ProtoMessage() {}
+
+func (x *ExportEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportEventsResponse.ProtoReflect.Descriptor instead.
+func (*ExportEventsResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ExportEventsResponse) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
 var File_fleet_v1_operator_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_operator_proto_rawDesc = "" +
@@ -2012,10 +3116,14 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05class\x18\x02 \x01(\tR\x05class\x12\x12\n" +
 	"\x04tags\x18\x03 \x03(\tR\x04tags\x12\x1a\n" +
-	"\bdisabled\x18\x04 \x01(\bR\bdisabled\"2\n" +
+	"\bdisabled\x18\x04 \x01(\bR\bdisabled\"\xac\x01\n" +
 	"\bOperator\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04role\x18\x02 \x01(\tR\x04role\"\xa3\x01\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x124\n" +
+	"\achanged\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\achanged\x12\x18\n" +
+	"\aremoved\x18\x05 \x01(\bR\aremoved\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"\xa3\x01\n" +
 	"\x15ApplyInventoryRequest\x12-\n" +
 	"\bmachines\x18\x01 \x03(\v2\x11.fleet.v1.MachineR\bmachines\x120\n" +
 	"\toperators\x18\x02 \x03(\v2\x12.fleet.v1.OperatorR\toperators\x12)\n" +
@@ -2043,13 +3151,14 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x1d\n" +
 	"\n" +
 	"token_hash\x18\x04 \x01(\fR\ttokenHash\"\x10\n" +
-	"\x0eGetHeadRequest\"\x91\x01\n" +
+	"\x0eGetHeadRequest\"\xb4\x01\n" +
 	"\x0fGetHeadResponse\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\tR\x04head\x12:\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\v2\x1a.fleet.v1.SignedGenerationR\n" +
 	"generation\x12.\n" +
-	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"=\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12!\n" +
+	"\froot_version\x18\x04 \x01(\x04R\vrootVersion\"=\n" +
 	"\x0fStatBlobRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\"F\n" +
@@ -2130,7 +3239,62 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\x04lift\x18\x03 \x01(\bR\x04lift\".\n" +
 	"\vBanResponse\x12\x1f\n" +
 	"\vstreams_cut\x18\x01 \x01(\rR\n" +
-	"streamsCut2\xda\a\n" +
+	"streamsCut\",\n" +
+	"\x14AddTrustRootsRequest\x12\x14\n" +
+	"\x05roots\x18\x01 \x03(\fR\x05roots\"1\n" +
+	"\x15AddTrustRootsResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"N\n" +
+	"\x12AddOperatorRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x10\n" +
+	"\x03csr\x18\x03 \x01(\fR\x03csr\"g\n" +
+	"\x13AddOperatorResponse\x12.\n" +
+	"\boperator\x18\x01 \x01(\v2\x12.fleet.v1.OperatorR\boperator\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\"C\n" +
+	"\x15RemoveOperatorRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"q\n" +
+	"\x16RemoveOperatorResponse\x12.\n" +
+	"\boperator\x18\x01 \x01(\v2\x12.fleet.v1.OperatorR\boperator\x12'\n" +
+	"\x0fconnections_cut\x18\x02 \x01(\rR\x0econnectionsCut\"\x16\n" +
+	"\x14ListOperatorsRequest\"O\n" +
+	"\x15ListOperatorsResponse\x126\n" +
+	"\toperators\x18\x01 \x03(\v2\x18.fleet.v1.OperatorStatusR\toperators\"\xaf\x01\n" +
+	"\x0eOperatorStatus\x12.\n" +
+	"\boperator\x18\x01 \x01(\v2\x12.fleet.v1.OperatorR\boperator\x127\n" +
+	"\tlast_seen\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x124\n" +
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"(\n" +
+	"\x14RenewOperatorRequest\x12\x10\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\"9\n" +
+	"\x15RenewOperatorResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\xc8\x01\n" +
+	"\bProposal\x12\x18\n" +
+	"\arelease\x18\x01 \x01(\tR\arelease\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\tR\brevision\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x12.\n" +
+	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
+	"\x05count\x18\a \x01(\rR\x05count\"\x88\x01\n" +
+	"\x0eProposeRequest\x12\x18\n" +
+	"\arelease\x18\x01 \x01(\tR\arelease\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\tR\brevision\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\rR\x05count\"\x11\n" +
+	"\x0fProposeResponse\"\x16\n" +
+	"\x14ListProposalsRequest\"I\n" +
+	"\x15ListProposalsResponse\x120\n" +
+	"\tproposals\x18\x01 \x03(\v2\x12.fleet.v1.ProposalR\tproposals\".\n" +
+	"\x12GetProposalRequest\x12\x18\n" +
+	"\arelease\x18\x01 \x01(\tR\arelease\"Y\n" +
+	"\x13GetProposalResponse\x12.\n" +
+	"\bproposal\x18\x01 \x01(\v2\x12.fleet.v1.ProposalR\bproposal\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"0\n" +
+	"\x13ExportEventsRequest\x12\x19\n" +
+	"\bfrom_seq\x18\x01 \x01(\x04R\afromSeq\".\n" +
+	"\x14ExportEventsResponse\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\fR\x06record2\xa2\r\n" +
 	"\x0fOperatorService\x12S\n" +
 	"\x0eApplyInventory\x12\x1f.fleet.v1.ApplyInventoryRequest\x1a .fleet.v1.ApplyInventoryResponse\x12J\n" +
 	"\vCreateToken\x12\x1c.fleet.v1.CreateTokenRequest\x1a\x1d.fleet.v1.CreateTokenResponse\x12M\n" +
@@ -2145,7 +3309,16 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\vWatchEvents\x12\x1c.fleet.v1.WatchEventsRequest\x1a\x1d.fleet.v1.WatchEventsResponse0\x01\x12A\n" +
 	"\bRollBack\x12\x19.fleet.v1.RollBackRequest\x1a\x1a.fleet.v1.RollBackResponse\x12;\n" +
 	"\x06Loosen\x12\x17.fleet.v1.LoosenRequest\x1a\x18.fleet.v1.LoosenResponse\x122\n" +
-	"\x03Ban\x12\x14.fleet.v1.BanRequest\x1a\x15.fleet.v1.BanResponseB9Z7github.com/cameronraysmith/fleet/proto/fleet/v1;fleetv1b\x06proto3"
+	"\x03Ban\x12\x14.fleet.v1.BanRequest\x1a\x15.fleet.v1.BanResponse\x12P\n" +
+	"\rAddTrustRoots\x12\x1e.fleet.v1.AddTrustRootsRequest\x1a\x1f.fleet.v1.AddTrustRootsResponse\x12J\n" +
+	"\vAddOperator\x12\x1c.fleet.v1.AddOperatorRequest\x1a\x1d.fleet.v1.AddOperatorResponse\x12S\n" +
+	"\x0eRemoveOperator\x12\x1f.fleet.v1.RemoveOperatorRequest\x1a .fleet.v1.RemoveOperatorResponse\x12P\n" +
+	"\rListOperators\x12\x1e.fleet.v1.ListOperatorsRequest\x1a\x1f.fleet.v1.ListOperatorsResponse\x12P\n" +
+	"\rRenewOperator\x12\x1e.fleet.v1.RenewOperatorRequest\x1a\x1f.fleet.v1.RenewOperatorResponse\x12>\n" +
+	"\aPropose\x12\x18.fleet.v1.ProposeRequest\x1a\x19.fleet.v1.ProposeResponse\x12P\n" +
+	"\rListProposals\x12\x1e.fleet.v1.ListProposalsRequest\x1a\x1f.fleet.v1.ListProposalsResponse\x12L\n" +
+	"\vGetProposal\x12\x1c.fleet.v1.GetProposalRequest\x1a\x1d.fleet.v1.GetProposalResponse0\x01\x12O\n" +
+	"\fExportEvents\x12\x1d.fleet.v1.ExportEventsRequest\x1a\x1e.fleet.v1.ExportEventsResponse0\x01B9Z7github.com/cameronraysmith/fleet/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_operator_proto_rawDescOnce sync.Once
@@ -2159,7 +3332,7 @@ func file_fleet_v1_operator_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_operator_proto_rawDescData
 }
 
-var file_fleet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_fleet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_fleet_v1_operator_proto_goTypes = []any{
 	(*Machine)(nil),                // 0: fleet.v1.Machine
 	(*Operator)(nil),               // 1: fleet.v1.Operator
@@ -2195,63 +3368,111 @@ var file_fleet_v1_operator_proto_goTypes = []any{
 	(*LoosenResponse)(nil),         // 31: fleet.v1.LoosenResponse
 	(*BanRequest)(nil),             // 32: fleet.v1.BanRequest
 	(*BanResponse)(nil),            // 33: fleet.v1.BanResponse
-	(*timestamppb.Timestamp)(nil),  // 34: google.protobuf.Timestamp
-	(*SignedGeneration)(nil),       // 35: fleet.v1.SignedGeneration
-	(*ProfileStatus)(nil),          // 36: fleet.v1.ProfileStatus
-	(*GenerationRef)(nil),          // 37: fleet.v1.GenerationRef
+	(*AddTrustRootsRequest)(nil),   // 34: fleet.v1.AddTrustRootsRequest
+	(*AddTrustRootsResponse)(nil),  // 35: fleet.v1.AddTrustRootsResponse
+	(*AddOperatorRequest)(nil),     // 36: fleet.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),    // 37: fleet.v1.AddOperatorResponse
+	(*RemoveOperatorRequest)(nil),  // 38: fleet.v1.RemoveOperatorRequest
+	(*RemoveOperatorResponse)(nil), // 39: fleet.v1.RemoveOperatorResponse
+	(*ListOperatorsRequest)(nil),   // 40: fleet.v1.ListOperatorsRequest
+	(*ListOperatorsResponse)(nil),  // 41: fleet.v1.ListOperatorsResponse
+	(*OperatorStatus)(nil),         // 42: fleet.v1.OperatorStatus
+	(*RenewOperatorRequest)(nil),   // 43: fleet.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),  // 44: fleet.v1.RenewOperatorResponse
+	(*Proposal)(nil),               // 45: fleet.v1.Proposal
+	(*ProposeRequest)(nil),         // 46: fleet.v1.ProposeRequest
+	(*ProposeResponse)(nil),        // 47: fleet.v1.ProposeResponse
+	(*ListProposalsRequest)(nil),   // 48: fleet.v1.ListProposalsRequest
+	(*ListProposalsResponse)(nil),  // 49: fleet.v1.ListProposalsResponse
+	(*GetProposalRequest)(nil),     // 50: fleet.v1.GetProposalRequest
+	(*GetProposalResponse)(nil),    // 51: fleet.v1.GetProposalResponse
+	(*ExportEventsRequest)(nil),    // 52: fleet.v1.ExportEventsRequest
+	(*ExportEventsResponse)(nil),   // 53: fleet.v1.ExportEventsResponse
+	(*timestamppb.Timestamp)(nil),  // 54: google.protobuf.Timestamp
+	(*SignedGeneration)(nil),       // 55: fleet.v1.SignedGeneration
+	(*ProfileStatus)(nil),          // 56: fleet.v1.ProfileStatus
+	(*GenerationRef)(nil),          // 57: fleet.v1.GenerationRef
 }
 var file_fleet_v1_operator_proto_depIdxs = []int32{
-	0,  // 0: fleet.v1.ApplyInventoryRequest.machines:type_name -> fleet.v1.Machine
-	1,  // 1: fleet.v1.ApplyInventoryRequest.operators:type_name -> fleet.v1.Operator
-	3,  // 2: fleet.v1.ApplyInventoryRequest.bans:type_name -> fleet.v1.RecordedBan
-	34, // 3: fleet.v1.RecordedBan.time:type_name -> google.protobuf.Timestamp
-	34, // 4: fleet.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
-	9,  // 5: fleet.v1.ListHostKeysResponse.hosts:type_name -> fleet.v1.HostKeys
-	35, // 6: fleet.v1.GetHeadResponse.generation:type_name -> fleet.v1.SignedGeneration
-	34, // 7: fleet.v1.GetHeadResponse.time:type_name -> google.protobuf.Timestamp
-	35, // 8: fleet.v1.StageRequest.generation:type_name -> fleet.v1.SignedGeneration
-	22, // 9: fleet.v1.ListReleasesResponse.releases:type_name -> fleet.v1.Release
-	34, // 10: fleet.v1.Release.committed:type_name -> google.protobuf.Timestamp
-	25, // 11: fleet.v1.ListHostsResponse.host:type_name -> fleet.v1.Host
-	0,  // 12: fleet.v1.Host.machine:type_name -> fleet.v1.Machine
-	34, // 13: fleet.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
-	36, // 14: fleet.v1.Host.profiles:type_name -> fleet.v1.ProfileStatus
-	34, // 15: fleet.v1.Host.identity_expires:type_name -> google.protobuf.Timestamp
-	34, // 16: fleet.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	37, // 17: fleet.v1.RollBackResponse.target:type_name -> fleet.v1.GenerationRef
-	2,  // 18: fleet.v1.OperatorService.ApplyInventory:input_type -> fleet.v1.ApplyInventoryRequest
-	5,  // 19: fleet.v1.OperatorService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
-	7,  // 20: fleet.v1.OperatorService.ListHostKeys:input_type -> fleet.v1.ListHostKeysRequest
-	10, // 21: fleet.v1.OperatorService.GetHead:input_type -> fleet.v1.GetHeadRequest
-	12, // 22: fleet.v1.OperatorService.StatBlob:input_type -> fleet.v1.StatBlobRequest
-	14, // 23: fleet.v1.OperatorService.PutBlob:input_type -> fleet.v1.PutBlobRequest
-	16, // 24: fleet.v1.OperatorService.Stage:input_type -> fleet.v1.StageRequest
-	18, // 25: fleet.v1.OperatorService.Commit:input_type -> fleet.v1.CommitRequest
-	20, // 26: fleet.v1.OperatorService.ListReleases:input_type -> fleet.v1.ListReleasesRequest
-	23, // 27: fleet.v1.OperatorService.ListHosts:input_type -> fleet.v1.ListHostsRequest
-	26, // 28: fleet.v1.OperatorService.WatchEvents:input_type -> fleet.v1.WatchEventsRequest
-	28, // 29: fleet.v1.OperatorService.RollBack:input_type -> fleet.v1.RollBackRequest
-	30, // 30: fleet.v1.OperatorService.Loosen:input_type -> fleet.v1.LoosenRequest
-	32, // 31: fleet.v1.OperatorService.Ban:input_type -> fleet.v1.BanRequest
-	4,  // 32: fleet.v1.OperatorService.ApplyInventory:output_type -> fleet.v1.ApplyInventoryResponse
-	6,  // 33: fleet.v1.OperatorService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
-	8,  // 34: fleet.v1.OperatorService.ListHostKeys:output_type -> fleet.v1.ListHostKeysResponse
-	11, // 35: fleet.v1.OperatorService.GetHead:output_type -> fleet.v1.GetHeadResponse
-	13, // 36: fleet.v1.OperatorService.StatBlob:output_type -> fleet.v1.StatBlobResponse
-	15, // 37: fleet.v1.OperatorService.PutBlob:output_type -> fleet.v1.PutBlobResponse
-	17, // 38: fleet.v1.OperatorService.Stage:output_type -> fleet.v1.StageResponse
-	19, // 39: fleet.v1.OperatorService.Commit:output_type -> fleet.v1.CommitResponse
-	21, // 40: fleet.v1.OperatorService.ListReleases:output_type -> fleet.v1.ListReleasesResponse
-	24, // 41: fleet.v1.OperatorService.ListHosts:output_type -> fleet.v1.ListHostsResponse
-	27, // 42: fleet.v1.OperatorService.WatchEvents:output_type -> fleet.v1.WatchEventsResponse
-	29, // 43: fleet.v1.OperatorService.RollBack:output_type -> fleet.v1.RollBackResponse
-	31, // 44: fleet.v1.OperatorService.Loosen:output_type -> fleet.v1.LoosenResponse
-	33, // 45: fleet.v1.OperatorService.Ban:output_type -> fleet.v1.BanResponse
-	32, // [32:46] is the sub-list for method output_type
-	18, // [18:32] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	54, // 0: fleet.v1.Operator.changed:type_name -> google.protobuf.Timestamp
+	0,  // 1: fleet.v1.ApplyInventoryRequest.machines:type_name -> fleet.v1.Machine
+	1,  // 2: fleet.v1.ApplyInventoryRequest.operators:type_name -> fleet.v1.Operator
+	3,  // 3: fleet.v1.ApplyInventoryRequest.bans:type_name -> fleet.v1.RecordedBan
+	54, // 4: fleet.v1.RecordedBan.time:type_name -> google.protobuf.Timestamp
+	54, // 5: fleet.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	9,  // 6: fleet.v1.ListHostKeysResponse.hosts:type_name -> fleet.v1.HostKeys
+	55, // 7: fleet.v1.GetHeadResponse.generation:type_name -> fleet.v1.SignedGeneration
+	54, // 8: fleet.v1.GetHeadResponse.time:type_name -> google.protobuf.Timestamp
+	55, // 9: fleet.v1.StageRequest.generation:type_name -> fleet.v1.SignedGeneration
+	22, // 10: fleet.v1.ListReleasesResponse.releases:type_name -> fleet.v1.Release
+	54, // 11: fleet.v1.Release.committed:type_name -> google.protobuf.Timestamp
+	25, // 12: fleet.v1.ListHostsResponse.host:type_name -> fleet.v1.Host
+	0,  // 13: fleet.v1.Host.machine:type_name -> fleet.v1.Machine
+	54, // 14: fleet.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
+	56, // 15: fleet.v1.Host.profiles:type_name -> fleet.v1.ProfileStatus
+	54, // 16: fleet.v1.Host.identity_expires:type_name -> google.protobuf.Timestamp
+	54, // 17: fleet.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	57, // 18: fleet.v1.RollBackResponse.target:type_name -> fleet.v1.GenerationRef
+	1,  // 19: fleet.v1.AddOperatorResponse.operator:type_name -> fleet.v1.Operator
+	1,  // 20: fleet.v1.RemoveOperatorResponse.operator:type_name -> fleet.v1.Operator
+	42, // 21: fleet.v1.ListOperatorsResponse.operators:type_name -> fleet.v1.OperatorStatus
+	1,  // 22: fleet.v1.OperatorStatus.operator:type_name -> fleet.v1.Operator
+	54, // 23: fleet.v1.OperatorStatus.last_seen:type_name -> google.protobuf.Timestamp
+	54, // 24: fleet.v1.OperatorStatus.expires:type_name -> google.protobuf.Timestamp
+	54, // 25: fleet.v1.Proposal.time:type_name -> google.protobuf.Timestamp
+	45, // 26: fleet.v1.ListProposalsResponse.proposals:type_name -> fleet.v1.Proposal
+	45, // 27: fleet.v1.GetProposalResponse.proposal:type_name -> fleet.v1.Proposal
+	2,  // 28: fleet.v1.OperatorService.ApplyInventory:input_type -> fleet.v1.ApplyInventoryRequest
+	5,  // 29: fleet.v1.OperatorService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
+	7,  // 30: fleet.v1.OperatorService.ListHostKeys:input_type -> fleet.v1.ListHostKeysRequest
+	10, // 31: fleet.v1.OperatorService.GetHead:input_type -> fleet.v1.GetHeadRequest
+	12, // 32: fleet.v1.OperatorService.StatBlob:input_type -> fleet.v1.StatBlobRequest
+	14, // 33: fleet.v1.OperatorService.PutBlob:input_type -> fleet.v1.PutBlobRequest
+	16, // 34: fleet.v1.OperatorService.Stage:input_type -> fleet.v1.StageRequest
+	18, // 35: fleet.v1.OperatorService.Commit:input_type -> fleet.v1.CommitRequest
+	20, // 36: fleet.v1.OperatorService.ListReleases:input_type -> fleet.v1.ListReleasesRequest
+	23, // 37: fleet.v1.OperatorService.ListHosts:input_type -> fleet.v1.ListHostsRequest
+	26, // 38: fleet.v1.OperatorService.WatchEvents:input_type -> fleet.v1.WatchEventsRequest
+	28, // 39: fleet.v1.OperatorService.RollBack:input_type -> fleet.v1.RollBackRequest
+	30, // 40: fleet.v1.OperatorService.Loosen:input_type -> fleet.v1.LoosenRequest
+	32, // 41: fleet.v1.OperatorService.Ban:input_type -> fleet.v1.BanRequest
+	34, // 42: fleet.v1.OperatorService.AddTrustRoots:input_type -> fleet.v1.AddTrustRootsRequest
+	36, // 43: fleet.v1.OperatorService.AddOperator:input_type -> fleet.v1.AddOperatorRequest
+	38, // 44: fleet.v1.OperatorService.RemoveOperator:input_type -> fleet.v1.RemoveOperatorRequest
+	40, // 45: fleet.v1.OperatorService.ListOperators:input_type -> fleet.v1.ListOperatorsRequest
+	43, // 46: fleet.v1.OperatorService.RenewOperator:input_type -> fleet.v1.RenewOperatorRequest
+	46, // 47: fleet.v1.OperatorService.Propose:input_type -> fleet.v1.ProposeRequest
+	48, // 48: fleet.v1.OperatorService.ListProposals:input_type -> fleet.v1.ListProposalsRequest
+	50, // 49: fleet.v1.OperatorService.GetProposal:input_type -> fleet.v1.GetProposalRequest
+	52, // 50: fleet.v1.OperatorService.ExportEvents:input_type -> fleet.v1.ExportEventsRequest
+	4,  // 51: fleet.v1.OperatorService.ApplyInventory:output_type -> fleet.v1.ApplyInventoryResponse
+	6,  // 52: fleet.v1.OperatorService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
+	8,  // 53: fleet.v1.OperatorService.ListHostKeys:output_type -> fleet.v1.ListHostKeysResponse
+	11, // 54: fleet.v1.OperatorService.GetHead:output_type -> fleet.v1.GetHeadResponse
+	13, // 55: fleet.v1.OperatorService.StatBlob:output_type -> fleet.v1.StatBlobResponse
+	15, // 56: fleet.v1.OperatorService.PutBlob:output_type -> fleet.v1.PutBlobResponse
+	17, // 57: fleet.v1.OperatorService.Stage:output_type -> fleet.v1.StageResponse
+	19, // 58: fleet.v1.OperatorService.Commit:output_type -> fleet.v1.CommitResponse
+	21, // 59: fleet.v1.OperatorService.ListReleases:output_type -> fleet.v1.ListReleasesResponse
+	24, // 60: fleet.v1.OperatorService.ListHosts:output_type -> fleet.v1.ListHostsResponse
+	27, // 61: fleet.v1.OperatorService.WatchEvents:output_type -> fleet.v1.WatchEventsResponse
+	29, // 62: fleet.v1.OperatorService.RollBack:output_type -> fleet.v1.RollBackResponse
+	31, // 63: fleet.v1.OperatorService.Loosen:output_type -> fleet.v1.LoosenResponse
+	33, // 64: fleet.v1.OperatorService.Ban:output_type -> fleet.v1.BanResponse
+	35, // 65: fleet.v1.OperatorService.AddTrustRoots:output_type -> fleet.v1.AddTrustRootsResponse
+	37, // 66: fleet.v1.OperatorService.AddOperator:output_type -> fleet.v1.AddOperatorResponse
+	39, // 67: fleet.v1.OperatorService.RemoveOperator:output_type -> fleet.v1.RemoveOperatorResponse
+	41, // 68: fleet.v1.OperatorService.ListOperators:output_type -> fleet.v1.ListOperatorsResponse
+	44, // 69: fleet.v1.OperatorService.RenewOperator:output_type -> fleet.v1.RenewOperatorResponse
+	47, // 70: fleet.v1.OperatorService.Propose:output_type -> fleet.v1.ProposeResponse
+	49, // 71: fleet.v1.OperatorService.ListProposals:output_type -> fleet.v1.ListProposalsResponse
+	51, // 72: fleet.v1.OperatorService.GetProposal:output_type -> fleet.v1.GetProposalResponse
+	53, // 73: fleet.v1.OperatorService.ExportEvents:output_type -> fleet.v1.ExportEventsResponse
+	51, // [51:74] is the sub-list for method output_type
+	28, // [28:51] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_operator_proto_init() }
@@ -2266,7 +3487,7 @@ func file_fleet_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_operator_proto_rawDesc), len(file_fleet_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,15 @@ const (
 	OperatorService_RollBack_FullMethodName       = "/fleet.v1.OperatorService/RollBack"
 	OperatorService_Loosen_FullMethodName         = "/fleet.v1.OperatorService/Loosen"
 	OperatorService_Ban_FullMethodName            = "/fleet.v1.OperatorService/Ban"
+	OperatorService_AddTrustRoots_FullMethodName  = "/fleet.v1.OperatorService/AddTrustRoots"
+	OperatorService_AddOperator_FullMethodName    = "/fleet.v1.OperatorService/AddOperator"
+	OperatorService_RemoveOperator_FullMethodName = "/fleet.v1.OperatorService/RemoveOperator"
+	OperatorService_ListOperators_FullMethodName  = "/fleet.v1.OperatorService/ListOperators"
+	OperatorService_RenewOperator_FullMethodName  = "/fleet.v1.OperatorService/RenewOperator"
+	OperatorService_Propose_FullMethodName        = "/fleet.v1.OperatorService/Propose"
+	OperatorService_ListProposals_FullMethodName  = "/fleet.v1.OperatorService/ListProposals"
+	OperatorService_GetProposal_FullMethodName    = "/fleet.v1.OperatorService/GetProposal"
+	OperatorService_ExportEvents_FullMethodName   = "/fleet.v1.OperatorService/ExportEvents"
 )
 
 // OperatorServiceClient is the client API for OperatorService service.
@@ -75,6 +84,28 @@ type OperatorServiceClient interface {
 	Loosen(ctx context.Context, in *LoosenRequest, opts ...grpc.CallOption) (*LoosenResponse, error)
 	// Ban cuts a machine's identity off, at once and for good.
 	Ban(ctx context.Context, in *BanRequest, opts ...grpc.CallOption) (*BanResponse, error)
+	// AddTrustRoots hands over trust roots that follow the coordinator's newest.
+	// Those that it has already are passed over.
+	AddTrustRoots(ctx context.Context, in *AddTrustRootsRequest, opts ...grpc.CallOption) (*AddTrustRootsResponse, error)
+	// AddOperator issues an operator's certificate over a key that stays with
+	// them, or changes an operator's role. Idempotent.
+	AddOperator(ctx context.Context, in *AddOperatorRequest, opts ...grpc.CallOption) (*AddOperatorResponse, error)
+	// RemoveOperator ends what an operator may do, at once and for good.
+	RemoveOperator(ctx context.Context, in *RemoveOperatorRequest, opts ...grpc.CallOption) (*RemoveOperatorResponse, error)
+	// ListOperators returns who may call, and who no longer may.
+	ListOperators(ctx context.Context, in *ListOperatorsRequest, opts ...grpc.CallOption) (*ListOperatorsResponse, error)
+	// RenewOperator issues the caller's next certificate, over the same key.
+	RenewOperator(ctx context.Context, in *RenewOperatorRequest, opts ...grpc.CallOption) (*RenewOperatorResponse, error)
+	// Propose announces a release that people have to sign, whose proposal is a
+	// blob. Hosts see nothing of it.
+	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
+	// ListProposals returns the releases that wait for signatures, newest first.
+	ListProposals(ctx context.Context, in *ListProposalsRequest, opts ...grpc.CallOption) (*ListProposalsResponse, error)
+	// GetProposal streams one proposal.
+	GetProposal(ctx context.Context, in *GetProposalRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetProposalResponse], error)
+	// ExportEvents streams the records of the event log as they are stored, so
+	// that their chain can be verified elsewhere.
+	ExportEvents(ctx context.Context, in *ExportEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportEventsResponse], error)
 }
 
 type operatorServiceClient struct {
@@ -258,6 +289,114 @@ func (c *operatorServiceClient) Ban(ctx context.Context, in *BanRequest, opts ..
 	return out, nil
 }
 
+func (c *operatorServiceClient) AddTrustRoots(ctx context.Context, in *AddTrustRootsRequest, opts ...grpc.CallOption) (*AddTrustRootsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddTrustRootsResponse)
+	err := c.cc.Invoke(ctx, OperatorService_AddTrustRoots_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) AddOperator(ctx context.Context, in *AddOperatorRequest, opts ...grpc.CallOption) (*AddOperatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddOperatorResponse)
+	err := c.cc.Invoke(ctx, OperatorService_AddOperator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) RemoveOperator(ctx context.Context, in *RemoveOperatorRequest, opts ...grpc.CallOption) (*RemoveOperatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveOperatorResponse)
+	err := c.cc.Invoke(ctx, OperatorService_RemoveOperator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) ListOperators(ctx context.Context, in *ListOperatorsRequest, opts ...grpc.CallOption) (*ListOperatorsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListOperatorsResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ListOperators_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) RenewOperator(ctx context.Context, in *RenewOperatorRequest, opts ...grpc.CallOption) (*RenewOperatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewOperatorResponse)
+	err := c.cc.Invoke(ctx, OperatorService_RenewOperator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProposeResponse)
+	err := c.cc.Invoke(ctx, OperatorService_Propose_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) ListProposals(ctx context.Context, in *ListProposalsRequest, opts ...grpc.CallOption) (*ListProposalsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListProposalsResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ListProposals_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) GetProposal(ctx context.Context, in *GetProposalRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetProposalResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[5], OperatorService_GetProposal_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetProposalRequest, GetProposalResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OperatorService_GetProposalClient = grpc.ServerStreamingClient[GetProposalResponse]
+
+func (c *operatorServiceClient) ExportEvents(ctx context.Context, in *ExportEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportEventsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[6], OperatorService_ExportEvents_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportEventsRequest, ExportEventsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OperatorService_ExportEventsClient = grpc.ServerStreamingClient[ExportEventsResponse]
+
 // OperatorServiceServer is the server API for OperatorService service.
 // All implementations must embed UnimplementedOperatorServiceServer
 // for forward compatibility.
@@ -298,6 +437,28 @@ type OperatorServiceServer interface {
 	Loosen(context.Context, *LoosenRequest) (*LoosenResponse, error)
 	// Ban cuts a machine's identity off, at once and for good.
 	Ban(context.Context, *BanRequest) (*BanResponse, error)
+	// AddTrustRoots hands over trust roots that follow the coordinator's newest.
+	// Those that it has already are passed over.
+	AddTrustRoots(context.Context, *AddTrustRootsRequest) (*AddTrustRootsResponse, error)
+	// AddOperator issues an operator's certificate over a key that stays with
+	// them, or changes an operator's role. Idempotent.
+	AddOperator(context.Context, *AddOperatorRequest) (*AddOperatorResponse, error)
+	// RemoveOperator ends what an operator may do, at once and for good.
+	RemoveOperator(context.Context, *RemoveOperatorRequest) (*RemoveOperatorResponse, error)
+	// ListOperators returns who may call, and who no longer may.
+	ListOperators(context.Context, *ListOperatorsRequest) (*ListOperatorsResponse, error)
+	// RenewOperator issues the caller's next certificate, over the same key.
+	RenewOperator(context.Context, *RenewOperatorRequest) (*RenewOperatorResponse, error)
+	// Propose announces a release that people have to sign, whose proposal is a
+	// blob. Hosts see nothing of it.
+	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
+	// ListProposals returns the releases that wait for signatures, newest first.
+	ListProposals(context.Context, *ListProposalsRequest) (*ListProposalsResponse, error)
+	// GetProposal streams one proposal.
+	GetProposal(*GetProposalRequest, grpc.ServerStreamingServer[GetProposalResponse]) error
+	// ExportEvents streams the records of the event log as they are stored, so
+	// that their chain can be verified elsewhere.
+	ExportEvents(*ExportEventsRequest, grpc.ServerStreamingServer[ExportEventsResponse]) error
 	mustEmbedUnimplementedOperatorServiceServer()
 }
 
@@ -349,6 +510,33 @@ func (UnimplementedOperatorServiceServer) Loosen(context.Context, *LoosenRequest
 }
 func (UnimplementedOperatorServiceServer) Ban(context.Context, *BanRequest) (*BanResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ban not implemented")
+}
+func (UnimplementedOperatorServiceServer) AddTrustRoots(context.Context, *AddTrustRootsRequest) (*AddTrustRootsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddTrustRoots not implemented")
+}
+func (UnimplementedOperatorServiceServer) AddOperator(context.Context, *AddOperatorRequest) (*AddOperatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddOperator not implemented")
+}
+func (UnimplementedOperatorServiceServer) RemoveOperator(context.Context, *RemoveOperatorRequest) (*RemoveOperatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveOperator not implemented")
+}
+func (UnimplementedOperatorServiceServer) ListOperators(context.Context, *ListOperatorsRequest) (*ListOperatorsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListOperators not implemented")
+}
+func (UnimplementedOperatorServiceServer) RenewOperator(context.Context, *RenewOperatorRequest) (*RenewOperatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenewOperator not implemented")
+}
+func (UnimplementedOperatorServiceServer) Propose(context.Context, *ProposeRequest) (*ProposeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Propose not implemented")
+}
+func (UnimplementedOperatorServiceServer) ListProposals(context.Context, *ListProposalsRequest) (*ListProposalsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListProposals not implemented")
+}
+func (UnimplementedOperatorServiceServer) GetProposal(*GetProposalRequest, grpc.ServerStreamingServer[GetProposalResponse]) error {
+	return status.Error(codes.Unimplemented, "method GetProposal not implemented")
+}
+func (UnimplementedOperatorServiceServer) ExportEvents(*ExportEventsRequest, grpc.ServerStreamingServer[ExportEventsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportEvents not implemented")
 }
 func (UnimplementedOperatorServiceServer) mustEmbedUnimplementedOperatorServiceServer() {}
 func (UnimplementedOperatorServiceServer) testEmbeddedByValue()                         {}
@@ -580,6 +768,154 @@ func _OperatorService_Ban_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_AddTrustRoots_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddTrustRootsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).AddTrustRoots(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_AddTrustRoots_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).AddTrustRoots(ctx, req.(*AddTrustRootsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_AddOperator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddOperatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).AddOperator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_AddOperator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).AddOperator(ctx, req.(*AddOperatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_RemoveOperator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveOperatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).RemoveOperator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_RemoveOperator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).RemoveOperator(ctx, req.(*RemoveOperatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_ListOperators_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListOperatorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ListOperators(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ListOperators_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ListOperators(ctx, req.(*ListOperatorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_RenewOperator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewOperatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).RenewOperator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_RenewOperator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).RenewOperator(ctx, req.(*RenewOperatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_Propose_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProposeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).Propose(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_Propose_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).Propose(ctx, req.(*ProposeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_ListProposals_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListProposalsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ListProposals(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ListProposals_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ListProposals(ctx, req.(*ListProposalsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_GetProposal_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetProposalRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OperatorServiceServer).GetProposal(m, &grpc.GenericServerStream[GetProposalRequest, GetProposalResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OperatorService_GetProposalServer = grpc.ServerStreamingServer[GetProposalResponse]
+
+func _OperatorService_ExportEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportEventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OperatorServiceServer).ExportEvents(m, &grpc.GenericServerStream[ExportEventsRequest, ExportEventsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OperatorService_ExportEventsServer = grpc.ServerStreamingServer[ExportEventsResponse]
+
 // OperatorService_ServiceDesc is the grpc.ServiceDesc for OperatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -623,6 +959,34 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Ban",
 			Handler:    _OperatorService_Ban_Handler,
 		},
+		{
+			MethodName: "AddTrustRoots",
+			Handler:    _OperatorService_AddTrustRoots_Handler,
+		},
+		{
+			MethodName: "AddOperator",
+			Handler:    _OperatorService_AddOperator_Handler,
+		},
+		{
+			MethodName: "RemoveOperator",
+			Handler:    _OperatorService_RemoveOperator_Handler,
+		},
+		{
+			MethodName: "ListOperators",
+			Handler:    _OperatorService_ListOperators_Handler,
+		},
+		{
+			MethodName: "RenewOperator",
+			Handler:    _OperatorService_RenewOperator_Handler,
+		},
+		{
+			MethodName: "Propose",
+			Handler:    _OperatorService_Propose_Handler,
+		},
+		{
+			MethodName: "ListProposals",
+			Handler:    _OperatorService_ListProposals_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -648,6 +1012,16 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchEvents",
 			Handler:       _OperatorService_WatchEvents_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "GetProposal",
+			Handler:       _OperatorService_GetProposal_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ExportEvents",
+			Handler:       _OperatorService_ExportEvents_Handler,
 			ServerStreams: true,
 		},
 	},
