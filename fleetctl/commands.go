@@ -17,6 +17,7 @@ func commands(o *options) []*cobra.Command {
 		newLoosenCommand(o),
 		newBanCommand(o),
 		newCarryCommand(o),
+		newOperatorCommand(o),
 		newTrustCommand(o),
 		newKitCommand(o),
 		newVersionCommand(o),

@@ -1,13 +1,15 @@
 package fleetctl
 
 import (
-	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/bootstrap"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/identity"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -56,17 +58,18 @@ func runKit(o *options, opts *kitOptions) error {
 	if err != nil {
 		return err
 	}
+	// First, so that the kit knows of a new key.
+	if opts.RenewOperator != "" {
+		if err := renewOperator(o, w, keys, ca, opts.RenewOperator); err != nil {
+			return err
+		}
+	}
 	sealed, err := bootstrap.Kit(w.Repository, w.fleet, ca, o.Now())
 	if err != nil {
 		return err
 	}
 	if err := w.Write(sealed, "trust", "coordinator-kit.age"); err != nil {
 		return err
-	}
-	if opts.RenewOperator != "" {
-		if err := renewOperator(o, w, ca, opts.RenewOperator); err != nil {
-			return err
-		}
 	}
 	path := w.Path("trust", "coordinator-kit.age")
 	p := o.printer()
@@ -81,18 +84,17 @@ func runKit(o *options, opts *kitOptions) error {
 	return nil
 }
 
-// renewOperator makes a new certificate for an operator of the fleet file.
-func renewOperator(o *options, w *workspace, ca *pki.CA, name string) error {
+// renewOperator makes a new certificate for an operator of the fleet, over the
+// key that is here where it can be used. Another key is recorded: it counts once
+// the coordinator has the kit, or an admin's publish.
+func renewOperator(o *options, w *workspace, keys *keyring.Keyring, ca *pki.CA, name string) error {
 	operator, err := fleet.ParseOperatorName(name)
 	if err != nil {
 		return usageError{err}
 	}
-	known := false
-	for _, op := range w.fleet.Operators() {
-		known = known || op.Name == operator
-	}
-	if !known {
-		return ui.WithHint(errors.New("fleet.yaml has no operator "+name), "add it below operators")
+	i := slices.IndexFunc(w.operators, func(r repo.OperatorRecord) bool { return r.Name == operator && !r.Removed })
+	if i < 0 {
+		return ui.WithHint(fmt.Errorf("the fleet has no operator %s", name), "see trust/operators and operators in fleet.yaml for the names")
 	}
 	recipients, err := w.Recipients()
 	if err != nil {
@@ -102,5 +104,21 @@ func renewOperator(o *options, w *workspace, ca *pki.CA, name string) error {
 	if err != nil {
 		return err
 	}
-	return identity.Issue(o.identityDir(w.fleet.ID()), ca, pki.OperatorIdentity(w.fleet.ID(), operator), o.Now(), parsed...)
+	leaf, err := identity.Renewed(o.identityDir(w.fleet.ID()), ca, pki.OperatorIdentity(w.fleet.ID(), operator), keys, o.Now(), parsed...)
+	if err != nil {
+		return err
+	}
+	rec := w.operators[i]
+	if rec.Changed.IsZero() {
+		return nil // Only listed in the fleet file: any key counts.
+	}
+	fingerprint, err := pki.KeyFingerprint(leaf.PublicKey)
+	if err != nil {
+		return err
+	}
+	if fingerprint != rec.Key {
+		rec.Key, rec.Changed, rec.By = fingerprint, o.Now().UTC(), "operator/"+name
+	}
+	rec.Certificate = string(repo.EncodeCert(leaf.Raw))
+	return w.WriteOperator(&rec)
 }

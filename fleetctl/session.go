@@ -1,6 +1,7 @@
 package fleetctl
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -21,6 +22,8 @@ type workspace struct {
 	fleet *inventory.Fleet
 	// banned are the bans that the repository has.
 	banned map[fleet.MachineName]repo.Ban
+	// operators are those who are recorded, and those whom the fleet file lists.
+	operators []repo.OperatorRecord
 }
 
 // open finds and reads the repository.
@@ -37,7 +40,11 @@ func (o *options) open() (*workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &workspace{Repository: r, fleet: f, banned: map[fleet.MachineName]repo.Ban{}}
+	operators, err := r.AllOperators(f.Operators())
+	if err != nil {
+		return nil, err
+	}
+	w := &workspace{Repository: r, fleet: f, banned: map[fleet.MachineName]repo.Ban{}, operators: operators}
 	for _, b := range bans {
 		w.banned[b.Machine] = b
 	}
@@ -77,6 +84,7 @@ type session struct {
 	*client.Client
 	keys     *keyring.Keyring
 	operator string
+	cert     tls.Certificate
 }
 
 // connect opens the repository and the operator's identity and prepares the
@@ -94,7 +102,11 @@ func (o *options) connect() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, id, err := identity.Load(o.identityDir(w.fleet.ID()), w.fleet.ID(), keys, o.Now())
+	dir := o.identityDir(w.fleet.ID())
+	if err := identity.Adopt(dir, w.operators); err != nil {
+		return nil, err
+	}
+	cert, id, err := identity.Load(dir, w.fleet.ID(), keys, o.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +120,9 @@ func (o *options) connect() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{workspace: w, Client: c, keys: keys, operator: id.Name}, nil
+	s := &session{workspace: w, Client: c, keys: keys, operator: id.Name, cert: cert}
+	o.renewIfDue(s)
+	return s, nil
 }
 
 func (o *options) address(w *workspace) string {

@@ -105,8 +105,10 @@ func (w *workspace) inventory() client.Inventory {
 	for _, m := range w.fleet.Machines() {
 		inv.Machines = append(inv.Machines, client.Machine{Name: m.Name, Class: m.Class, Tags: m.Tags, Disabled: m.Disabled})
 	}
-	for _, op := range w.fleet.Operators() {
-		inv.Operators = append(inv.Operators, client.Operator{Name: op.Name, Role: op.Role})
+	for _, o := range w.operators {
+		inv.Operators = append(inv.Operators, client.Operator{
+			Name: o.Name, Role: o.Role, Key: o.Key, Changed: o.Changed, Removed: o.Removed, Reason: o.Reason,
+		})
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.banned)) {
 		b := w.banned[name]

@@ -84,7 +84,7 @@ func Create(cfg Config) (err error) {
 			err = errors.Join(err, os.RemoveAll(stage))
 		}
 	}()
-	ca, err := build(cfg, repo.At(stage))
+	made, err := build(cfg, repo.At(stage))
 	if err != nil {
 		return fmt.Errorf("making the repository: %w", err)
 	}
@@ -104,7 +104,7 @@ func Create(cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := identity.Issue(cfg.OperatorDir, ca, pki.OperatorIdentity(cfg.Fleet, cfg.Operator), cfg.Now, recipients...); err != nil {
+	if err := made.Save(cfg.OperatorDir, recipients...); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.InitStaged)
@@ -190,7 +190,7 @@ func install(stage, dir string) error {
 }
 
 // build makes the whole repository in the staging directory.
-func build(cfg Config, r *repo.Repository) (*pki.CA, error) {
+func build(cfg Config, r *repo.Repository) (*identity.Made, error) {
 	text := fleetFile(cfg)
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
@@ -223,9 +223,16 @@ func build(cfg Config, r *repo.Repository) (*pki.CA, error) {
 	if err := coordinatorKey(r); err != nil {
 		return nil, err
 	}
+	made, err := identity.New(ca, pki.OperatorIdentity(cfg.Fleet, cfg.Operator), cfg.Now)
+	if err != nil {
+		return nil, err
+	}
+	if err := recordOperator(r, cfg, made); err != nil {
+		return nil, err
+	}
 	sealed, err := Kit(r, f, ca, cfg.Now)
 	if err != nil {
 		return nil, err
 	}
-	return ca, r.Write(sealed, "trust", "coordinator-kit.age")
+	return made, r.Write(sealed, "trust", "coordinator-kit.age")
 }

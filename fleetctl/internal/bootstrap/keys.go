@@ -115,3 +115,15 @@ func public(key ed25519.PrivateKey) ed25519.PublicKey {
 	pub, _ := key.Public().(ed25519.PublicKey)
 	return pub
 }
+
+// recordOperator records the first operator and the one key that counts.
+func recordOperator(r *repo.Repository, cfg Config, made *identity.Made) error {
+	fingerprint, err := pki.KeyFingerprint(made.Key.Public())
+	if err != nil {
+		return err
+	}
+	return r.WriteOperator(&repo.OperatorRecord{
+		Name: cfg.Operator, Role: fleet.RoleAdmin, Key: fingerprint, Certificate: string(repo.EncodeCert(made.Leaf)),
+		Changed: cfg.Now.UTC(), By: "operator/" + string(cfg.Operator),
+	})
+}

@@ -70,8 +70,14 @@ func newKit(r *repo.Repository, f *inventory.Fleet, ca *pki.CA, now time.Time) (
 	for _, m := range f.Machines() {
 		k.Machines = append(k.Machines, kit.Machine{Name: m.Name, Class: m.Class, Tags: m.Tags, Disabled: m.Disabled})
 	}
-	for _, o := range f.Operators() {
-		k.Operators = append(k.Operators, kit.Operator{Name: o.Name, Role: o.Role})
+	operators, err := r.AllOperators(f.Operators())
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range operators {
+		k.Operators = append(k.Operators, kit.Operator{
+			Name: o.Name, Role: o.Role, Key: o.Key, Changed: o.Changed, Removed: o.Removed, Reason: o.Reason,
+		})
 	}
 	for _, b := range bans {
 		k.Bans = append(k.Bans, kit.Ban{Machine: b.Machine, Reason: b.Reason, Time: b.Time})

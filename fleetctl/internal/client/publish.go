@@ -87,6 +87,13 @@ type Machine struct {
 type Operator struct {
 	Name fleet.OperatorName
 	Role fleet.Role
+	// Key is the fingerprint of the only key whose certificates count; empty
+	// where the repository has no record.
+	Key string
+	// Changed is when the record was made; zero for none.
+	Changed time.Time
+	Removed bool
+	Reason  string
 }
 
 // Ban is a ban as the repository has it.
@@ -115,7 +122,7 @@ func (c *Client) ApplyInventory(ctx context.Context, inv Inventory) (changed boo
 		})
 	}
 	for _, o := range inv.Operators {
-		req.Operators = append(req.Operators, &fleetv1.Operator{Name: string(o.Name), Role: string(o.Role)})
+		req.Operators = append(req.Operators, operatorToProto(o))
 	}
 	for _, b := range inv.Bans {
 		req.Bans = append(req.Bans, &fleetv1.RecordedBan{Machine: string(b.Machine), Reason: b.Reason, Time: timestamppb.New(b.Time)})
@@ -125,6 +132,14 @@ func (c *Client) ApplyInventory(ctx context.Context, inv Inventory) (changed boo
 		return false, fmt.Errorf("handing over the inventory: %w", c.explain(ctx, err))
 	}
 	return res.GetChanged(), nil
+}
+
+func operatorToProto(o Operator) *fleetv1.Operator {
+	p := &fleetv1.Operator{Name: string(o.Name), Role: string(o.Role), Key: o.Key, Removed: o.Removed, Reason: o.Reason}
+	if !o.Changed.IsZero() {
+		p.Changed = timestamppb.New(o.Changed)
+	}
+	return p
 }
 
 // HostKeys is what a host sent at enrolment, with its proof. Nothing in it is

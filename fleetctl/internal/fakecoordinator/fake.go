@@ -36,7 +36,9 @@ type Server struct {
 	// Address that it listens on.
 	Address string
 
-	now func() time.Time
+	now   func() time.Time
+	ca    *pki.CA
+	fleet fleet.FleetID
 
 	mu sync.Mutex // guards what follows against concurrent calls
 	State
@@ -63,6 +65,10 @@ type State struct {
 	Loosenings [][]byte
 	Banned     map[string]string
 	RolledBack []string
+	// OperatorStates are the operators by name.
+	OperatorStates map[string]*fleetv1.OperatorStatus
+	// Proposals by release.
+	Proposals map[string]*fleetv1.Proposal
 	// Roots are those that were handed over.
 	Roots [][]byte
 	// RootVersion that the coordinator says it has.
@@ -85,6 +91,8 @@ type Faults struct {
 	Timeless bool
 	// LoseCommit commits, but the answer gets lost.
 	LoseCommit bool
+	// AlterOperator changes the answer to AddOperator.
+	AlterOperator func(*fleetv1.AddOperatorResponse)
 	// Alter changes generations on their way out.
 	Alter func(*fleetv1.SignedGeneration) *fleetv1.SignedGeneration
 }
@@ -97,9 +105,18 @@ func Start(t testing.TB, k *kit.Kit, now func() time.Time) *Server {
 		RootVersion: uint64(len(k.Roots)),
 		Staged:      map[string][]*fleetv1.SignedGeneration{}, Newest: map[string]*fleetv1.SignedGeneration{}, Banned: map[string]string{},
 	}}
-	ca, err := x509.ParseCertificate(k.CACert)
+	authority, err := pki.ParseCA(k.CACert, k.CAKey)
 	if err != nil {
 		t.Fatal(err)
+	}
+	ca := authority.Cert
+	s.ca, s.fleet = authority, k.Fleet
+	s.OperatorStates, s.Proposals = map[string]*fleetv1.OperatorStatus{}, map[string]*fleetv1.Proposal{}
+	for _, o := range k.Operators {
+		s.OperatorStates[string(o.Name)] = &fleetv1.OperatorStatus{
+			Operator: &fleetv1.Operator{Name: string(o.Name), Role: string(o.Role), Key: o.Key, Changed: timestamppb.New(o.Changed)},
+			LastSeen: timestamppb.New(now()),
+		}
 	}
 	key, err := x509.ParsePKCS8PrivateKey(k.Key)
 	if err != nil {

@@ -2,7 +2,17 @@ package fakecoordinator
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+	"github.com/cameronraysmith/fleet/pkg/refusal"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
@@ -13,4 +23,67 @@ func (s *Server) AddTrustRoots(_ context.Context, req *fleetv1.AddTrustRootsRequ
 	s.Roots = append(s.Roots, req.GetRoots()...)
 	s.RootVersion += uint64(len(req.GetRoots()))
 	return &fleetv1.AddTrustRootsResponse{Version: s.RootVersion}, nil
+}
+
+// AddOperator issues a certificate with the kit's CA and remembers the operator.
+func (s *Server) AddOperator(_ context.Context, req *fleetv1.AddOperatorRequest) (*fleetv1.AddOperatorResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := &fleetv1.Operator{Name: req.GetName(), Role: req.GetRole(), Changed: timestamppb.New(s.now().Add(s.Skew))}
+	out := &fleetv1.AddOperatorResponse{Operator: o}
+	if old := s.OperatorStates[req.GetName()]; old != nil {
+		o.Key = old.GetOperator().GetKey()
+	}
+	if len(req.GetCsr()) > 0 {
+		pub, err := pki.ParseCSR(req.GetCsr())
+		if err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		if out.Certificate, err = s.ca.Issue(pki.OperatorIdentity(s.fleet, fleet.OperatorName(req.GetName())), pub, s.now(), pki.OperatorTTL); err != nil {
+			return nil, err
+		}
+		o.Key, _ = pki.KeyFingerprint(pub)
+	}
+	if s.AlterOperator != nil {
+		s.AlterOperator(out)
+	}
+	s.OperatorStates[req.GetName()] = &fleetv1.OperatorStatus{Operator: o}
+	return out, nil
+}
+
+// RemoveOperator remembers it.
+func (s *Server) RemoveOperator(_ context.Context, req *fleetv1.RemoveOperatorRequest) (*fleetv1.RemoveOperatorResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.OperatorStates[req.GetName()]
+	if old == nil {
+		return nil, refusal.New(codes.NotFound, fleet.Reason{Code: refusal.NotFound, Message: "unknown operator", Hint: "see fleetctl operator list"})
+	}
+	o := old.GetOperator()
+	o.Removed, o.Reason, o.Changed = true, req.GetReason(), timestamppb.New(s.now())
+	return &fleetv1.RemoveOperatorResponse{Operator: o, ConnectionsCut: 2}, nil
+}
+
+// ListOperators lists them.
+func (s *Server) ListOperators(context.Context, *fleetv1.ListOperatorsRequest) (*fleetv1.ListOperatorsResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &fleetv1.ListOperatorsResponse{}
+	for _, name := range slices.Sorted(maps.Keys(s.OperatorStates)) {
+		out.Operators = append(out.Operators, s.OperatorStates[name])
+	}
+	return out, nil
+}
+
+// RenewOperator issues the caller's next certificate.
+func (s *Server) RenewOperator(ctx context.Context, req *fleetv1.RenewOperatorRequest) (*fleetv1.RenewOperatorResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pub, err := pki.ParseCSR(req.GetCsr())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	name := strings.TrimPrefix(s.Callers[len(s.Callers)-1], "operator/")
+	der, err := s.ca.Issue(pki.OperatorIdentity(s.fleet, fleet.OperatorName(name)), pub, s.now(), pki.OperatorTTL)
+	return &fleetv1.RenewOperatorResponse{Certificate: der}, err
 }

@@ -16,8 +16,8 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
-	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -39,29 +39,6 @@ const (
 // Dir is where the identity for a fleet is kept.
 func Dir(configDir string, f fleet.FleetID) string {
 	return filepath.Join(configDir, "fleet", string(f))
-}
-
-// Issue makes a new identity in dir, replacing what is there.
-func Issue(dir string, ca *pki.CA, id pki.Identity, now time.Time, recipients ...age.Recipient) error {
-	key, err := pki.NewKey()
-	if err != nil {
-		return err
-	}
-	cert, err := ca.Issue(id, key.Public(), now, pki.OperatorTTL)
-	if err != nil {
-		return err
-	}
-	sealed, err := SealKey(key, recipients...)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("keeping the operator identity: %w", err)
-	}
-	if err := atomicfile.WriteFile(filepath.Join(dir, keyFile), sealed, 0o600); err != nil {
-		return err
-	}
-	return atomicfile.WriteFile(filepath.Join(dir, certFile), repo.EncodeCert(cert), 0o600)
 }
 
 // SealKey encrypts a private key, as PEM, for keeping it at rest.
@@ -101,7 +78,7 @@ func readCert(dir string) (*x509.Certificate, error) {
 }
 
 // Load reads the identity in dir and says whose it is.
-func Load(dir string, f fleet.FleetID, o repo.Opener, now time.Time) (tls.Certificate, pki.Identity, error) {
+func Load(dir string, f fleet.FleetID, keys *keyring.Keyring, now time.Time) (tls.Certificate, pki.Identity, error) {
 	none := func(err error) (tls.Certificate, pki.Identity, error) {
 		return tls.Certificate{}, pki.Identity{}, fmt.Errorf("reading the operator identity: %w", err)
 	}
@@ -112,13 +89,6 @@ func Load(dir string, f fleet.FleetID, o repo.Opener, now time.Time) (tls.Certif
 	if err != nil {
 		return none(err)
 	}
-	sealed, err := os.ReadFile(filepath.Join(dir, keyFile)) //nolint:gosec // A path made here.
-	if err != nil {
-		return none(err)
-	}
-	if len(sealed) > maxFile {
-		return none(fmt.Errorf("the files in %s are too large", dir))
-	}
 	id, err := pki.IdentityOf(leaf)
 	if err != nil {
 		return none(err)
@@ -127,15 +97,11 @@ func Load(dir string, f fleet.FleetID, o repo.Opener, now time.Time) (tls.Certif
 		return none(fmt.Errorf("%w: the certificate in %s is of %s", ErrNone, dir, id))
 	}
 	if now.After(leaf.NotAfter) {
-		return none(ui.WithHint(fmt.Errorf("%w on %s", ErrExpired, leaf.NotAfter.Format(time.DateOnly)), `renew it with "fleetctl kit --renew-operator NAME"`))
+		return none(ui.WithHint(fmt.Errorf("%w on %s", ErrExpired, leaf.NotAfter.Format(time.DateOnly)), `an admin renews it: "fleetctl operator request", then "fleetctl operator add"; or you, with the CA's key: "fleetctl kit --renew-operator NAME"`))
 	}
-	der, err := repo.OpenPEM(o, sealed, filepath.Join(dir, keyFile))
+	key, err := openKey(dir, keys)
 	if err != nil {
-		return tls.Certificate{}, pki.Identity{}, err
-	}
-	key, err := pki.ParseKey(der)
-	if err != nil {
-		return none(err)
+		return tls.Certificate{}, pki.Identity{}, ui.WithHint(fmt.Errorf("reading the operator identity: %w", err), ui.HintOf(err))
 	}
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}, id, nil
 }

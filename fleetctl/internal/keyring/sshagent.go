@@ -2,9 +2,11 @@ package keyring
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -76,11 +78,11 @@ func SSHKeyOf(pub ed25519.PublicKey, comment string) (*SSHKey, error) {
 
 func newSSHKey(pub ssh.PublicKey, comment string) (*SSHKey, error) {
 	k := &SSHKey{public: pub, Fingerprint: ssh.FingerprintSHA256(pub), Comment: oneLine(comment)}
-	crypto, ok := pub.(ssh.CryptoPublicKey)
+	known, ok := pub.(ssh.CryptoPublicKey)
 	if !ok {
 		return nil, notEd25519(pub.Type())
 	}
-	raw, ok := crypto.CryptoPublicKey().(ed25519.PublicKey)
+	raw, ok := known.CryptoPublicKey().(ed25519.PublicKey)
 	if !ok || len(raw) != ed25519.PublicKeySize {
 		return nil, notEd25519(pub.Type())
 	}
@@ -243,3 +245,34 @@ func (k *Keyring) Only(key string) { k.only = key }
 
 // UsesFile says whether a key file may be used for signing.
 func (k *Keyring) UsesFile(path string) bool { return k.only == "" || sameFile(k.only, path) }
+
+// tlsSigner is a key of the ssh-agent as TLS and X.509 use keys.
+type tlsSigner struct {
+	agentSigner
+	public ed25519.PublicKey
+}
+
+// AgentTLS returns a plain key of the ssh-agent for certificates: TLS signs with
+// ed25519 what an agent signs as it is. Security keys sign something else.
+func (k *Keyring) AgentTLS(name string) (crypto.Signer, error) {
+	key, err := k.AgentKey(name)
+	if err != nil {
+		return nil, err
+	}
+	pub, ok := key.public.(ssh.CryptoPublicKey).CryptoPublicKey().(ed25519.PublicKey)
+	if !ok || key.NeedsTouch() {
+		return nil, ui.WithHint(fmt.Errorf("%w: a security key cannot sign for a connection", ErrKeyType), "use a plain ed25519 key; security keys sign releases and trust roots")
+	}
+	return &tlsSigner{agentSigner{k, key}, pub}, nil
+}
+
+// Public is the public key.
+func (s *tlsSigner) Public() crypto.PublicKey { return s.public }
+
+// Sign has the agent sign a message, as ed25519 does: not its hash.
+func (s *tlsSigner) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if opts.HashFunc() != 0 {
+		return nil, fmt.Errorf("%w: it signs messages, not their hashes", ErrKeyType)
+	}
+	return s.agentSigner.Sign(message)
+}

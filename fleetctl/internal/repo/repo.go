@@ -4,11 +4,13 @@
 //	fleet.yaml                    what the fleet is (package inventory)
 //	trust/root/<version>.json     trust roots, DSSE envelopes
 //	trust/ca.crt, trust/ca.key.age
-//	trust/keys/<role>-<n>.age     keys of the trust root's roles
+//	trust/keys/<name>.age, .pub   keys of the trust root's roles
 //	trust/recipients.txt          who can open what is encrypted at rest
 //	trust/coordinator.recipient   the coordinator's age recipient
 //	trust/coordinator-kit.age     its start-up kit
 //	trust/bans.json               machines that are banned
+//	trust/draft.json              the next trust root while it is signed
+//	trust/operators/<name>.json   operators: role, key, certificate
 //	hosts/<machine>.json          keys that hosts sent at enrolment, checked
 //	releases/<id>.json            everything published, with its state
 //	secrets/<machine>/<name>.age  ciphertext as published, and index.json
