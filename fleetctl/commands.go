@@ -17,6 +17,8 @@ func commands(o *options) []*cobra.Command {
 		newLoosenCommand(o),
 		newBanCommand(o),
 		newCarryCommand(o),
+		newSignCommand(o),
+		newAuditCommand(o),
 		newOperatorCommand(o),
 		newTrustCommand(o),
 		newKitCommand(o),

@@ -51,7 +51,7 @@ func runOperatorList(ctx context.Context, o *options) error {
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
-	there, err := s.Client.Operators(ctx)
+	there, err := s.Operators(ctx)
 	if err != nil {
 		return err
 	}

@@ -209,7 +209,7 @@ func (o *options) renew(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	leaf, err := s.Client.RenewOperator(ctx, csr)
+	leaf, err := s.RenewOperator(ctx, csr)
 	if err != nil {
 		return err
 	}

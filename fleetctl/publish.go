@@ -34,12 +34,17 @@ is known here or at the coordinator. The release is written to releases/ before
 the coordinator hears of it; commit that file. An interrupted publish shows
 nothing to hosts and can be run again.
 
-JSON: {release, expected_head, dry_run, generations: [{machine, profile, number,
+With --stage nothing is signed: sources are evaluated, pinned and uploaded, and
+the release waits for somebody with the release key (fleetctl sign). That is for
+CI, whose operator needs the role deployer and no key. Where the trust root wants
+several release keys, a publish with one of them waits for the others likewise.
+
+JSON: {release, expected_head, dry_run, waiting, generations: [{machine, profile, number,
 digest, source, expires, secrets, secrets_changed, pinned, unbuilt, same}], recorded_hosts,
 skipped, warnings, alarms}`
 
 type publishOptions struct {
-	DryRun, Refresh, Build, NoEval bool
+	DryRun, Refresh, Build, NoEval, Stage bool
 }
 
 func newPublishCommand(o *options) *cobra.Command {
@@ -56,6 +61,7 @@ func newPublishCommand(o *options) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&opts.DryRun, "dry-run", "n", false, "show what would be published; change nothing")
 	f.BoolVar(&opts.Refresh, "refresh", false, "sign again what was published last, with a new expiry")
+	f.BoolVar(&opts.Stage, "stage", false, "pin and upload only, for somebody with the release key to sign")
 	f.BoolVar(&opts.Build, "build", false, "build all flakes here and pin their closures, as build: true does")
 	f.BoolVar(&opts.NoEval, "no-eval", false, "do not evaluate flakes; their generations are unpinned")
 	cmd.MarkFlagsMutuallyExclusive("build", "no-eval")
@@ -66,10 +72,12 @@ func newPublishCommand(o *options) *cobra.Command {
 
 // publishResult is the JSON form of publish.
 type publishResult struct {
-	Release      fleet.ReleaseID   `json:"release"`
-	ExpectedHead fleet.ReleaseID   `json:"expected_head"`
-	DryRun       bool              `json:"dry_run"`
-	Generations  []publishedResult `json:"generations"`
+	Release      fleet.ReleaseID `json:"release"`
+	ExpectedHead fleet.ReleaseID `json:"expected_head"`
+	DryRun       bool            `json:"dry_run"`
+	// Waiting says that more signatures are needed: hosts see nothing of it yet.
+	Waiting     bool              `json:"waiting"`
+	Generations []publishedResult `json:"generations"`
 	// Recorded are machines whose keys were recorded in hosts/.
 	Recorded []fleet.MachineName `json:"recorded_hosts"`
 	Skipped  []string            `json:"skipped"`
@@ -107,13 +115,16 @@ func runPublish(ctx context.Context, o *options, opts *publishOptions, names []s
 	if err != nil {
 		return err
 	}
-	rep := &reporter{progress: o.progress()}
-	defer rep.progress.Done()
-	pub := s.publisher(o, rep)
-	res, err := pub.Publish(ctx, publisher.Request{
+	req := publisher.Request{
 		Targets: targets, Inventory: s.inventory(),
 		Refresh: opts.Refresh, Build: opts.Build, NoEval: opts.NoEval, DryRun: opts.DryRun, Revision: revision(ctx, s.Dir()),
-	})
+	}
+	if opts.Stage {
+		return runStage(ctx, o, s, req, left)
+	}
+	rep := &reporter{progress: o.progress()}
+	defer rep.progress.Done()
+	res, err := s.publisher(o, rep).Publish(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -148,7 +159,7 @@ func revision(ctx context.Context, dir string) string {
 
 func showPublished(o *options, res *publisher.Result, dryRun bool, left leftOut, rep *reporter) error {
 	out := publishResult{
-		Release: res.Release, ExpectedHead: res.Expected, DryRun: dryRun,
+		Release: res.Release, ExpectedHead: res.Expected, DryRun: dryRun, Waiting: res.Waiting,
 		Generations: []publishedResult{}, Recorded: append([]fleet.MachineName{}, res.Recorded...), Skipped: append([]string{}, left.noSource...), Banned: append([]string{}, left.banned...),
 		Warnings: append([]string{}, rep.warnings...), Alarms: append([]string{}, rep.alarms...),
 	}
@@ -177,6 +188,10 @@ func showPublished(o *options, res *publisher.Result, dryRun bool, left leftOut,
 	}
 	if dryRun {
 		p.Printf("Nothing was published: this was a dry run. The head is %s.\n", dash(string(res.Expected)))
+		return nil
+	}
+	if res.Waiting {
+		p.Printf("Release %s is signed, and more signatures are needed: have who holds another key run \"fleetctl sign %s\".\nCommit releases/.\n", res.Release, res.Release)
 		return nil
 	}
 	p.Printf("Published release %s for %s.\n", res.Release, plural(len(res.Generations), "machine"))

@@ -12,7 +12,8 @@ import (
 )
 
 type releasesOptions struct {
-	Limit uint32
+	Limit   uint32
+	Waiting bool
 }
 
 func newReleasesCommand(o *options) *cobra.Command {
@@ -25,11 +26,13 @@ each and on how many it failed. HERE says whether this repository has it: one
 that nobody's repository has was signed with a stolen key.
 
 JSON: {"releases": [{release, committed, actor, revision, machines, confirmed,
-failed, in_repository}]}`,
+failed, in_repository}]}; with --waiting {"waiting": [{release, staged, actor,
+revision, generations}]}`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runReleases(cmd.Context(), o, opts) },
 	}
 	cmd.Flags().Uint32VarP(&opts.Limit, "limit", "l", 20, "show at most this `many`")
+	cmd.Flags().BoolVarP(&opts.Waiting, "waiting", "w", false, "list those that wait for signatures instead")
 	return cmd
 }
 
@@ -51,6 +54,9 @@ func runReleases(ctx context.Context, o *options, opts *releasesOptions) error {
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
+	if opts.Waiting {
+		return showWaiting(ctx, o, s)
+	}
 	here := map[fleet.ReleaseID]bool{}
 	mine, err := s.workspace.Releases()
 	if err != nil {

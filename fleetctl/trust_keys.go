@@ -26,6 +26,8 @@ const keyArgHelp = `KEY is one of:
                          recipients
   ssh-agent:FINGERPRINT  an ed25519 key in your ssh-agent, plain or of a security
                          key, as ssh-add -l prints it
+                         (which wants a touch for each document that it signs:
+                         one for a trust root, one per machine for a release)
   FILE.pub               an OpenSSH public key of these types, or what "fleetctl
                          trust new-key" wrote: the key may be anybody's, anywhere
   the begin of a key id  a key that another role has already`

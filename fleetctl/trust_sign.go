@@ -175,7 +175,8 @@ func (res *trustSignResult) explain(p *ui.Printer, args []string) {
 	case len(args) > 0:
 		p.Printf("More are needed.\n")
 	case res.Complete:
-		p.Printf("It is the trust root now, version %d. Commit trust/; \"fleetctl publish\" hands it over, \"fleetctl trust publish\" at once.\n", res.RootVersion)
+		p.Printf("It is the trust root now, version %d. Commit trust/; \"fleetctl publish\" hands it over, \"fleetctl trust publish\" at once.\n"+
+			"Make a new kit too (fleetctl kit): a coordinator that lost its store starts from it.\n", res.RootVersion)
 	default:
 		p.Printf("More are needed: commit trust/draft.json, and have who holds another root key run \"fleetctl trust sign\".\n")
 	}

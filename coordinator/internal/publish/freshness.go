@@ -30,7 +30,7 @@ func (p *Publisher) loadFreshness(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		signed, err := p.o.Trust.OpenFreshness(kv.Value)
+		signed, err := p.trust().OpenFreshness(kv.Value)
 		if err != nil {
 			p.o.Slog.Warn("a stored freshness statement is not valid any more", "key", kv.Key, "error", err)
 			continue
@@ -49,7 +49,7 @@ func (p *Publisher) TakeFreshness(ctx context.Context, by fleet.MachineName, env
 		if len(e) > maxStatementBytes {
 			return fmt.Errorf("taking a freshness statement of %d bytes: %w", len(e), release.ErrTooLarge)
 		}
-		s, err := p.o.Trust.OpenFreshness(e)
+		s, err := p.trust().OpenFreshness(e)
 		if err != nil {
 			return fmt.Errorf("taking freshness statements: %w", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -193,6 +194,10 @@ func (p *Publisher) reload(ctx context.Context) error {
 	p.stageMu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	maps.DeleteFunc(p.freshness, func(_ fleet.MachineName, s statement) bool {
+		_, err := p.trust().OpenFreshness(s.envelope)
+		return err != nil
+	})
 	for m, all := range p.loosenings {
 		p.loosenings[m] = slices.DeleteFunc(slices.Clone(all), func(l loosening) bool {
 			_, err := p.trust().OpenLoosening(l.Envelope)

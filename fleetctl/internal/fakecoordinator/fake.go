@@ -67,6 +67,8 @@ type State struct {
 	RolledBack []string
 	// OperatorStates are the operators by name.
 	OperatorStates map[string]*fleetv1.OperatorStatus
+	// Records of the event log, as they are stored.
+	Records [][]byte
 	// Proposals by release.
 	Proposals map[string]*fleetv1.Proposal
 	// Roots are those that were handed over.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -86,4 +87,60 @@ func (s *Server) RenewOperator(ctx context.Context, req *fleetv1.RenewOperatorRe
 	name := strings.TrimPrefix(s.Callers[len(s.Callers)-1], "operator/")
 	der, err := s.ca.Issue(pki.OperatorIdentity(s.fleet, fleet.OperatorName(name)), pub, s.now(), pki.OperatorTTL)
 	return &fleetv1.RenewOperatorResponse{Certificate: der}, err
+}
+
+// Propose remembers a proposal whose blob is there.
+func (s *Server) Propose(_ context.Context, req *fleetv1.ProposeRequest) (*fleetv1.ProposeResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.Blobs[req.GetDigest()]; !ok {
+		return nil, status.Error(codes.FailedPrecondition, "the blob is not there")
+	}
+	s.Proposals[req.GetRelease()] = &fleetv1.Proposal{
+		Release: req.GetRelease(), Digest: req.GetDigest(), Size: req.GetSize(), Revision: req.GetRevision(), Count: req.GetCount(),
+		Actor: s.Callers[len(s.Callers)-1], Time: timestamppb.New(s.now()),
+	}
+	return &fleetv1.ProposeResponse{}, nil
+}
+
+// ListProposals lists them.
+func (s *Server) ListProposals(context.Context, *fleetv1.ListProposalsRequest) (*fleetv1.ListProposalsResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &fleetv1.ListProposalsResponse{}
+	for _, id := range slices.Sorted(maps.Keys(s.Proposals)) {
+		out.Proposals = append(out.Proposals, s.Proposals[id])
+	}
+	return out, nil
+}
+
+// GetProposal sends one in two pieces.
+func (s *Server) GetProposal(req *fleetv1.GetProposalRequest, stream grpc.ServerStreamingServer[fleetv1.GetProposalResponse]) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.Proposals[req.GetRelease()]
+	if n == nil {
+		return refusal.New(codes.NotFound, fleet.Reason{Code: refusal.NotFound, Message: "no such proposal", Hint: "see fleetctl releases --waiting"})
+	}
+	data := s.Blobs[n.GetDigest()]
+	half := len(data) / 2
+	if err := stream.Send(&fleetv1.GetProposalResponse{Proposal: n, Data: data[:half]}); err != nil {
+		return err
+	}
+	return stream.Send(&fleetv1.GetProposalResponse{Data: data[half:]})
+}
+
+// ExportEvents sends the records that a test made.
+func (s *Server) ExportEvents(req *fleetv1.ExportEventsRequest, stream grpc.ServerStreamingServer[fleetv1.ExportEventsResponse]) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, r := range s.Records {
+		if uint64(i)+1 < req.GetFromSeq() {
+			continue
+		}
+		if err := stream.Send(&fleetv1.ExportEventsResponse{Record: r}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

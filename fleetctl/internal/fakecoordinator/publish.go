@@ -122,6 +122,7 @@ func (s *Server) Commit(_ context.Context, req *fleetv1.CommitRequest) (*fleetv1
 		s.Newest[string(doc.Machine)+"/"+string(doc.Profile)] = g
 	}
 	s.Head = req.GetRelease()
+	delete(s.Proposals, req.GetRelease())
 	s.Releases = append(s.Releases, &fleetv1.Release{
 		Id: req.GetRelease(), Actor: s.Callers[len(s.Callers)-1], Revision: req.GetRevision(), Machines: uint32(len(gens)), //nolint:gosec // Few.
 	})

@@ -23,28 +23,54 @@ const uploads = 4
 
 // carryOut does what the plan says, in the order that the package's comment
 // explains.
-func (p *Publisher) carryOut(ctx context.Context, t *release.Trust, h *history, pl *plan, revision string) error {
+func (p *Publisher) carryOut(ctx context.Context, t *release.Trust, h *history, pl *plan, revision string) (waiting bool, err error) {
 	if err := p.writeSecrets(ctx, pl); err != nil {
-		return err
+		return false, err
 	}
 	crashpoint.Hit(crashpoint.PublishSecrets)
 	p.Reporter.Step(StepSign)
-	if err := p.sign(ctx, t, pl); err != nil {
-		return err
+	complete, err := p.sign(ctx, t, pl)
+	if err != nil {
+		return false, err
 	}
 	crashpoint.Hit(crashpoint.PublishSigned)
 	rel := &repo.Release{
 		ID: pl.id, Fleet: p.Fleet, State: repo.ReleasePrepared, Created: pl.issued,
 		Operator: p.Operator, Revision: revision, ExpectedHead: h.head,
 	}
-	envs := make([]client.Envelopes, 0, len(pl.items))
 	for i := range pl.items {
 		it := &pl.items[i]
-		envs = append(envs, it.env)
 		rel.Generations = append(rel.Generations, repo.Published{
 			Machine: it.gen.Machine, Profile: it.gen.Profile, Number: it.gen.Number, Digest: it.digest,
 			Generation: it.env.Generation, Secrets: it.env.Secrets,
 		})
+	}
+	if err := p.record(ctx, rel, complete); err != nil {
+		return false, err
+	}
+	if err := p.step(ctx, StepUpload); err != nil {
+		return false, err
+	}
+	if err := p.upload(ctx, pl); err != nil {
+		return false, err
+	}
+	return !complete, p.offer(ctx, rel, complete)
+}
+
+// finish records and offers a release whose blobs are at the coordinator.
+func (p *Publisher) finish(ctx context.Context, rel *repo.Release, complete bool) error {
+	if err := p.record(ctx, rel, complete); err != nil {
+		return err
+	}
+	return p.offer(ctx, rel, complete)
+}
+
+// record writes a release to the repository, before the coordinator hears of
+// it. One with too few signatures waits for more.
+func (p *Publisher) record(ctx context.Context, rel *repo.Release, complete bool) error {
+	rel.State = repo.ReleasePrepared
+	if !complete {
+		rel.State = repo.ReleaseStaged
 	}
 	if err := p.step(ctx, StepRecord); err != nil {
 		return err
@@ -53,16 +79,22 @@ func (p *Publisher) carryOut(ctx context.Context, t *release.Trust, h *history, 
 		return err
 	}
 	crashpoint.Hit(crashpoint.PublishRecorded)
-	if err := p.step(ctx, StepUpload); err != nil {
-		return err
+	return nil
+}
+
+// offer commits a release, or proposes it to those who have to sign it too.
+func (p *Publisher) offer(ctx context.Context, rel *repo.Release, complete bool) error {
+	if !complete {
+		return p.propose(ctx, &Proposal{Release: rel.ID, Created: rel.Created, Revision: rel.Revision, Signed: rel}, len(rel.Generations))
 	}
-	if err := p.upload(ctx, pl); err != nil {
-		return err
+	envs := make([]client.Envelopes, 0, len(rel.Generations))
+	for i := range rel.Generations {
+		envs = append(envs, client.Envelopes{Generation: rel.Generations[i].Generation, Secrets: rel.Generations[i].Secrets})
 	}
 	if err := p.step(ctx, StepStage); err != nil {
 		return err
 	}
-	if err := p.Coordinator.Stage(ctx, pl.id, envs); err != nil {
+	if err := p.Coordinator.Stage(ctx, rel.ID, envs); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.PublishStaged)
@@ -95,55 +127,62 @@ func (p *Publisher) writeSecrets(ctx context.Context, pl *plan) error {
 	return nil
 }
 
-// sign seals all documents, and opens and admits each as a host would: what a
-// host refuses must not be published.
-func (p *Publisher) sign(ctx context.Context, t *release.Trust, pl *plan) error {
-	releaseKeys, err := p.Repo.Signers(t, release.RoleRelease, p.Keys)
+// sign seals all documents with the keys that are here, and opens and admits
+// each as a host would: what a host refuses must not be published. complete says
+// whether these keys are enough.
+func (p *Publisher) sign(ctx context.Context, t *release.Trust, pl *plan) (complete bool, err error) {
+	releaseKeys, err := p.someKeys(t, release.RoleRelease)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var secretsKeys []release.Signer
+	complete = true
 	for i := range pl.items {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 		it := &pl.items[i]
 		if it.manifest != nil && secretsKeys == nil {
-			if secretsKeys, err = p.Repo.Signers(t, release.RoleSecrets, p.Keys); err != nil {
-				return err
+			if secretsKeys, err = p.someKeys(t, release.RoleSecrets); err != nil {
+				return false, err
 			}
 		}
-		if err := it.sign(t, releaseKeys, secretsKeys); err != nil {
-			return fmt.Errorf("signing for %s: %w", it.gen.Machine, err)
+		enough, err := it.sign(t, releaseKeys, secretsKeys)
+		if err != nil {
+			return false, fmt.Errorf("signing for %s: %w", it.gen.Machine, err)
 		}
+		complete = complete && enough
 	}
-	return nil
+	return complete, nil
 }
 
-func (it *item) sign(t *release.Trust, releaseKeys, secretsKeys []release.Signer) error {
-	var manifest *release.Signed[fleet.SecretsManifest]
+// someKeys returns the keys of a role that are here, at most as many as have to
+// sign. None is an error; too few is none, where others can add theirs.
+func (p *Publisher) someKeys(t *release.Trust, role release.RoleName) ([]release.Signer, error) {
+	if keys, _ := p.Repo.SomeSigners(t, role, p.Keys); len(keys) > 0 {
+		return keys, nil
+	}
+	return p.Repo.Signers(t, role, p.Keys) // It says why.
+}
+
+func (it *item) sign(t *release.Trust, releaseKeys, secretsKeys []release.Signer) (complete bool, err error) {
 	if it.manifest != nil {
 		env, digest, err := release.Seal(fleet.TypeSecrets, it.manifest, secretsKeys...)
 		if err != nil {
-			return err
+			return false, err
 		}
 		it.env.Secrets = env
 		it.gen.Secrets = &fleet.SecretsRef{Digest: digest}
-		if manifest, err = t.OpenSecrets(env); err != nil {
-			return err
-		}
 	}
-	env, digest, err := release.Seal(fleet.TypeGeneration, &it.gen, releaseKeys...)
-	if err != nil {
-		return err
-	}
-	it.env.Generation, it.digest = env, digest
-	gen, err := t.OpenGeneration(env)
-	if err != nil {
-		return err
+	if it.env.Generation, it.digest, err = release.Seal(fleet.TypeGeneration, &it.gen, releaseKeys...); err != nil {
+		return false, err
 	}
 	host := release.Host{Fleet: it.gen.Fleet, Machine: it.gen.Machine, Profile: it.gen.Profile, Highest: it.highest}
-	return t.Admit(host, gen, manifest, it.gen.Issued)
+	j, err := judge(t, host, it.env, it.gen.Issued)
+	if err != nil {
+		return false, err
+	}
+	return j.complete, nil
 }
 
 // upload hands over the blobs that the coordinator lacks.

@@ -93,7 +93,9 @@ const maxAsked = 1000
 // markCommitted finds the releases whose publisher was interrupted between
 // Commit and its record, by now perhaps below others' on top.
 func (p *Publisher) markCommitted(ctx context.Context, releases []*repo.Release, write bool) error {
-	prepared := slices.DeleteFunc(slices.Clone(releases), func(r *repo.Release) bool { return r.State != repo.ReleasePrepared })
+	prepared := slices.DeleteFunc(slices.Clone(releases), func(r *repo.Release) bool {
+		return r.State != repo.ReleasePrepared && r.State != repo.ReleaseStaged
+	})
 	if len(prepared) == 0 {
 		return nil
 	}

@@ -57,6 +57,8 @@ type Coordinator interface {
 	Stage(ctx context.Context, id fleet.ReleaseID, gens []client.Envelopes) error
 	Commit(ctx context.Context, id, expected fleet.ReleaseID, count int, revision string) error
 	Loosen(ctx context.Context, envelope []byte) error
+	Propose(ctx context.Context, p client.Proposal) error
+	Proposal(ctx context.Context, id fleet.ReleaseID) (client.Proposal, []byte, error)
 	AddTrustRoots(ctx context.Context, roots [][]byte) (version uint64, err error)
 }
 
@@ -167,6 +169,8 @@ type Result struct {
 	Generations []Generation
 	// Recorded are the machines whose keys were recorded on the way.
 	Recorded []fleet.MachineName
+	// Waiting says that more signatures are needed: hosts see nothing of it yet.
+	Waiting bool
 }
 
 // Generation is one generation of a result.
@@ -239,7 +243,7 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	}
 	res.Release, res.Expected = pl.id, hist.head
 	if !req.DryRun {
-		if err := p.carryOut(ctx, trust, hist, pl, req.Revision); err != nil {
+		if res.Waiting, err = p.carryOut(ctx, trust, hist, pl, req.Revision); err != nil {
 			return nil, err
 		}
 	}

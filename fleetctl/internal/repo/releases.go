@@ -21,6 +21,9 @@ const (
 	// ReleasePrepared is signed; hosts may or may not see it: the publisher was
 	// interrupted before it knew.
 	ReleasePrepared ReleaseState = "prepared"
+	// ReleaseStaged is signed by fewer keys than have to: hosts see nothing of
+	// it until others signed it too. Its numbers are used.
+	ReleaseStaged ReleaseState = "staged"
 	// ReleaseCommitted is visible to hosts.
 	ReleaseCommitted ReleaseState = "committed"
 	// ReleaseAbandoned lost to another publisher and was never visible. Its
@@ -114,7 +117,7 @@ func (rel *Release) check(name string) error {
 		return fmt.Errorf("it is release %q under another name", rel.ID)
 	}
 	switch rel.State {
-	case ReleasePrepared, ReleaseCommitted, ReleaseAbandoned:
+	case ReleasePrepared, ReleaseStaged, ReleaseCommitted, ReleaseAbandoned:
 	default:
 		return fmt.Errorf("state %q is not known", rel.State)
 	}
