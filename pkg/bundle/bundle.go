@@ -51,6 +51,9 @@ type Limits struct {
 	PathBytes   int // of one path or link target
 	Depth       int // elements of one path
 	elementSize int
+	// Plain is for the files of a plugin's source: no program must be in them,
+	// and the names of a bundle's programs mean nothing.
+	Plain bool
 }
 
 // DefaultLimits are what publishers and agents use.
@@ -72,6 +75,7 @@ func (l Limits) filled() Limits {
 	if l.Depth != 0 {
 		d.Depth = l.Depth
 	}
+	d.Plain = l.Plain
 	return d
 }
 
@@ -145,7 +149,7 @@ func (t *tree) add(e entry) error {
 		}
 		t.links[e.path] = e.target
 	}
-	if (e.path == Check || e.path == Deactivate) && (e.kind != kindFile || !e.executable) {
+	if !t.limits.Plain && (e.path == Check || e.path == Deactivate) && (e.kind != kindFile || !e.executable) {
 		return fmt.Errorf("%w: %q is not an executable file: chmod +x %s", ErrMode, e.path, e.path)
 	}
 	t.kinds[e.path] = e.kind
@@ -161,7 +165,7 @@ func (t *tree) finish() error {
 			return err
 		}
 	}
-	if !t.active {
+	if !t.active && !t.limits.Plain {
 		return fmt.Errorf("%w: add a program (mode 0755) of that name at the top of the directory", ErrNoActivate)
 	}
 	return nil

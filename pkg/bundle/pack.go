@@ -25,6 +25,17 @@ func Pack(dir string, w io.Writer) (fleet.BundleSource, error) {
 	return src, nil
 }
 
+// PackFiles is Pack for the files of a plugin's source: see Limits.Plain.
+func PackFiles(dir string, w io.Writer) (fleet.BundleSource, error) {
+	limits := DefaultLimits()
+	limits.Plain = true
+	src, err := pack(context.Background(), dir, w, limits, false)
+	if err != nil {
+		return fleet.BundleSource{}, fmt.Errorf("packing %s: %w", dir, err)
+	}
+	return src, nil
+}
+
 // Digest is Pack without the tar.
 func Digest(dir string) (fleet.BundleSource, error) { return Pack(dir, io.Discard) }
 

@@ -15,8 +15,15 @@ import (
 	driverv1 "github.com/cameronraysmith/fleet/proto/driver/v1"
 )
 
-// ErrAnswer says that a driver answered something that breaks the contract.
-var ErrAnswer = errors.New("driver broke its contract")
+var (
+	// ErrAnswer says that a driver answered something that breaks the contract.
+	ErrAnswer = errors.New("driver broke its contract")
+	// ErrGone says that there is no connection to a driver any more.
+	ErrGone = errors.New("driver is gone")
+)
+
+// maxProgress bounds the messages of one build.
+const maxProgress = 1 << 16
 
 // Connect returns the driver that is served on the other side of cc. What it
 // answers is checked before it is returned.
@@ -52,9 +59,11 @@ func (c *client) Build(ctx context.Context, req BuildRequest, progress func(Prog
 		return "", fromStatus(err)
 	}
 	path := ""
-	for {
+	for messages := 0; ; messages++ {
 		resp, err := stream.Recv()
 		switch {
+		case messages > maxProgress:
+			return "", fmt.Errorf("%w: more than %d messages of progress", ErrAnswer, maxProgress)
 		case errors.Is(err, io.EOF):
 			return checkAnswer(path)
 		case err != nil:
@@ -88,6 +97,15 @@ func (c *client) Activation(ctx context.Context, profile fleet.ProfileName, from
 	return a, nil
 }
 
+// Prune implements Pruner: ErrUnsupported where the driver doesn't.
+func (c *client) Prune(ctx context.Context, keep []string) ([]string, error) {
+	resp, err := c.rpc.Prune(ctx, &driverv1.PruneRequest{Keep: keep})
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	return resp.GetRemoved(), nil
+}
+
 func checkAnswer(path string) (string, error) {
 	if len(path) > 4096 || !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return "", fmt.Errorf("%w: path %q: want an absolute path without \".\" or \"..\" in it", ErrAnswer, clip(path, 80))
@@ -107,6 +125,12 @@ func fromStatus(err error) error {
 		e.cause = ErrSource
 	case codes.FailedPrecondition:
 		e.cause = ErrNotBuilt
+	case codes.Unimplemented:
+		e.cause = ErrUnsupported
+	case codes.ResourceExhausted: // A message beyond what this side takes.
+		e.cause = ErrAnswer
+	case codes.Unavailable:
+		e.cause = ErrGone
 	case codes.Canceled:
 		e.cause = context.Canceled
 	case codes.DeadlineExceeded:

@@ -78,6 +78,18 @@ func (s *server) Activation(ctx context.Context, req *driverv1.ActivationRequest
 	return activationToProto(a), nil
 }
 
+func (s *server) Prune(ctx context.Context, req *driverv1.PruneRequest) (*driverv1.PruneResponse, error) {
+	p, ok := s.driver.(Pruner)
+	if !ok {
+		return nil, toStatus(ErrUnsupported)
+	}
+	removed, err := p.Prune(ctx, req.GetKeep())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &driverv1.PruneResponse{Removed: removed}, nil
+}
+
 func buildRequest(req *driverv1.BuildRequest) (BuildRequest, error) {
 	profile, err := fleet.ParseProfileName(req.GetProfile())
 	if err != nil {
@@ -123,6 +135,8 @@ func toStatus(err error) error {
 		code = codes.InvalidArgument
 	case errors.Is(err, ErrNotBuilt):
 		code = codes.FailedPrecondition
+	case errors.Is(err, ErrUnsupported):
+		code = codes.Unimplemented
 	case errors.Is(err, context.Canceled):
 		code = codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):

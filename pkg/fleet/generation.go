@@ -69,6 +69,9 @@ type Generation struct {
 	Secrets *SecretsRef `json:"secrets,omitempty"`
 	Probes  []Probe     `json:"probes,omitempty"`
 	Policy  Policy      `json:"policy"`
+	// Plugins pins the external drivers and probes that source and probes name.
+	// Critical MUST list "plugins" then.
+	Plugins []Plugin `json:"plugins,omitempty"`
 	// RevertTo lists earlier generations that the coordinator may send the
 	// host back to on its own.
 	RevertTo []Ref `json:"revert_to,omitempty"`
@@ -105,6 +108,7 @@ const (
 	ProbeHTTP    ProbeKind = "http"
 	ProbeTCP     ProbeKind = "tcp"
 	ProbeSystemd ProbeKind = "systemd"
+	ProbePlugin  ProbeKind = "plugin"
 )
 
 // Probe is one health check.
@@ -122,6 +126,10 @@ type Probe struct {
 	Address string `json:"address,omitempty"`
 	// Unit is for systemd: passes when the unit is active.
 	Unit string `json:"unit,omitempty"`
+	// Plugin is for plugin: the name of a pinned probe; Config, a JSON object of
+	// at most MaxPluginConfigBytes, is handed to it. Verdicts are the plugin's.
+	Plugin PluginName      `json:"plugin,omitempty"`
+	Config json.RawMessage `json:"config,omitempty"`
 	// Timeout bounds one attempt; default 10s.
 	Timeout Duration `json:"timeout,omitempty"`
 	// Interval is the pause between attempts; default 1s.

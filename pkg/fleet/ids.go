@@ -91,6 +91,18 @@ func ParseProfileName(s string) (ProfileName, error) {
 // FileName is the profile's name as one path element.
 func (p ProfileName) FileName() string { return strings.ReplaceAll(string(p), "/", "-") }
 
+// PluginName names an external driver or probe: lower-case letters, digits and
+// inner dashes, at most 63 bytes.
+type PluginName string
+
+// ParsePluginName checks a plugin's name.
+func ParsePluginName(s string) (PluginName, error) {
+	if !isLabel(s) {
+		return "", fmt.Errorf("%w: plugin %q: use lower-case letters, digits and inner dashes, at most 63", ErrName, clip(s))
+	}
+	return PluginName(s), nil
+}
+
 // ReleaseID names a release: letters, digits, dots, dashes, underscores.
 type ReleaseID string
 

@@ -41,6 +41,17 @@ const (
 	ReasonRestoredOlder ReasonCode = "coordinator-restored-older"
 	ReasonStale         ReasonCode = "not-fresh"
 	ReasonWithheld      ReasonCode = "withheld"
+	// The ways of a plugin to be of no use. None is blamed on a generation: the
+	// host tries again, and a probe that a plugin can't make is inconclusive.
+	ReasonPluginMissing       ReasonCode = "plugin-missing"
+	ReasonPluginChecksum      ReasonCode = "plugin-checksum"
+	ReasonPluginNotExecutable ReasonCode = "plugin-not-executable"
+	ReasonPluginHandshake     ReasonCode = "plugin-handshake"
+	ReasonPluginVersion       ReasonCode = "plugin-protocol-version"
+	ReasonPluginCrashed       ReasonCode = "plugin-crashed"
+	ReasonPluginHung          ReasonCode = "plugin-hung"
+	ReasonPluginAnswer        ReasonCode = "plugin-answer"
+	ReasonPluginBackoff       ReasonCode = "plugin-waits"
 	// ReasonNotSeen and ReasonNotReported are said of a host, not by it: what
 	// it last reported is not about what is desired.
 	ReasonNotSeen     ReasonCode = "not-seen"

@@ -37,6 +37,7 @@ type Source struct {
 	Bundle    *BundleSource    `json:"bundle,omitempty"`
 	Flake     *FlakeSource     `json:"flake,omitempty"`
 	StorePath *StorePathSource `json:"store_path,omitempty"`
+	External  *ExternalSource  `json:"external,omitempty"`
 }
 
 // BundleSource pins the canonical uncompressed tar of a bundle.
@@ -76,6 +77,8 @@ type StorePathSource struct {
 // Blobs lists what has to be fetched before the driver builds.
 func (s Source) Blobs() []BlobRef {
 	switch {
+	case s.External != nil && s.External.Files != nil:
+		return []BlobRef{BlobRef(*s.External.Files)}
 	case s.Bundle != nil:
 		return []BlobRef{{Digest: s.Bundle.Digest, Size: s.Bundle.Size}}
 	case s.Flake != nil && s.Flake.Closure != nil:
@@ -114,7 +117,7 @@ func (s Source) Validate() error {
 		return invalid("source has no driver")
 	}
 	kinds := 0
-	for _, set := range []bool{s.Bundle != nil, s.Flake != nil, s.StorePath != nil} {
+	for _, set := range []bool{s.Bundle != nil, s.Flake != nil, s.StorePath != nil, s.External != nil} {
 		if set {
 			kinds++
 		}
@@ -131,8 +134,14 @@ func (s Source) Validate() error {
 		if s.Flake == nil && s.StorePath == nil {
 			return invalid("source of driver %s has neither a flake nor a store path", s.Driver)
 		}
+	default:
+		if s.External == nil {
+			return invalid("source of driver %s, which is a plugin's, has no external content", s.Driver)
+		}
 	}
 	switch {
+	case s.External != nil:
+		return s.validateExternal()
 	case s.Bundle != nil:
 		return s.Bundle.validate()
 	case s.Flake != nil:

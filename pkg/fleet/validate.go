@@ -51,6 +51,9 @@ func (g *Generation) Validate() error {
 	if err := g.Policy.Validate(); err != nil {
 		return err
 	}
+	if err := g.validatePlugins(); err != nil {
+		return err
+	}
 	if len(g.RevertTo) > MaxRevertTo {
 		return invalid("revert_to lists %d generations, at most %d", len(g.RevertTo), MaxRevertTo)
 	}
@@ -120,8 +123,13 @@ func (p Probe) Validate() error {
 		if p.Unit == "" || strings.ContainsAny(p.Unit, "/ \x00") || strings.HasPrefix(p.Unit, "-") {
 			return invalid("systemd needs a unit such as nginx.service")
 		}
+	case ProbePlugin:
+		if _, err := ParsePluginName(string(p.Plugin)); err != nil {
+			return err
+		}
+		return validateConfig(p.Config)
 	default:
-		return invalid("kind %q: use exec, http, tcp or systemd", clip(string(p.Kind)))
+		return invalid("kind %q: use exec, http, tcp, systemd or plugin", clip(string(p.Kind)))
 	}
 	return nil
 }

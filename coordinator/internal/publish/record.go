@@ -106,7 +106,7 @@ func (o opened) gen(key string) *Gen {
 	g := &Gen{
 		Machine: d.Machine, Profile: d.Profile, RevertTo: d.RevertTo, Expires: d.Expires, key: key,
 		Ref:   fleet.Ref{Number: d.Number, Digest: o.generation.Digest, Release: d.Release},
-		Blobs: d.Source.Blobs(),
+		Blobs: append(d.Source.Blobs(), d.PluginBlobs()...),
 	}
 	if o.secrets != nil {
 		for _, s := range o.secrets.Doc.Entries {

@@ -114,7 +114,7 @@ func (s *Server) Commit(_ context.Context, req *fleetv1.CommitRequest) (*fleetv1
 		if err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
-		for _, b := range doc.Source.Blobs() {
+		for _, b := range append(doc.Source.Blobs(), doc.PluginBlobs()...) {
 			if _, ok := s.Blobs[string(b.Digest)]; !ok {
 				return nil, status.Error(codes.FailedPrecondition, "a blob is missing")
 			}

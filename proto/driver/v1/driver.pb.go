@@ -500,6 +500,99 @@ func (x *ActivationResponse) GetRollback() *Action {
 	return nil
 }
 
+// PruneRequest says what is still of use.
+type PruneRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Built paths to keep, those of other drivers among them. What runs in any
+	// profile and what is being built is kept too.
+	Keep          []string `protobuf:"bytes,1,rep,name=keep,proto3" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneRequest) Reset() {
+	*x = PruneRequest{}
+	mi := &file_driver_v1_driver_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneRequest) ProtoMessage() {}
+
+func (x *PruneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_driver_v1_driver_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneRequest.ProtoReflect.Descriptor instead.
+func (*PruneRequest) Descriptor() ([]byte, []int) {
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PruneRequest) GetKeep() []string {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+// PruneResponse says what went.
+type PruneResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Built paths that were removed.
+	Removed       []string `protobuf:"bytes,1,rep,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneResponse) Reset() {
+	*x = PruneResponse{}
+	mi := &file_driver_v1_driver_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneResponse) ProtoMessage() {}
+
+func (x *PruneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_driver_v1_driver_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneResponse.ProtoReflect.Descriptor instead.
+func (*PruneResponse) Descriptor() ([]byte, []int) {
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PruneResponse) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 // Action is a list of steps, carried out in order until one fails.
 type Action struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -513,7 +606,7 @@ type Action struct {
 
 func (x *Action) Reset() {
 	*x = Action{}
-	mi := &file_driver_v1_driver_proto_msgTypes[8]
+	mi := &file_driver_v1_driver_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +618,7 @@ func (x *Action) String() string {
 func (*Action) ProtoMessage() {}
 
 func (x *Action) ProtoReflect() protoreflect.Message {
-	mi := &file_driver_v1_driver_proto_msgTypes[8]
+	mi := &file_driver_v1_driver_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +631,7 @@ func (x *Action) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Action.ProtoReflect.Descriptor instead.
 func (*Action) Descriptor() ([]byte, []int) {
-	return file_driver_v1_driver_proto_rawDescGZIP(), []int{8}
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Action) GetSteps() []*Step {
@@ -572,7 +665,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_driver_v1_driver_proto_msgTypes[9]
+	mi := &file_driver_v1_driver_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +677,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_driver_v1_driver_proto_msgTypes[9]
+	mi := &file_driver_v1_driver_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +690,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_driver_v1_driver_proto_rawDescGZIP(), []int{9}
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Step) GetEffect() isStep_Effect {
@@ -693,7 +786,7 @@ type Exec struct {
 
 func (x *Exec) Reset() {
 	*x = Exec{}
-	mi := &file_driver_v1_driver_proto_msgTypes[10]
+	mi := &file_driver_v1_driver_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +798,7 @@ func (x *Exec) String() string {
 func (*Exec) ProtoMessage() {}
 
 func (x *Exec) ProtoReflect() protoreflect.Message {
-	mi := &file_driver_v1_driver_proto_msgTypes[10]
+	mi := &file_driver_v1_driver_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +811,7 @@ func (x *Exec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exec.ProtoReflect.Descriptor instead.
 func (*Exec) Descriptor() ([]byte, []int) {
-	return file_driver_v1_driver_proto_rawDescGZIP(), []int{10}
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Exec) GetArgv() []string {
@@ -804,7 +897,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_driver_v1_driver_proto_msgTypes[11]
+	mi := &file_driver_v1_driver_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +909,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_driver_v1_driver_proto_msgTypes[11]
+	mi := &file_driver_v1_driver_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +922,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_driver_v1_driver_proto_rawDescGZIP(), []int{11}
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Link) GetPath() string {
@@ -857,7 +950,7 @@ type Sync struct {
 
 func (x *Sync) Reset() {
 	*x = Sync{}
-	mi := &file_driver_v1_driver_proto_msgTypes[12]
+	mi := &file_driver_v1_driver_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +962,7 @@ func (x *Sync) String() string {
 func (*Sync) ProtoMessage() {}
 
 func (x *Sync) ProtoReflect() protoreflect.Message {
-	mi := &file_driver_v1_driver_proto_msgTypes[12]
+	mi := &file_driver_v1_driver_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +975,7 @@ func (x *Sync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sync.ProtoReflect.Descriptor instead.
 func (*Sync) Descriptor() ([]byte, []int) {
-	return file_driver_v1_driver_proto_rawDescGZIP(), []int{12}
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Sync) GetPaths() []string {
@@ -928,7 +1021,11 @@ const file_driver_v1_driver_proto_rawDesc = "" +
 	"\x12ActivationResponse\x12-\n" +
 	"\bactivate\x18\x01 \x01(\v2\x11.driver.v1.ActionR\bactivate\x12)\n" +
 	"\x06commit\x18\x02 \x01(\v2\x11.driver.v1.ActionR\x06commit\x12-\n" +
-	"\brollback\x18\x03 \x01(\v2\x11.driver.v1.ActionR\brollback\"f\n" +
+	"\brollback\x18\x03 \x01(\v2\x11.driver.v1.ActionR\brollback\"\"\n" +
+	"\fPruneRequest\x12\x12\n" +
+	"\x04keep\x18\x01 \x03(\tR\x04keep\")\n" +
+	"\rPruneResponse\x12\x18\n" +
+	"\aremoved\x18\x01 \x03(\tR\aremoved\"f\n" +
 	"\x06Action\x12%\n" +
 	"\x05steps\x18\x01 \x03(\v2\x0f.driver.v1.StepR\x05steps\x125\n" +
 	"\bdeadline\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\"\x85\x01\n" +
@@ -957,13 +1054,14 @@ const file_driver_v1_driver_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\"\x1c\n" +
 	"\x04Sync\x12\x14\n" +
-	"\x05paths\x18\x01 \x03(\tR\x05paths2\x93\x02\n" +
+	"\x05paths\x18\x01 \x03(\tR\x05paths2\xcf\x02\n" +
 	"\rDriverService\x12@\n" +
 	"\aCurrent\x12\x19.driver.v1.CurrentRequest\x1a\x1a.driver.v1.CurrentResponse\x12<\n" +
 	"\x05Build\x12\x17.driver.v1.BuildRequest\x1a\x18.driver.v1.BuildResponse0\x01\x127\n" +
 	"\x04Diff\x12\x16.driver.v1.DiffRequest\x1a\x17.driver.v1.DiffResponse\x12I\n" +
 	"\n" +
-	"Activation\x12\x1c.driver.v1.ActivationRequest\x1a\x1d.driver.v1.ActivationResponseB;Z9github.com/cameronraysmith/fleet/proto/driver/v1;driverv1b\x06proto3"
+	"Activation\x12\x1c.driver.v1.ActivationRequest\x1a\x1d.driver.v1.ActivationResponse\x12:\n" +
+	"\x05Prune\x12\x17.driver.v1.PruneRequest\x1a\x18.driver.v1.PruneResponseB;Z9github.com/cameronraysmith/fleet/proto/driver/v1;driverv1b\x06proto3"
 
 var (
 	file_driver_v1_driver_proto_rawDescOnce sync.Once
@@ -977,7 +1075,7 @@ func file_driver_v1_driver_proto_rawDescGZIP() []byte {
 	return file_driver_v1_driver_proto_rawDescData
 }
 
-var file_driver_v1_driver_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_driver_v1_driver_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_driver_v1_driver_proto_goTypes = []any{
 	(*CurrentRequest)(nil),      // 0: driver.v1.CurrentRequest
 	(*CurrentResponse)(nil),     // 1: driver.v1.CurrentResponse
@@ -987,37 +1085,41 @@ var file_driver_v1_driver_proto_goTypes = []any{
 	(*DiffResponse)(nil),        // 5: driver.v1.DiffResponse
 	(*ActivationRequest)(nil),   // 6: driver.v1.ActivationRequest
 	(*ActivationResponse)(nil),  // 7: driver.v1.ActivationResponse
-	(*Action)(nil),              // 8: driver.v1.Action
-	(*Step)(nil),                // 9: driver.v1.Step
-	(*Exec)(nil),                // 10: driver.v1.Exec
-	(*Link)(nil),                // 11: driver.v1.Link
-	(*Sync)(nil),                // 12: driver.v1.Sync
-	nil,                         // 13: driver.v1.BuildRequest.BlobsEntry
-	nil,                         // 14: driver.v1.Exec.MeaningsEntry
-	(*durationpb.Duration)(nil), // 15: google.protobuf.Duration
+	(*PruneRequest)(nil),        // 8: driver.v1.PruneRequest
+	(*PruneResponse)(nil),       // 9: driver.v1.PruneResponse
+	(*Action)(nil),              // 10: driver.v1.Action
+	(*Step)(nil),                // 11: driver.v1.Step
+	(*Exec)(nil),                // 12: driver.v1.Exec
+	(*Link)(nil),                // 13: driver.v1.Link
+	(*Sync)(nil),                // 14: driver.v1.Sync
+	nil,                         // 15: driver.v1.BuildRequest.BlobsEntry
+	nil,                         // 16: driver.v1.Exec.MeaningsEntry
+	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
 }
 var file_driver_v1_driver_proto_depIdxs = []int32{
-	13, // 0: driver.v1.BuildRequest.blobs:type_name -> driver.v1.BuildRequest.BlobsEntry
-	8,  // 1: driver.v1.ActivationResponse.activate:type_name -> driver.v1.Action
-	8,  // 2: driver.v1.ActivationResponse.commit:type_name -> driver.v1.Action
-	8,  // 3: driver.v1.ActivationResponse.rollback:type_name -> driver.v1.Action
-	9,  // 4: driver.v1.Action.steps:type_name -> driver.v1.Step
-	15, // 5: driver.v1.Action.deadline:type_name -> google.protobuf.Duration
-	10, // 6: driver.v1.Step.exec:type_name -> driver.v1.Exec
-	11, // 7: driver.v1.Step.link:type_name -> driver.v1.Link
-	12, // 8: driver.v1.Step.sync:type_name -> driver.v1.Sync
-	11, // 9: driver.v1.Exec.unless:type_name -> driver.v1.Link
-	14, // 10: driver.v1.Exec.meanings:type_name -> driver.v1.Exec.MeaningsEntry
+	15, // 0: driver.v1.BuildRequest.blobs:type_name -> driver.v1.BuildRequest.BlobsEntry
+	10, // 1: driver.v1.ActivationResponse.activate:type_name -> driver.v1.Action
+	10, // 2: driver.v1.ActivationResponse.commit:type_name -> driver.v1.Action
+	10, // 3: driver.v1.ActivationResponse.rollback:type_name -> driver.v1.Action
+	11, // 4: driver.v1.Action.steps:type_name -> driver.v1.Step
+	17, // 5: driver.v1.Action.deadline:type_name -> google.protobuf.Duration
+	12, // 6: driver.v1.Step.exec:type_name -> driver.v1.Exec
+	13, // 7: driver.v1.Step.link:type_name -> driver.v1.Link
+	14, // 8: driver.v1.Step.sync:type_name -> driver.v1.Sync
+	13, // 9: driver.v1.Exec.unless:type_name -> driver.v1.Link
+	16, // 10: driver.v1.Exec.meanings:type_name -> driver.v1.Exec.MeaningsEntry
 	0,  // 11: driver.v1.DriverService.Current:input_type -> driver.v1.CurrentRequest
 	2,  // 12: driver.v1.DriverService.Build:input_type -> driver.v1.BuildRequest
 	4,  // 13: driver.v1.DriverService.Diff:input_type -> driver.v1.DiffRequest
 	6,  // 14: driver.v1.DriverService.Activation:input_type -> driver.v1.ActivationRequest
-	1,  // 15: driver.v1.DriverService.Current:output_type -> driver.v1.CurrentResponse
-	3,  // 16: driver.v1.DriverService.Build:output_type -> driver.v1.BuildResponse
-	5,  // 17: driver.v1.DriverService.Diff:output_type -> driver.v1.DiffResponse
-	7,  // 18: driver.v1.DriverService.Activation:output_type -> driver.v1.ActivationResponse
-	15, // [15:19] is the sub-list for method output_type
-	11, // [11:15] is the sub-list for method input_type
+	8,  // 15: driver.v1.DriverService.Prune:input_type -> driver.v1.PruneRequest
+	1,  // 16: driver.v1.DriverService.Current:output_type -> driver.v1.CurrentResponse
+	3,  // 17: driver.v1.DriverService.Build:output_type -> driver.v1.BuildResponse
+	5,  // 18: driver.v1.DriverService.Diff:output_type -> driver.v1.DiffResponse
+	7,  // 19: driver.v1.DriverService.Activation:output_type -> driver.v1.ActivationResponse
+	9,  // 20: driver.v1.DriverService.Prune:output_type -> driver.v1.PruneResponse
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1028,7 +1130,7 @@ func file_driver_v1_driver_proto_init() {
 	if File_driver_v1_driver_proto != nil {
 		return
 	}
-	file_driver_v1_driver_proto_msgTypes[9].OneofWrappers = []any{
+	file_driver_v1_driver_proto_msgTypes[11].OneofWrappers = []any{
 		(*Step_Exec)(nil),
 		(*Step_Link)(nil),
 		(*Step_Sync)(nil),
@@ -1039,7 +1141,7 @@ func file_driver_v1_driver_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_driver_v1_driver_proto_rawDesc), len(file_driver_v1_driver_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

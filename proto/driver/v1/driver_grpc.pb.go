@@ -23,6 +23,7 @@ const (
 	DriverService_Build_FullMethodName      = "/driver.v1.DriverService/Build"
 	DriverService_Diff_FullMethodName       = "/driver.v1.DriverService/Diff"
 	DriverService_Activation_FullMethodName = "/driver.v1.DriverService/Activation"
+	DriverService_Prune_FullMethodName      = "/driver.v1.DriverService/Prune"
 )
 
 // DriverServiceClient is the client API for DriverService service.
@@ -43,6 +44,8 @@ type DriverServiceClient interface {
 	Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (*DiffResponse, error)
 	// Activation returns how to move between two built paths, as data.
 	Activation(ctx context.Context, in *ActivationRequest, opts ...grpc.CallOption) (*ActivationResponse, error)
+	// Prune gives disk space back; optional (UNIMPLEMENTED).
+	Prune(ctx context.Context, in *PruneRequest, opts ...grpc.CallOption) (*PruneResponse, error)
 }
 
 type driverServiceClient struct {
@@ -102,6 +105,16 @@ func (c *driverServiceClient) Activation(ctx context.Context, in *ActivationRequ
 	return out, nil
 }
 
+func (c *driverServiceClient) Prune(ctx context.Context, in *PruneRequest, opts ...grpc.CallOption) (*PruneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PruneResponse)
+	err := c.cc.Invoke(ctx, DriverService_Prune_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DriverServiceServer is the server API for DriverService service.
 // All implementations must embed UnimplementedDriverServiceServer
 // for forward compatibility.
@@ -120,6 +133,8 @@ type DriverServiceServer interface {
 	Diff(context.Context, *DiffRequest) (*DiffResponse, error)
 	// Activation returns how to move between two built paths, as data.
 	Activation(context.Context, *ActivationRequest) (*ActivationResponse, error)
+	// Prune gives disk space back; optional (UNIMPLEMENTED).
+	Prune(context.Context, *PruneRequest) (*PruneResponse, error)
 	mustEmbedUnimplementedDriverServiceServer()
 }
 
@@ -141,6 +156,9 @@ func (UnimplementedDriverServiceServer) Diff(context.Context, *DiffRequest) (*Di
 }
 func (UnimplementedDriverServiceServer) Activation(context.Context, *ActivationRequest) (*ActivationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Activation not implemented")
+}
+func (UnimplementedDriverServiceServer) Prune(context.Context, *PruneRequest) (*PruneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Prune not implemented")
 }
 func (UnimplementedDriverServiceServer) mustEmbedUnimplementedDriverServiceServer() {}
 func (UnimplementedDriverServiceServer) testEmbeddedByValue()                       {}
@@ -228,6 +246,24 @@ func _DriverService_Activation_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DriverService_Prune_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PruneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DriverServiceServer).Prune(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DriverService_Prune_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DriverServiceServer).Prune(ctx, req.(*PruneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DriverService_ServiceDesc is the grpc.ServiceDesc for DriverService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -246,6 +282,10 @@ var DriverService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Activation",
 			Handler:    _DriverService_Activation_Handler,
+		},
+		{
+			MethodName: "Prune",
+			Handler:    _DriverService_Prune_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
