@@ -54,6 +54,9 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 		// The next attempt looks again whether what was staged is whole.
 		w.note(func(f *facts) { f.built = "" })
 	}
+	if w.pluginFailed(ctx, p, ps.Staged, err) {
+		return nil
+	}
 	if errors.Is(err, driver.ErrNotBuilt) && ps.Current.Path != "" {
 		return fmt.Errorf("composing activation: what runs now is damaged: %w", err)
 	}

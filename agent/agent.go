@@ -19,6 +19,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/identity"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/plugin"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -30,6 +31,10 @@ const (
 	desiredDir  = "desired"
 	blobsDir    = "blobs"
 	runsDir     = "runs"
+	// pluginsDir has the executables of plugins, pluginStateDir by default what
+	// driver plugins keep.
+	pluginsDir     = "plugins"
+	pluginStateDir = "plugin-state"
 )
 
 // maxFetches is how many profiles fetch at a time.
@@ -44,6 +49,7 @@ type Agent struct {
 	blobs    sync.Blobs
 	drivers  map[string]driver.Driver
 	stop     func() error // ends the drivers; nil before they are open
+	plugins  *plugin.Host // nil before it is open
 	bootID   string
 	run      string       // names this run: a random text
 	suspect  atomic.Bool  // a power loss may have damaged what was built
@@ -113,6 +119,9 @@ func (a *Agent) open() (err error) {
 	if len(a.drivers) == 0 {
 		return errors.New("opening drivers: there is none")
 	}
+	if err := a.openPlugins(); err != nil {
+		return err
+	}
 	a.identity, err = identity.Open(identity.Options{Dir: filepath.Join(c.StateDir, identityDir), AgeIdentity: c.AgeIdentity})
 	if err != nil {
 		return err
@@ -169,8 +178,12 @@ func (a *Agent) Close() error {
 		b.client.Close()
 	}
 	var err error
+	if a.plugins != nil {
+		err = a.plugins.Close()
+		a.plugins = nil
+	}
 	if a.stop != nil {
-		err = a.stop()
+		err = errors.Join(err, a.stop())
 		a.stop = nil
 	}
 	return errors.Join(err, a.journal.Close())

@@ -62,6 +62,8 @@ type Config struct {
 	Activity func(busy bool)
 	// Retry bounds waiting between attempts; zero fields take defaults.
 	Retry Retry
+	// Plugins is about external drivers and probes.
+	Plugins PluginConfig
 	// BlobPace is the slowest transfer that is put up with; default
 	// pace.Default.
 	BlobPace pace.Limit
@@ -109,6 +111,12 @@ func (c Config) withDefaults() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.SecretsDir = filepath.Clean(c.SecretsDir)
+	if c.Plugins.Dir == "" {
+		c.Plugins.Dir = c.below(pluginStateDir)
+	}
+	if !filepath.IsAbs(c.Plugins.Dir) {
+		return c, fmt.Errorf("configuring agent: plugin directory %q: want an absolute path", c.Plugins.Dir)
+	}
 	setDefault(&c.PollInterval, DefaultPollInterval)
 	setDefault(&c.Freshness.Interval, DefaultFreshnessInterval)
 	setDefault(&c.Retry.First, 500*time.Millisecond)
@@ -133,6 +141,12 @@ func (c Config) secretsRoot(p fleet.ProfileName) string {
 	}
 	return c.SecretsDir + "-" + p.FileName()
 }
+
+// below is a path below the state directory.
+func (c Config) below(name string) string { return filepath.Join(c.StateDir, name) }
+
+// socketDir has the sockets of plugins: the path of one has at most 107 bytes.
+func (c Config) socketDir() string { return filepath.Join(c.RunDir, "plugins") }
 
 func (c Config) watchBackoff() sync.Backoff {
 	return sync.Backoff{First: c.Retry.First, Max: c.Retry.Max, Slow: c.Retry.Slow}

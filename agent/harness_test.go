@@ -20,6 +20,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/plugintest"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -30,6 +31,10 @@ const runAction = "run-action"
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == runAction {
 		os.Exit(execute.RunAction(os.Args[2]))
+	}
+	if plugintest.IsPlugin() {
+		plugintest.Main(os.Args[0])
+		return
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -112,6 +117,13 @@ func (b *testBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.all.Write(p)
+}
+
+// text is all of it.
+func (b *testBuffer) text() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.String()
 }
 
 // count counts the lines with a text.

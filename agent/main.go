@@ -52,6 +52,7 @@ const (
 	defaultRunDir   = "/run/fleet-agent"
 	// Services of other users look into these two, and not into the first.
 	defaultBundleDir  = "/var/lib/fleet/bundles"
+	defaultPluginDir  = "/var/lib/fleet/plugins"
 	defaultSecretsDir = "/var/lib/fleet/secrets" //nolint:gosec // A directory.
 )
 

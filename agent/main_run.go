@@ -26,6 +26,7 @@ import (
 type runOptions struct {
 	*options
 	bundleDir, secretsDir string
+	pluginDir             string
 	joinFile              string
 	coordinator           []string
 	observe               bool
@@ -41,6 +42,7 @@ type runOptions struct {
 func (o *runOptions) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&o.bundleDir, "bundle-dir", "", "`directory` of unpacked bundles and their services' state (default: /var/lib/fleet/bundles; with a --state-dir of its own, bundles below that)")
+	f.StringVar(&o.pluginDir, "plugin-dir", "", "`directory` of what driver plugins keep (default: /var/lib/fleet/plugins; with a --state-dir of its own, plugin-state below that)")
 	f.StringVar(&o.secretsDir, "secrets-dir", "", "`link` to the decrypted secrets (default: /var/lib/fleet/secrets; with a --state-dir of its own, secrets below that)")
 	f.StringVar(&o.joinFile, "join-file", "", "`file` with the join string, while the host is not enrolled")
 	f.StringSliceVar(&o.coordinator, "coordinator", nil, "coordinator's `host:port`, instead of those of the join string; may be repeated")
@@ -160,11 +162,15 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	plugins, err := o.directory(o.pluginDir, defaultPluginDir, pluginStateDir)
+	if err != nil {
+		return nil, err
+	}
 	runner, err := runnerCommand()
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{filepath.Dir(bundles), filepath.Dir(secretsDir)} {
+	for _, dir := range []string{filepath.Dir(bundles), filepath.Dir(plugins), filepath.Dir(secretsDir)} {
 		if dir == o.stateDir {
 			continue // the agent makes it, closed to others
 		}
@@ -176,6 +182,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
 		Join: join, JoinFile: o.joinFile, Coordinator: o.coordinator, Observe: o.observe,
 		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, ExtraEnv: o.env,
+		Plugins: PluginConfig{Dir: plugins},
 		Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },
 	})

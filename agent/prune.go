@@ -90,6 +90,7 @@ func (a *Agent) prune(ctx context.Context) {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, a.prunePlugins(ctx, documents, paths)...)
 	if err := errors.Join(errs...); err != nil {
 		a.config.Log.Warn("clearing away failed", "error", err)
 	}

@@ -3,13 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/plugin"
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/agent/internal/secrets"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
@@ -64,23 +64,13 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 	return nil, false
 }
 
-// driverOf returns the driver of a source.
-func (a *Agent) driverOf(name string) (driver.Driver, error) {
-	d := a.drivers[name]
-	if d == nil {
-		return nil, fmt.Errorf("%w: this agent has no driver %q: update the agent, or publish another kind of source",
-			driver.ErrSource, name)
-	}
-	return d, nil
-}
-
 // target loads what a plan is about.
 func (w *worker) target(p reconcile.Plan) (*desired.Opened, driver.Driver, error) {
 	o, err := w.a.bound.Load().desired.Load(p.Target.Digest)
 	if err != nil {
 		return nil, nil, err //nolint:wrapcheck // It says what failed.
 	}
-	d, err := w.a.driverOf(o.Generation.Doc.Source.Driver)
+	d, err := w.a.driverOf(&o.Generation.Doc)
 	return o, d, err
 }
 
@@ -111,13 +101,26 @@ func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
 	}
 	w.a.building.RLock()
 	defer w.a.building.RUnlock()
+	// The driver may be one of them.
+	if ok, err := w.fetchPlugins(ctx, p, &o.Generation.Doc); !ok || err != nil {
+		return err
+	}
 	blobs := o.Blobs()
 	if w.builtBefore(ctx, d, o.Generation.Doc.Source) {
 		blobs = o.SecretBlobs()
 	}
+	if ok, err := w.bring(ctx, p, blobs); !ok || err != nil {
+		return err
+	}
+	w.note(func(f *facts) { f.fetched = p.Target.Digest })
+	return nil
+}
+
+// bring fetches blobs; ok is false where that is to be tried again.
+func (w *worker) bring(ctx context.Context, p reconcile.Plan, blobs []fleet.BlobRef) (ok bool, err error) {
 	if err := w.a.room(blobs); err != nil {
 		w.later(ctx, p, fleet.ReasonFetchFailed, err)
-		return nil
+		return false, nil
 	}
 	// Profiles share the line: all at once none would get on, and the coordinator
 	// bounds what one host may ask at a time.
@@ -125,16 +128,15 @@ func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
 	case w.a.fetches <- struct{}{}:
 		defer func() { <-w.a.fetches }()
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return false, context.Cause(ctx)
 	}
 	for _, ref := range blobs {
 		if err := w.a.bound.Load().client.FetchBlob(ctx, w.a.blobs, ref); err != nil {
 			w.later(ctx, p, fleet.ReasonFetchFailed, err)
-			return nil
+			return false, nil
 		}
 	}
-	w.note(func(f *facts) { f.fetched = p.Target.Digest })
-	return nil
+	return true, nil
 }
 
 // builtBefore says whether the driver has the source still, whole: then only
@@ -161,6 +163,9 @@ func (w *worker) later(ctx context.Context, p reconcile.Plan, code fleet.ReasonC
 	hint := "the host tries again by itself"
 	if r := (*sync.RefusedError)(nil); errors.As(err, &r) && r.Reason.Hint != "" {
 		hint = r.Reason.Hint
+	}
+	if e, ok := errors.AsType[*plugin.Error](err); ok {
+		code, hint = e.Code, e.Hint()
 	}
 	w.log.Warn("attempt failed", "reason", string(code), "error", err)
 	w.note(func(f *facts) {

@@ -165,11 +165,17 @@ func (w *worker) reach(ctx context.Context) bool {
 // environment, and as the user, of the driver's own programs.
 func (w *worker) probes(ctx context.Context, act *journal.Activation, g fleet.Generation) ([]fleet.Probe, probe.Env, error) {
 	env := probe.Env{Path: act.To.Path, Environ: w.a.runEnv(w.profile)}
-	d, err := w.a.driverOf(g.Source.Driver)
+	env.Plugin = w.pluginProbe(g, act.To.Path)
+	d, err := w.a.driverOf(&g)
 	if err != nil {
 		return nil, env, err
 	}
-	do, err := d.Activation(ctx, w.profile, "", act.To.Path)
+	// What a plugin said before the activation, so that none is needed to verify
+	// what it built.
+	do := driver.Activation{Activate: act.Activate}
+	if fleet.IsBuiltinDriver(g.Source.Driver) {
+		do, err = d.Activation(ctx, w.profile, "", act.To.Path)
+	}
 	if err != nil {
 		return nil, env, fmt.Errorf("finding what probes run in: %w", err)
 	}

@@ -25,6 +25,8 @@ var denied = []struct{ prefix, reason string }{
 	{"net/http/pprof", "registers handlers on the default mux by being imported"},
 	{"expvar", "registers handlers on the default mux by being imported"},
 	{"golang.org/x/net/trace", "a web page within grpc: build with -tags grpcnotrace"},
+	{"github.com/hashicorp/go-plugin", "plugins link it; the agent's half of the protocol is agent/internal/plugin: the library's links net/rpc"},
+	{"net/rpc", "links html/template"},
 	{"html/template", "no pages in the agent; reflection over templates also stops the linker from dropping unused methods"},
 	{"cloud.google.com/go", "a cloud SDK"},
 	{"google.golang.org/api", "a cloud SDK"},

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,6 +122,23 @@ func (c *Coordinator) Publish(envelope, secrets []byte, blobs ...[]byte) {
 			Profile: string(fleet.System),
 			Newest:  &fleetv1.SignedGeneration{Generation: envelope, Secrets: secrets},
 		}}
+		for _, b := range blobs {
+			c.blobs[fleet.DigestOf(b)] = b
+		}
+	})
+	c.Hint(fleetv1.WakeReason_WAKE_REASON_DESIRED)
+}
+
+// PublishBeside is Publish for one more profile, until the next Publish.
+func (c *Coordinator) PublishBeside(profile fleet.ProfileName, envelope []byte, blobs ...[]byte) {
+	c.change(func() {
+		c.desired.Roots = c.Fleet.Roots
+		c.desired.Profiles = slices.DeleteFunc(slices.Clone(c.desired.Profiles), func(p *fleetv1.DesiredProfile) bool {
+			return p.GetProfile() == string(profile)
+		})
+		c.desired.Profiles = append(c.desired.Profiles, &fleetv1.DesiredProfile{
+			Profile: string(profile), Newest: &fleetv1.SignedGeneration{Generation: envelope},
+		})
 		for _, b := range blobs {
 			c.blobs[fleet.DigestOf(b)] = b
 		}
@@ -262,9 +280,15 @@ func (c *Coordinator) Wait(what string, ok func() bool) {
 // by a report made after from reports.
 func (c *Coordinator) WaitState(s fleet.State, current fleet.Ref) fleet.ProfileStatus {
 	c.Fleet.T.Helper()
+	return c.WaitStateOf(fleet.System, s, current)
+}
+
+// WaitStateOf is WaitState for any profile.
+func (c *Coordinator) WaitStateOf(profile fleet.ProfileName, s fleet.State, current fleet.Ref) fleet.ProfileStatus {
+	c.Fleet.T.Helper()
 	var got fleet.ProfileStatus
 	c.Wait(string(s)+" "+current.Number.String(), func() bool {
-		p := c.last()
+		p := c.lastOf(profile)
 		if p == nil || p.State != s || p.Current != current {
 			return false
 		}
@@ -289,13 +313,15 @@ func (c *Coordinator) WaitReason(code fleet.ReasonCode) fleet.ProfileStatus {
 	return got
 }
 
-func (c *Coordinator) last() *fleet.ProfileStatus {
+func (c *Coordinator) last() *fleet.ProfileStatus { return c.lastOf(fleet.System) }
+
+func (c *Coordinator) lastOf(profile fleet.ProfileName) *fleet.ProfileStatus {
 	rs := c.Reports()
 	if len(rs) == 0 {
 		return nil
 	}
 	for _, p := range rs[len(rs)-1].Profiles {
-		if p.Profile == fleet.System {
+		if p.Profile == profile {
 			return &p
 		}
 	}

@@ -29,9 +29,15 @@ type Env struct {
 	Environ []string
 	// User to run programs as; empty for the agent's own.
 	User string
+	// Plugin makes attempts at probes of kind plugin; nil where there are none.
+	Plugin Plugin
 	// Systemctl is the program; default "systemctl" in PATH of this process.
 	Systemctl string
 }
+
+// Plugin makes one attempt at a probe that a plugin makes, until ctx ends at
+// the latest. One that can't be asked is inconclusive.
+type Plugin func(ctx context.Context, p fleet.Probe) (fleet.Verdict, string)
 
 // Run makes one attempt, bounded by the probe's timeout, and says in a line
 // what it saw. Where ctx ends before, the verdict is inconclusive.
@@ -55,6 +61,12 @@ func run(ctx context.Context, p fleet.Probe, env Env) (fleet.Verdict, string) {
 		verdict, detail = runTCP(attempt, p)
 	case fleet.ProbeSystemd:
 		verdict, detail = runSystemd(attempt, p, env)
+	case fleet.ProbePlugin:
+		if env.Plugin == nil {
+			return fleet.VerdictInconclusive, "no plugin is pinned here"
+		}
+		// It says itself that it was too slow.
+		return env.Plugin(attempt, p)
 	default:
 		return fleet.VerdictInconclusive, fmt.Sprintf("this agent knows no probe of kind %q", p.Kind)
 	}
