@@ -209,6 +209,10 @@ func showSource(f *inventory.Fleet, s inventory.Source) string {
 		return "bundle " + short(s.Bundle)
 	case s.StorePath != "":
 		return s.Driver + " " + short(s.StorePath)
+	case s.IsExternal() && s.Files == "":
+		return s.Driver
+	case s.IsExternal():
+		return s.Driver + " " + short(s.Files)
 	}
 	text := s.Driver + " " + short(s.Flake) + "#" + s.Attr
 	if s.Build {

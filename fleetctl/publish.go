@@ -21,7 +21,7 @@ import (
 const publishHelp = `Publish a release: one signed generation for each MACHINE (default: all that are
 not disabled and have a source). Hosts see all of it or nothing.
 
-Bundles are packed and pinned by digest. Flakes are locked, evaluated once for all
+Bundles and plugins are pinned by digest. Flakes are locked, evaluated once for all
 machines and pinned by revision, hash and out path; with build: true in fleet.yaml,
 or --build, they are built here too, and their whole closure is signed with the
 builder key, as that of store paths always is. What is not pinned so far is shown:

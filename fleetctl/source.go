@@ -30,7 +30,7 @@ const (
 
 func pinningOf(s fleet.Source) pinning {
 	switch {
-	case s.Bundle != nil, len(s.Blobs()) > 0:
+	case s.Bundle != nil, s.External != nil, len(s.Blobs()) > 0:
 		return pinnedClosure
 	case s.OutPath() != "":
 		return pinnedOutPath
@@ -44,6 +44,8 @@ func sourceText(s fleet.Source) string {
 	switch {
 	case s.Bundle != nil:
 		return s.Driver + " " + s.Bundle.Digest.Short() + " " + ui.Size(s.Bundle.Size)
+	case s.External != nil && s.External.Files != nil:
+		return s.Driver + " " + s.External.Files.Digest.Short() + " " + ui.Size(s.External.Files.Size)
 	case s.Flake != nil:
 		words = append(words, "flake", flakeRevision(s.Flake))
 	}

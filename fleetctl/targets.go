@@ -80,7 +80,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 
 func target(w *workspace, m inventory.Machine, dep inventory.Deployment) (publisher.Target, error) {
 	t := publisher.Target{
-		Machine: m.Name, Profile: fleet.System, Source: dep.Source,
+		Machine: m.Name, Profile: fleet.System, Source: dep.Source, Plugins: dep.Plugins,
 		Probes: dep.Probes, Policy: dep.Policy.Policy, Expiry: time.Duration(dep.Policy.Expiry), Age: dep.Age,
 	}
 	for _, name := range slices.Sorted(maps.Keys(dep.Secrets)) {

@@ -24,6 +24,8 @@ type Fleet struct {
 	machines    map[fleet.MachineName]*Machine
 	operators   map[fleet.OperatorName]Operator
 	settings    scopes
+	// plugins that any scope has, as drivers' names.
+	plugins []driverName
 }
 
 // Coordinator says where the fleet's coordinator is.

@@ -37,7 +37,7 @@ func (d *settingsDecoder) probe(e entry) fleet.Probe {
 	p := fleet.Probe{Name: e.key}
 	d.fields(e.value, what, map[string]func(*node){
 		"kind": func(n *node) {
-			p.Kind = enum(&d.decoder, n, "kind of "+what, fleet.ProbeExec, fleet.ProbeHTTP, fleet.ProbeTCP, fleet.ProbeSystemd)
+			p.Kind = enum(&d.decoder, n, "kind of "+what, fleet.ProbeExec, fleet.ProbeHTTP, fleet.ProbeTCP, fleet.ProbeSystemd, fleet.ProbePlugin)
 		},
 		"argv": func(n *node) {
 			for _, arg := range d.list(n, what+": argv") {
@@ -53,6 +53,12 @@ func (d *settingsDecoder) probe(e entry) fleet.Probe {
 				d.invalid(n.at, `write host:port, such as "127.0.0.1:80"`, "%s: address is %s", what, quote(p.Address))
 			}
 		},
+		"plugin": func(n *node) {
+			if s := d.text(n, what+": plugin"); n.kind == kindString {
+				p.Plugin, _ = parsed(&d.decoder, n.at, s, fleet.ParsePluginName)
+			}
+		},
+		"config":   func(n *node) { p.Config = d.config(n, what+": config") },
 		"unit":     func(n *node) { p.Unit = d.unit(n, what+": unit") },
 		"timeout":  func(n *node) { p.Timeout = fleet.Duration(d.duration(n, what+": timeout", maxProbe)) },
 		"interval": func(n *node) { p.Interval = fleet.Duration(d.duration(n, what+": interval", maxProbe)) },
@@ -77,9 +83,11 @@ func (d *settingsDecoder) completeProbe(e entry, p fleet.Probe) {
 		needs = "address"
 	case fleet.ProbeSystemd:
 		needs = "unit"
+	case fleet.ProbePlugin:
+		needs, may = "plugin", []string{"config"}
 	default:
 		if e.value.get("kind") == nil {
-			d.invalid(e.at, "add kind: exec, http, tcp or systemd", "probe %s has no kind", e.key)
+			d.invalid(e.at, "add kind: exec, http, tcp, systemd or plugin", "probe %s has no kind", e.key)
 		}
 		return
 	}

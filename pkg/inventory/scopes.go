@@ -19,6 +19,7 @@ type scopes struct {
 func (d *fileDecoder) settings(n *node) {
 	s := &d.f.settings
 	s.class, s.tag, s.machine = map[string]definition{}, map[string]definition{}, map[string]definition{}
+	d.f.plugins = declaredPlugins(n)
 	each := func(what string, to map[string]definition, check func(entry) bool) func(*node) {
 		return func(n *node) {
 			if !d.mapping(n, "settings."+what) {

@@ -16,6 +16,8 @@ import (
 // Deployment is what a fleet file says about the deployment of one machine.
 type Deployment struct {
 	Source Source `json:"source"`
+	// Plugins that the source and the probes need, by name.
+	Plugins []Plugin `json:"plugins,omitempty"`
 	// Probes by name, complete.
 	Probes []fleet.Probe `json:"probes,omitempty"`
 	Policy Policy        `json:"policy"`
@@ -115,6 +117,7 @@ func (d *settingsDecoder) deployment(n *node) Deployment {
 		"probes":  func(n *node) { dep.Probes = d.probes(n) },
 		"policy":  func(n *node) { d.policy(n, &dep.Policy) },
 		"secrets": func(n *node) { dep.Secrets = d.secrets(n) },
+		"plugins": func(n *node) { dep.Plugins = d.plugins(n) },
 		"age": func(n *node) {
 			dep.Age = d.text(n, "age")
 			if _, err := ParseRecipient(dep.Age); n.kind == kindString && err != nil {
@@ -122,6 +125,7 @@ func (d *settingsDecoder) deployment(n *node) Deployment {
 			}
 		},
 	})
+	d.usedPlugins(n, &dep)
 	return dep
 }
 

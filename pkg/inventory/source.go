@@ -28,10 +28,17 @@ type Source struct {
 	Build bool `json:"build,omitempty"`
 	// StorePath is a store path, or the absolute path of a link to one.
 	StorePath string `json:"store_path,omitempty"`
+	// Config, a JSON object, and Files, the absolute path of a directory, are for
+	// a driver that is a plugin; empty for none.
+	Config string `json:"config,omitempty"`
+	Files  string `json:"files,omitempty"`
 }
 
 // IsZero says whether there is no source.
 func (s Source) IsZero() bool { return s == Source{} }
+
+// IsExternal says whether the driver is a plugin.
+func (s Source) IsExternal() bool { return s.Driver != "" && !fleet.IsBuiltinDriver(s.Driver) }
 
 // attrMachine stands for the machine's name in source.attr.
 const attrMachine = "{machine}"
@@ -59,7 +66,8 @@ const maxFlakeRef = 2048
 func (d *settingsDecoder) source(n *node) (s Source) {
 	d.fields(n, "source", map[string]func(*node){
 		"driver": func(n *node) {
-			s.Driver = string(enum[driverName](&d.decoder, n, "source.driver", fleet.DriverBundle, fleet.DriverNix, fleet.DriverNixOS))
+			names := []driverName{fleet.DriverBundle, fleet.DriverNix, fleet.DriverNixOS}
+			s.Driver = string(enum(&d.decoder, n, "source.driver", append(names, d.f.plugins...)...))
 		},
 		"bundle": func(n *node) {
 			if p := d.path(n, "source.bundle"); p != "" {
@@ -71,6 +79,12 @@ func (d *settingsDecoder) source(n *node) (s Source) {
 		"url":       func(n *node) { s.URL = d.flakeURL(n) },
 		"build":     func(n *node) { s.Build = d.boolean(n, "source.build") },
 		"storePath": func(n *node) { s.StorePath = d.storePath(n) },
+		"config":    func(n *node) { s.Config = string(d.config(n, "source.config")) },
+		"files": func(n *node) {
+			if p := d.path(n, "source.files"); p != "" {
+				s.Files = d.f.resolve(p)
+			}
+		},
 	})
 	if d.complete && n.kind == kindMap {
 		d.completeSource(n, &s)
@@ -95,6 +109,20 @@ func (d *settingsDecoder) completeSource(n *node, s *Source) {
 		}
 	}
 	if len(set) == 0 {
+		return
+	}
+	for _, key := range set {
+		external := key == "config" || key == "files"
+		switch {
+		case s.IsExternal() && !external && key != "driver":
+			d.add(n.get(key).at, ErrConflict, fmt.Sprintf("source has %s, and its driver is the plugin %s", key, s.Driver), "give the plugin config and files")
+			return
+		case !s.IsExternal() && external:
+			d.invalid(n.get(key).at, "add driver: the name of a plugin", "source.%s is for a plugin, and the driver is none", key)
+			return
+		}
+	}
+	if s.IsExternal() {
 		return
 	}
 	if len(kinds) > 1 {

@@ -86,7 +86,7 @@ func (p *Publisher) plan(ctx context.Context, t *release.Trust, h *history, pins
 	}
 	b := &builder{
 		p: p, t: t, h: h, pl: pl, pins: pins, recipients: recipients,
-		bundles: map[string]fleet.BundleSource{}, plain: map[string][]byte{},
+		bundles: map[string]fleet.BundleSource{}, plain: map[string][]byte{}, executables: map[string]fleet.BlobRef{},
 	}
 	for _, target := range req.Targets {
 		if ctx.Err() != nil {
@@ -125,7 +125,9 @@ type builder struct {
 	pins       map[inventory.Source]pinned
 	recipients []string
 	bundles    map[string]fleet.BundleSource
-	plain      map[string][]byte
+	// executables of plugins, by file.
+	executables map[string]fleet.BlobRef
+	plain       map[string][]byte
 }
 
 // begin numbers a new generation.
@@ -193,7 +195,11 @@ func (b *builder) fresh(_ context.Context, target Target) (*item, error) {
 	if err != nil {
 		return nil, err
 	}
-	it, err := b.begin(target, fleet.Generation{Source: pin.source, Probes: target.Probes, Policy: target.Policy})
+	gen := fleet.Generation{Source: pin.source, Probes: target.Probes, Policy: target.Policy}
+	if err := b.pinPlugins(target.Plugins, &gen); err != nil {
+		return nil, err
+	}
+	it, err := b.begin(target, gen)
 	if err != nil {
 		return nil, err
 	}
@@ -207,6 +213,10 @@ func (b *builder) fresh(_ context.Context, target Target) (*item, error) {
 
 // pin is the pinned form of a source.
 func (b *builder) pin(s inventory.Source) (pinned, error) {
+	if s.IsExternal() {
+		src, err := b.external(s)
+		return pinned{source: src}, err
+	}
 	if s.Bundle != "" {
 		src, err := b.bundle(s.Bundle)
 		return pinned{source: fleet.Source{Driver: s.Driver, Bundle: &src}}, err
@@ -238,25 +248,28 @@ func (b *builder) bundle(dir string) (fleet.BundleSource, error) {
 func bundleBlob(dir string, src fleet.BundleSource) blob {
 	return blob{
 		ref: fleet.BlobRef(src), name: dir,
-		open: func() (_ source, err error) {
-			f, err := os.CreateTemp("", "fleetctl-bundle-*")
-			if err != nil {
-				return nil, err
-			}
-			// The name goes at once, the content with the last descriptor.
-			if err := os.Remove(f.Name()); err != nil {
-				return nil, errors.Join(err, f.Close())
-			}
-			got, err := bundle.Pack(dir, f)
-			if err == nil && got != src {
-				err = bundle.ErrChanged
-			}
-			if err != nil {
-				return nil, errors.Join(ui.WithHint(fmt.Errorf("packing %s: %w", dir, err), "leave it alone and publish again"), f.Close())
-			}
-			return f, nil
-		},
+		open: func() (source, error) { return openPacked(dir, src, bundle.Pack) },
 	}
+}
+
+// openPacked packs a directory into a file without a name.
+func openPacked(dir string, src fleet.BundleSource, pack func(string, io.Writer) (fleet.BundleSource, error)) (_ source, err error) {
+	f, err := os.CreateTemp("", "fleetctl-bundle-*")
+	if err != nil {
+		return nil, err
+	}
+	// The name goes at once, the content with the last descriptor.
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	got, err := pack(dir, f)
+	if err == nil && got != src {
+		err = bundle.ErrChanged
+	}
+	if err != nil {
+		return nil, errors.Join(ui.WithHint(fmt.Errorf("packing %s: %w", dir, err), "leave it alone and publish again"), f.Close())
+	}
+	return f, nil
 }
 
 // again signs anew what was published last.
@@ -269,17 +282,22 @@ func (b *builder) again(ctx context.Context, target Target) (*item, error) {
 	if err != nil {
 		return nil, err
 	}
-	it, err := b.begin(target, fleet.Generation{Source: gen.Source, Probes: gen.Probes, Policy: gen.Policy, Critical: gen.Critical})
+	it, err := b.begin(target, fleet.Generation{
+		Source: gen.Source, Probes: gen.Probes, Policy: gen.Policy, Critical: gen.Critical, Plugins: gen.Plugins,
+	})
 	if err != nil {
 		return nil, err
 	}
 	for _, ref := range gen.Source.Blobs() {
-		if root := gen.Source.OutPath(); root != "" {
+		switch root := gen.Source.OutPath(); {
+		case gen.Source.External != nil: // oldPlugins knows where it is from.
+		case root != "":
 			b.pl.blobs[ref.Digest] = b.oldClosure(ctx, root, ref)
-		} else {
+		default:
 			b.pl.blobs[ref.Digest] = b.oldBundle(target.Source.Bundle, ref)
 		}
 	}
+	b.oldPlugins(target, gen)
 	for _, e := range entries {
 		b.pl.blobs[e.Digest] = b.oldSecret(target.Machine, e)
 	}

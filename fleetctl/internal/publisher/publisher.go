@@ -122,6 +122,8 @@ type Target struct {
 	Machine fleet.MachineName
 	Profile fleet.ProfileName
 	Source  inventory.Source
+	// Plugins that the source and the probes name.
+	Plugins []inventory.Plugin
 	Probes  []fleet.Probe
 	Policy  fleet.Policy
 	// Expiry of the generation; 0 means fleet.DefaultExpiry.

@@ -43,7 +43,7 @@ func (p *Publisher) pinSources(ctx context.Context, t *release.Trust, req Reques
 	var sources []inventory.Source
 	for _, target := range req.Targets {
 		s := target.Source
-		if s.Bundle == "" && !req.Refresh && !slices.Contains(sources, s) {
+		if s.Bundle == "" && !s.IsExternal() && !req.Refresh && !slices.Contains(sources, s) {
 			sources = append(sources, s)
 		}
 	}
