@@ -10,6 +10,9 @@ FUZZTIME ?= 10s
 BUILDFLAGS = -tags grpcnotrace -trimpath -ldflags "-s -w -X github.com/cameronraysmith/fleet/pkg/buildinfo.version=$(VERSION)"
 PROGRAMS   = fleet-agent fleet-coordinator fleetctl
 
+# Example plugins, each a module of its own as those of other authors are.
+EXAMPLES := $(patsubst %/go.mod,%,$(wildcard docs/examples/*/go.mod))
+
 # Tools are built once for each state of tools/go.sum.
 TOOLS_KEY := $(shell cat tools/go.mod tools/go.sum | cksum | cut -d' ' -f1)
 TOOLS     := $(CURDIR)/.tools/$(TOOLS_KEY)
@@ -38,11 +41,15 @@ crash: ## Kill the programs at every crash point, once and twice in a row (half 
 
 test: ## All tests under the race detector; no root needed.
 	$(GO) test -race -timeout 15m ./...
+	@for dir in $(EXAMPLES); do echo "$(GO) -C $$dir test -race ./..."; $(GO) -C $$dir test -race ./... || exit 1; done
 
 lint: $(GOLANGCI) $(BUF) ## Linters, formatting, and that go.mod and generated code are as they should be.
 	$(GOLANGCI) run ./...
 	GOOS=darwin CGO_ENABLED=0 $(GO) vet ./agent/... ./cmd/fleet-agent ./fleetctl/... ./cmd/fleetctl
 	$(GO) mod tidy -diff
+	@for dir in $(EXAMPLES); do \
+	  echo "$(GO) -C $$dir vet ./..."; $(GO) -C $$dir vet ./... && $(GO) -C $$dir mod tidy -diff || exit 1; \
+	done
 	$(BUF) lint
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	  $(BUF) generate -o "$$tmp" && \

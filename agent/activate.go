@@ -157,10 +157,10 @@ func (w *worker) between(ctx context.Context, from, to journal.Built) (driver.Ac
 		return driver.Activation{}, nil
 	}
 	if from.Path == "" {
-		from.Driver = to.Driver
+		from.Driver, from.Ref = to.Driver, to.Ref
 	}
 	if to.Path == "" {
-		to.Driver = from.Driver
+		to.Driver, to.Ref = from.Driver, from.Ref
 	}
 	leaves, leaver, err := w.maker(from)
 	if err != nil {

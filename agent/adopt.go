@@ -56,6 +56,17 @@ func (w *worker) maker(b journal.Built) (string, driver.Driver, error) {
 		// Recorded by an agent that had only the bundle driver.
 		name = fleet.DriverBundle
 	}
-	d, err := w.a.driverOf(name)
+	if d := w.a.drivers[name]; d != nil {
+		return name, d, nil
+	}
+	// A plugin is pinned by the generation that needs it.
+	g := fleet.Generation{Source: fleet.Source{Driver: name}}
+	if b.Ref.Digest != "" {
+		var err error
+		if g, err = w.a.bound.Load().desired.LoadAccepted(b.Ref.Digest); err != nil {
+			return name, nil, fmt.Errorf("finding driver %s: %w", name, err)
+		}
+	}
+	d, err := w.a.driverOf(&g)
 	return name, d, err
 }

@@ -65,6 +65,8 @@ func TestScripts(t *testing.T) {
 			"storm":       storm,
 			"coordinator": coordinatorCmd,
 			"agent":       agentCmd,
+			"example":     example,
+			"certificate": certificate,
 		},
 	})
 }
