@@ -74,6 +74,7 @@ func rootSchema() object {
 		"policy":          policySchema(),
 		"probe":           probeSchema(),
 		"probes":          mapOf(fmt.Sprintf("Health checks by name, at most %d.", fleet.MaxProbes), probeName.String(), setting(ref("probe"))),
+		"plugin":          pluginSchema(),
 		"secret":          secretSchema(),
 		"secrets":         mapOf("Secrets by name.", tokenPattern, setting(ref("secret"))),
 		"settings":        settingsSchema(nil),
@@ -144,9 +145,17 @@ func settingsSchema(more object) object {
 		"probes":  setting(ref("probes")),
 		"policy":  setting(ref("policy")),
 		"secrets": setting(ref("secrets")),
+		"plugins": setting(mapOf("Drivers and probes of one's own, by name.", labelPattern, setting(ref("plugin")))),
 	}
 	maps.Copy(props, more)
 	return fields("", props)
+}
+
+func pluginSchema() object {
+	return fields("", object{
+		"kind": setting(choice("What it is.", fleet.PluginDriver, fleet.PluginProbe)),
+		"file": setting(mapOf("Executables by os/arch, such as linux/amd64.", `^[a-z0-9]+/[a-z0-9]+$`, setting(text("", pathPattern)))),
+	})
 }
 
 func policySchema() object {
@@ -155,6 +164,7 @@ func policySchema() object {
 		"activationDeadline": setting(duration("Bounds the activation, at most 1d; default 10m.")),
 		"verifyDeadline":     setting(duration("Bounds the checks after it, at most 1d; default 2m.")),
 		"onInconclusive":     setting(choice("What follows when checks say neither good nor bad; default rollback.", fleet.InconclusiveRollback, fleet.InconclusiveKeep)),
+		"freshness":          setting(duration("How old the newest freshness statement may be for an activation to start, at most 7d; default none is needed.")),
 		"expiry":             setting(duration("How long a generation may be started, at most 3650d; default 180d.")),
 	})
 }
@@ -167,7 +177,9 @@ func sourceSchema() object {
 		"url":       setting(text("Where hosts find the flake, where that is another place.", `^[a-z][a-z0-9+]*:[!-"$-~]+$`)),
 		"build":     setting(object{"type": "boolean", "description": "Publish builds too, and signs the content of the whole closure."}),
 		"storePath": setting(text("/nix/store/HASH-NAME, or a link to it.", pathPattern)),
-		"driver":    setting(choice[driverName]("Default: by source and class.", fleet.DriverBundle, fleet.DriverNix, fleet.DriverNixOS)),
+		"driver":    setting(text("bundle, nix, nixos, or the name of a plugin. Default: by source and class.", labelPattern)),
+		"config":    setting(object{"type": "object", "description": "For the driver of a plugin: any map."}),
+		"files":     setting(text("For the driver of a plugin: a directory that is shipped.", pathPattern)),
 	})
 	not := func(a string, others ...string) object {
 		var list []any
@@ -177,15 +189,18 @@ func sourceSchema() object {
 		return object{"if": object{"required": []any{a}}, "then": object{"not": object{"anyOf": list}}}
 	}
 	s["allOf"] = []any{
-		not("bundle", "flake", "storePath", "attr", "url", "build"),
-		not("storePath", "flake", "attr", "url", "build"),
+		not("bundle", "flake", "storePath", "attr", "url", "build", "config", "files"),
+		not("storePath", "flake", "attr", "url", "build", "config", "files"),
+		not("flake", "config", "files"),
 	}
 	return s
 }
 
 func probeSchema() object {
 	return fields("", object{
-		"kind":     setting(choice("exec needs argv, http url, tcp address, systemd unit.", fleet.ProbeExec, fleet.ProbeHTTP, fleet.ProbeTCP, fleet.ProbeSystemd)),
+		"kind":     setting(choice("exec needs argv, http url, tcp address, systemd unit, plugin plugin.", fleet.ProbeExec, fleet.ProbeHTTP, fleet.ProbeTCP, fleet.ProbeSystemd, fleet.ProbePlugin)),
+		"plugin":   setting(text("plugin: the name of a plugin of kind probe.", labelPattern)),
+		"config":   setting(object{"type": "object", "description": "plugin: any map."}),
 		"argv":     setting(list("exec: passes on exit code 0; 75 is inconclusive.", text("", ""))),
 		"url":      setting(text("http: passes on a status from 200 to 299.", `^https?://`)),
 		"status":   setting(object{"type": "integer", "minimum": 100, "maximum": 599, "description": "http: the status that passes."}),

@@ -145,7 +145,7 @@ func TestSchemaSeesEachMistake(t *testing.T) {
 		`{fleet: a, settings: {all: {source: {bundel: x}}}}`, `{fleet: a, settings: {all: {source: {bundle: ""}}}}`,
 		`{fleet: a, settings: {all: {source: {flake: ".#x"}}}}`, `{fleet: a, settings: {all: {source: {flake: "a b"}}}}`,
 		`{fleet: a, settings: {all: {source: {url: ./x}}}}`, `{fleet: a, settings: {all: {source: {attr: "-x"}}}}`,
-		`{fleet: a, settings: {all: {source: {build: "yes"}}}}`, `{fleet: a, settings: {all: {source: {driver: nix-os}}}}`,
+		`{fleet: a, settings: {all: {source: {build: "yes"}}}}`, `{fleet: a, settings: {all: {source: {driver: nix os}}}}`,
 		`{fleet: a, settings: {all: {source: {flake: ., bundle: x}}}}`, `{fleet: a, settings: {all: {source: {storePath: x, build: true}}}}`,
 	} {
 		var v any
