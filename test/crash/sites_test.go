@@ -25,25 +25,28 @@ var effects = map[string][]string{
 // pointless are functions with an effect that needs no point of its own, and
 // why.
 var pointless = map[string]string{
-	"control.Listen":              "a socket that nobody answers any more",
-	"publisher.bundleBlob":        "a temporary file without a name",
-	"atomicdir.exchangeByTwo":     "only where the system can't swap in one step",
-	"blob.(*upload).discard":      "bytes that were never acknowledged",
-	"blob.(*Store).sweep":         "uploads that nobody touched for a week",
-	"blob.(*Store).prepare":       "a file that only shows that the directory can be written",
-	"blob.realFiles":              "only names what others call, between points",
-	"agent.(*Agent).enrolOnce":    "what an attempt with another fleet's join string left; made again by the next one",
-	"agent.(*worker).buildPinned": "a temporary file for a program to read",
-	"bootstrap.resume":            "what an interrupted init left; its own points are met before",
-	"bootstrap.removeMarker":      "between two points of its caller",
-	"sync.(*Client).FetchBlob":    "bytes that turned out wrong",
-	"nixdriver.(*base).build":     "a root of Nix's garbage collector: the lab cuts power there",
-	"coordinator.listenBackups":   "a socket that nobody answers any more",
-	"coordinator.removeSnapshots": "copies of the store that nobody waits for any more",
-	"coordinator.writeBackup":     "no stage does this yet",
-	"coordinator.restore":         "no stage does this yet",
-	"coordinator.checkEmpty":      "no stage does this yet",
-	"nixdriver.(*base).Prune":     "a root of Nix's garbage collector that nobody needs",
+	"control.Listen":                    "a socket that nobody answers any more",
+	"publisher.bundleBlob":              "a temporary file without a name",
+	"atomicdir.exchangeByTwo":           "only where the system can't swap in one step",
+	"blob.(*upload).discard":            "bytes that were never acknowledged",
+	"blob.(*Store).sweep":               "uploads that nobody touched for a week",
+	"blob.(*Store).prepare":             "a file that only shows that the directory can be written",
+	"blob.realFiles":                    "only names what others call, between points",
+	"agent.(*Agent).enrolOnce":          "what an attempt with another fleet's join string left; made again by the next one",
+	"agent.(*worker).buildPinned":       "a temporary file for a program to read",
+	"bootstrap.resume":                  "what an interrupted init left; its own points are met before",
+	"bootstrap.removeMarker":            "between two points of its caller",
+	"sync.(*Client).FetchBlob":          "bytes that turned out wrong",
+	"nixdriver.(*base).build":           "a root of Nix's garbage collector: the lab cuts power there",
+	"coordinator.listenBackups":         "a socket that nobody answers any more",
+	"coordinator.removeSnapshots":       "copies of the store that nobody waits for any more",
+	"coordinator.writeBackup":           "no stage does this yet",
+	"coordinator.restore":               "no stage does this yet",
+	"coordinator.checkEmpty":            "no stage does this yet",
+	"identity.saveKey":                  "the other way to keep a key, which the request that is written next ends",
+	"repo.(*Repository).RemoveDraft":    "no stage does this yet",
+	"repo.(*Repository).ForgetOperator": "no stage does this yet",
+	"nixdriver.(*base).Prune":           "a root of Nix's garbage collector that nobody needs",
 }
 
 // helpers are packages of tests.
@@ -62,6 +65,7 @@ var unmet = map[string]string{
 	"bolt.(*Store).anew":             noStage,
 	"bolt.(*Store).Snapshot":         noStage,
 	"fleetctl.runCarry":              noStage,
+	"fleetctl.runTrustSign":          noStage,
 }
 
 const (
