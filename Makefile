@@ -65,8 +65,11 @@ format: $(GOLANGCI) ## Format all Go files with gofumpt.
 generate: $(BUF) ## Generate the Go code of proto/.
 	$(BUF) generate
 
-bench: ## Measure and write docs/measurements.md (15 minutes; wants an idle machine).
+bench: build ## Measure and write docs/measurements.md (20 minutes; wants an idle machine, and root for a part).
 	$(GO) run ./test/bench
+	$(GO) build -o bin/ ./test/lab
+	@if [ "$$(id -u)" = 0 ]; then bin/lab -bin bin -bench -write; \
+	else echo "LEFT OUT, because it needs root: from a commit to the switch" >&2; fi
 
 fuzz: ## Run each fuzz target for FUZZTIME (10s).
 	@mkdir -p .tools

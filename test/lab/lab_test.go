@@ -37,3 +37,24 @@ func TestReport(t *testing.T) {
 		}
 	}
 }
+
+func TestFactsAreJudged(t *testing.T) {
+	good := facts{Current: "/a", Profile: "/a", BootDefault: "/a", Web: "v1", Active: "active"}
+	if err := good.runs(system{"/a", "v1"}); err != nil {
+		t.Error(err)
+	}
+	for _, spoil := range []func(*facts){
+		func(f *facts) { f.Current = "/b" }, func(f *facts) { f.Profile = "/b" }, func(f *facts) { f.BootDefault = "" },
+		func(f *facts) { f.Web = "v2" }, func(f *facts) { f.Active = "failed" },
+	} {
+		bad := good
+		spoil(&bad)
+		if bad.runs(system{"/a", "v1"}) == nil {
+			t.Errorf("taken for good: %+v", bad)
+		}
+	}
+	f := facts{Switches: []string{"test /a", "boot /a", "done-test-0 /a", "test /b", "switch /a"}}
+	if n := f.activations(system{toplevel: "/a"}); n != 2 {
+		t.Errorf("%d activations, want 2", n)
+	}
+}

@@ -28,6 +28,9 @@ type options struct {
 	bin, cache, dir string
 	run             string
 	list, write     bool
+	bench           bool
+	pairs           int
+	logs            string
 }
 
 // runTimeout bounds a whole run.
@@ -38,9 +41,12 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin", "`directory` with fleet-agent, fleet-coordinator and fleetctl")
 	flag.StringVar(&o.cache, "cache", fallback(os.Getenv("FLEET_LAB_CACHE"), "/var/cache/fleet-lab"), "`directory` that keeps the hosts' root for other runs; also FLEET_LAB_CACHE")
 	flag.StringVar(&o.dir, "dir", "/var/tmp/fleet-lab", "`directory` of the hosts while they run, on a disk")
+	flag.StringVar(&o.logs, "logs", "/var/tmp/fleet-lab-logs", "`directory` for the hosts' logs of scenarios that fail; emptied at the start")
 	flag.StringVar(&o.run, "run", "", "run only scenarios whose names match this `expression`")
 	flag.BoolVar(&o.list, "list", false, "list the scenarios, and boot nothing")
 	flag.BoolVar(&o.write, "write", false, "write the results to "+measurements.File)
+	flag.BoolVar(&o.bench, "bench", false, "measure the time from a commit to the switch, and run no scenario")
+	flag.IntVar(&o.pairs, "pairs", 15, "pairs of runs that -bench measures")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "lab: unexpected argument %q\n", flag.Arg(0))
@@ -101,6 +107,9 @@ func lab(ctx context.Context, o options) (err error) {
 	if count == 0 {
 		return fmt.Errorf("-run %q matches no scenario: see -list", o.run)
 	}
+	if o.pairs < 1 {
+		return fmt.Errorf("-pairs %d: want at least one", o.pairs)
+	}
 	if o.write && o.run != "" {
 		return errors.New("-write wants all scenarios: leave -run out")
 	}
@@ -108,16 +117,25 @@ func lab(ctx context.Context, o options) (err error) {
 	log := func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "%6.1f  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
+	if err := booted.Prepare(ctx, log); err != nil {
+		return err
+	}
+	if o.bench {
+		return runBench(ctx, o, log)
+	}
+	if err := os.RemoveAll(o.logs); err != nil {
+		return err
+	}
 	rep := &report{where: measurements.Where(ctx)}
 	for _, g := range chosen {
-		if err := inLab(ctx, o, g, rep, log); err != nil {
+		if err := rep.run(ctx, o, g, log); err != nil {
 			return err
 		}
 	}
 	rep.took = time.Since(began)
 	fmt.Print(rep.markdown())
 	if failed := rep.failed(); failed > 0 {
-		return fmt.Errorf("%d of %d scenarios failed; logs are in %s", failed, count, filepath.Join(o.dir, "logs"))
+		return fmt.Errorf("%d of %d scenarios failed; logs are in %s", failed, count, o.logs)
 	}
 	if o.write {
 		return measurements.Write(measurements.File, measurements.Section{Name: "lab", Command: "make lab LABFLAGS=-write", Text: rep.markdown()})
@@ -125,11 +143,56 @@ func lab(ctx context.Context, o options) (err error) {
 	return nil
 }
 
-// inLab runs a group of scenarios in a lab of its own.
-func inLab(ctx context.Context, o options, g group, rep *report, log func(string, ...any)) (err error) {
-	if err := booted.Prepare(ctx, log); err != nil {
-		return err
+// run runs a group of scenarios, on new hosts after one that failed: what is
+// wrong with a host must not be said of the next scenario.
+func (r *report) run(ctx context.Context, o options, g group, log func(string, ...any)) error {
+	for rest := g.scenarios; len(rest) > 0; {
+		done := 0
+		if err := inLab(ctx, o, log, func(w *world) error {
+			if err := g.setUp(ctx, w); err != nil {
+				w.keepLogs(g.name)
+				return fmt.Errorf("setting up %s: %w", g.name, err)
+			}
+			log("%s: the hosts are up", g.name)
+			for done < len(rest) {
+				done++
+				if !r.scenario(ctx, w, g, rest[done-1]) {
+					break
+				}
+			}
+			return context.Cause(ctx)
+		}); err != nil {
+			return err
+		}
+		if rest = rest[done:]; r.failed() >= maxFailed && len(rest) > 0 {
+			return fmt.Errorf("%d scenarios failed: that is enough; logs are in %s", r.failed(), o.logs)
+		}
 	}
+	return nil
+}
+
+// maxFailed scenarios end a run.
+const maxFailed = 6
+
+// scenario runs one and says whether it was good.
+func (r *report) scenario(ctx context.Context, w *world, g group, s scenario) bool {
+	began := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, scenarioTimeout, fmt.Errorf("not done in %s", scenarioTimeout))
+	defer cancel()
+	err := s.run(ctx, w)
+	took := time.Since(began)
+	r.rows = append(r.rows, row{group: g.name, scenario: s, err: err, took: took})
+	if err != nil {
+		w.log("FAILED  %s/%s: %v", g.name, s.name, err)
+		w.keepLogs(g.name + "/" + s.name)
+		return false
+	}
+	w.log("ok      %s/%s (%.1f s)", g.name, s.name, took.Seconds())
+	return true
+}
+
+// inLab opens a lab for use, and closes it.
+func inLab(ctx context.Context, o options, log func(string, ...any), use func(*world) error) (err error) {
 	lock, err := booted.Lock(ctx, log)
 	if err != nil {
 		return err
@@ -138,37 +201,14 @@ func inLab(ctx context.Context, o options, g group, rep *report, log func(string
 	if err != nil {
 		return errors.Join(err, lock.Close())
 	}
-	l, err := booted.Open(ctx, lock, booted.Options{Dir: o.dir, Base: base, Log: log})
-	before := rep.failed()
-	defer func() {
-		err = errors.Join(err, l.Close(err != nil || rep.failed() > before))
-	}()
-	if err != nil {
-		return err
-	}
 	bin, err := filepath.Abs(o.bin)
 	if err != nil {
+		return errors.Join(err, lock.Close())
+	}
+	l, err := booted.Open(ctx, lock, booted.Options{Dir: o.dir, Base: base, Log: log})
+	defer func() { err = errors.Join(err, l.Close()) }()
+	if err != nil {
 		return err
 	}
-	w := &world{lab: l, bin: bin, log: log}
-	if err := g.setUp(ctx, w); err != nil {
-		w.keepLogs()
-		return fmt.Errorf("setting up %s: %w", g.name, err)
-	}
-	log("%s: the hosts are up", g.name)
-	for _, s := range g.scenarios {
-		began := time.Now()
-		err := w.scenario(ctx, s)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		rep.rows = append(rep.rows, row{group: g.name, scenario: s, err: err, took: time.Since(began)})
-		if err != nil {
-			w.keepLogs()
-			log("FAILED  %s/%s: %v", g.name, s.name, err)
-			continue
-		}
-		log("ok      %s/%s (%.1f s)", g.name, s.name, time.Since(began).Seconds())
-	}
-	return nil
+	return use(&world{lab: l, bin: bin, kept: o.logs, log: log})
 }

@@ -4,7 +4,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"time"
 )
 
@@ -25,16 +25,11 @@ type scenario struct {
 }
 
 // scenarioTimeout bounds one scenario.
-const scenarioTimeout = 2 * time.Minute
-
-func (w *world) scenario(ctx context.Context, s scenario) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, scenarioTimeout, fmt.Errorf("not done in %s", scenarioTimeout))
-	defer cancel()
-	return s.run(ctx, w)
-}
+const scenarioTimeout = 5 * time.Minute
 
 func groups() []group {
 	return []group{
 		{"Bundles", setUpBundles, bundleScenarios()},
+		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios())},
 	}
 }

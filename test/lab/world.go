@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -53,8 +54,13 @@ WantedBy=multi-user.target
 type world struct {
 	lab      *booted.Lab
 	bin      string
+	kept     string // directory of logs that are kept
 	log      func(format string, args ...any)
 	ops, web *booted.Host
+	// good is what the agent's host runs, once it runs a system.
+	good system
+	// versions counts releases, so that each is another one.
+	versions int
 }
 
 // hosts of a world.
@@ -106,8 +112,10 @@ func (w *world) configure() error {
 			errs = append(errs, copyFile(filepath.Join("packaging/systemd", unit), h.Path("/etc/systemd/system/"+unit), 0o644))
 		}
 	}
+	wants := w.web.Path("/etc/systemd/system/multi-user.target.wants")
 	return errors.Join(append(errs,
 		w.web.Write("/etc/systemd/system/lab-activate.service", activateUnit, 0o644),
+		os.MkdirAll(wants, 0o755), os.Symlink("../lab-activate.service", filepath.Join(wants, "lab-activate.service")),
 		w.web.Write("/etc/systemd/system/lab.target", "[Unit]\nDescription=what a switch starts again\n", 0o644))...)
 }
 
@@ -136,7 +144,7 @@ func (w *world) found(ctx context.Context) error {
 		"--coordinator-machine", opsName, "--address", w.address()); err != nil {
 		return err
 	}
-	if err := w.fleetFile(ctx, bundleSource); err != nil {
+	if err := w.fleetFile(ctx, bundleSource, patient); err != nil {
 		return err
 	}
 	_, err := w.ops.Shell(ctx, `
@@ -146,7 +154,7 @@ systemctl enable -q --now fleet-coordinator`)
 	if err != nil {
 		return err
 	}
-	return wait(ctx, 10*time.Second, func() error {
+	return wait(ctx, settleTimeout, func() error {
 		_, err := w.fleetctl(ctx, "status")
 		return err
 	})
@@ -161,7 +169,7 @@ func (w *world) enrol(ctx context.Context) error {
 	if _, err := w.web.Input(ctx, join, "sh", "-euc", `umask 077; mkdir -p /etc/fleet; cat >/etc/fleet/join; systemctl enable -q --now fleet-agent`); err != nil {
 		return err
 	}
-	return wait(ctx, 20*time.Second, func() error {
+	return wait(ctx, settleTimeout, func() error {
 		m, err := w.status(ctx)
 		if err == nil && !m.Connected {
 			return errors.New("the agent is not connected")
@@ -170,15 +178,21 @@ func (w *world) enrol(ctx context.Context) error {
 	})
 }
 
+// Sources of the fleet's file.
 const (
-	// bundleSource is a source of the fleet's file.
 	bundleSource = "{bundle: ./bundle}"
-	// flakeDir is where the flake is on both hosts.
-	flakeDir = "/srv/flake"
+	nixosSource  = `{flake: "git+file://` + flakeDir + `"}`
 )
 
-// fleetFile writes fleet.yaml with this source for the agent's host.
-func (w *world) fleetFile(ctx context.Context, source string) error {
+// patient is a policy for a machine that may be busy with other things: its
+// deadlines are no part of what a scenario shows. hasty is for what hangs.
+const (
+	patient = "{verifyDeadline: 60s, activationDeadline: 60s}"
+	hasty   = "{verifyDeadline: 10s, activationDeadline: 10s}"
+)
+
+// fleetFile writes fleet.yaml with this source and policy for the agent's host.
+func (w *world) fleetFile(ctx context.Context, source, policy string) error {
 	text := fmt.Sprintf(`fleet: lab
 coordinator: {machine: %s, address: "%s"}
 operators: {me: {role: admin}}
@@ -189,8 +203,8 @@ settings:
   machine:
     %s:
       source: %s
-      policy: {verifyDeadline: 10s, activationDeadline: 10s}
-`, opsName, w.address(), opsName, webName, webName, source)
+      policy: %s
+`, opsName, w.address(), opsName, webName, webName, source, policy)
 	_, err := w.ops.Input(ctx, text, "sh", "-euc", "cat >"+repo+"/fleet.yaml")
 	return err
 }
@@ -210,8 +224,11 @@ type profileStatus struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	} `json:"reason"`
-	Desired, Current, Confirmed, Highest ref
-	Refused                              []ref `json:"refused"`
+	Desired   ref   `json:"desired"`
+	Current   ref   `json:"current"`
+	Confirmed ref   `json:"confirmed"`
+	Highest   ref   `json:"highest"`
+	Refused   []ref `json:"refused"`
 }
 
 type ref struct {
@@ -237,8 +254,8 @@ func (w *world) status(ctx context.Context) (machineStatus, error) {
 	return s.Machines[0], nil
 }
 
-// system is the state of the profile system.
-func (w *world) system(ctx context.Context) (profileStatus, error) {
+// profile is the state of the profile system.
+func (w *world) profile(ctx context.Context) (profileStatus, error) {
 	m, err := w.status(ctx)
 	if err != nil {
 		return profileStatus{}, err
@@ -272,7 +289,7 @@ func (w *world) publish(ctx context.Context) (string, error) {
 func (w *world) until(ctx context.Context, bound time.Duration, check func(profileStatus) bool) (profileStatus, error) {
 	var p profileStatus
 	err := wait(ctx, bound, func() (err error) {
-		if p, err = w.system(ctx); err == nil && !check(p) {
+		if p, err = w.profile(ctx); err == nil && !check(p) {
 			err = errors.New(p.String())
 		}
 		return err
@@ -280,9 +297,13 @@ func (w *world) until(ctx context.Context, bound time.Duration, check func(profi
 	return p, err
 }
 
+// settleTimeout bounds what a host takes to get where it should be. It is long,
+// because the machine may have other things to do; nothing is shown by it.
+const settleTimeout = 100 * time.Second
+
 // settled waits until a generation is desired and in a state.
 func (w *world) settled(ctx context.Context, number, state string) (profileStatus, error) {
-	p, err := w.until(ctx, 40*time.Second, func(p profileStatus) bool { return p.Desired.Number == number && p.State == state })
+	p, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.Desired.Number == number && p.State == state })
 	if err != nil {
 		err = fmt.Errorf("waiting for %s to be %s: %w", number, state, err)
 	}
@@ -307,8 +328,14 @@ func wait(ctx context.Context, bound time.Duration, check func() error) error {
 	}
 }
 
-// keepLogs copies the hosts' journals to where logs are kept.
-func (w *world) keepLogs() {
+// keepLogs copies the hosts' journals to where logs are kept, in a directory of
+// what they are of.
+func (w *world) keepLogs(of string) {
+	dir := filepath.Join(w.kept, strings.ReplaceAll(of, "/", ": "))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		w.log("keeping logs: %v", err)
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	for _, h := range []*booted.Host{w.ops, w.web} {
@@ -323,8 +350,18 @@ cat /var/log/lab-switches 2>/dev/null || true`)
 		if err != nil {
 			out += "\n" + err.Error()
 		}
-		if err := os.WriteFile(filepath.Join(w.lab.Logs(), h.Name+".log"), []byte(out), 0o600); err != nil {
+		err = os.WriteFile(filepath.Join(dir, h.Name+".log"), []byte(out), 0o600)
+		if err = errors.Join(err, copyFile(filepath.Join(w.lab.Logs(), h.Name+".console"), filepath.Join(dir, h.Name+".console"), 0o600)); err != nil {
 			w.log("keeping logs: %v", err)
 		}
 	}
+}
+
+// lines of a text without the last line's end.
+func lines(s string) []string {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, "\n")
 }

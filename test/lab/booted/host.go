@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	bootTimeout = 60 * time.Second
+	bootTimeout = 120 * time.Second
 	// stopTimeout bounds an orderly shutdown.
 	stopTimeout = 30 * time.Second
 	// maxOutput of a command in a host, in bytes.
@@ -248,7 +248,7 @@ func (h *Host) Kill() error {
 		return fmt.Errorf("killing %s: %w", h.Name, err)
 	}
 	// It fell to this program, which Open made its reaper, when its parent died.
-	for range 500 {
+	for range 6000 {
 		pid, err := syscall.Wait4(init, nil, syscall.WNOHANG, nil)
 		if pid == init || errors.Is(err, syscall.ECHILD) {
 			return nil
@@ -305,7 +305,7 @@ func (h *Host) Input(ctx context.Context, stdin string, argv ...string) (string,
 	}
 	full := append([]string{
 		"--bounding-set=-sys_time", "--inh-caps=-sys_time", "--",
-		"nsenter", "-t", strconv.Itoa(h.init), "-m", "-u", "-i", "-n", "-p", "-C", "--wd=/", "--",
+		"nsenter", "-t", strconv.Itoa(h.init), "-m", "-u", "-i", "-n", "-p", "-C", "--wdns=/", "--",
 	}, argv...)
 	cmd := exec.CommandContext(ctx, "setpriv", full...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}

@@ -98,9 +98,9 @@ func (l *Lab) Dir() string { return l.options.Dir }
 // Logs is the directory of the hosts' logs.
 func (l *Lab) Logs() string { return filepath.Join(l.options.Dir, "logs") }
 
-// Close ends all hosts and takes away all that the lab made; with keepLogs the
-// directory of logs stays. It does not need a living context.
-func (l *Lab) Close(keepLogs bool) error {
+// Close ends all hosts and takes away all that the lab made. It does not need a
+// living context.
+func (l *Lab) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), teardownTimeout)
 	defer cancel()
 	var errs []error
@@ -110,7 +110,7 @@ func (l *Lab) Close(keepLogs bool) error {
 	for _, m := range slices.Backward(l.mounts) {
 		errs = append(errs, unmount(m))
 	}
-	errs = append(errs, removeNetworks(ctx), removeTree(l.options.Dir, keepLogs))
+	errs = append(errs, removeNetworks(ctx), removeTree(l.options.Dir))
 	return errors.Join(append(errs, l.lock.Close())...)
 }
 
@@ -146,7 +146,7 @@ func unmount(target string) error {
 }
 
 // removeTree removes the lab's directory, where nothing is mounted any more.
-func removeTree(dir string, keepLogs bool) error {
+func removeTree(dir string) error {
 	left, err := mountsBelow(dir)
 	if err != nil {
 		return err
@@ -154,14 +154,5 @@ func removeTree(dir string, keepLogs bool) error {
 	if len(left) > 0 {
 		return fmt.Errorf("%s is kept: still mounted: %q", dir, left)
 	}
-	if !keepLogs {
-		return os.RemoveAll(dir)
-	}
-	entries, err := os.ReadDir(dir)
-	for _, e := range entries {
-		if e.Name() != "logs" {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
-		}
-	}
-	return err
+	return os.RemoveAll(dir)
 }

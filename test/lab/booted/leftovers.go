@@ -42,7 +42,7 @@ func removeLeftovers(ctx context.Context, dir string) error {
 	for _, m := range slices.Backward(mounts) {
 		err = errors.Join(err, unmount(m))
 	}
-	return errors.Join(err, removeNetworks(ctx), removeTree(dir, false))
+	return errors.Join(err, removeNetworks(ctx), removeTree(dir))
 }
 
 // oldHosts are the processes of systemd-nspawn that have one of the lab's names,

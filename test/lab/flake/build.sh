@@ -1,9 +1,9 @@
-# What builds a path of the flake. $breaks is how the lab makes builders fail:
-# it is no input, as a full disk is none.
+# What builds a path of the flake. $breaks is how the lab makes builders fail, as
+# many as it has lines: it is no input, as a network is none.
 breaks=/var/lib/lab/builds-fail
 if [ -s $breaks ]; then
 	sed -i 1d $breaks
-	echo "this builder was made to fail" >&2
+	echo "curl: (6) Could not resolve host: sources.invalid" >&2
 	exit 1
 fi
 mkdir "$out"
@@ -12,12 +12,13 @@ etc)
 	cp -r "$files/." "$out/"
 	;;
 toplevel)
+	. "$settings"
 	mkdir "$out/bin"
 	ln -s "$etc" "$out/etc"
 	cp "$settings" "$out/settings"
 	sed "s|@toplevel@|$out|g" "$switch" >"$out/bin/switch-to-configuration"
 	chmod 0755 "$out/bin/switch-to-configuration"
-	echo 'systemd 2' >"$out/init-interface-version"
+	echo "${interface-systemd 2}" >"$out/init-interface-version"
 	# What is compared to know whether a reboot is needed.
 	for file in kernel initrd kernel-modules; do
 		ln -s "/run/lab/$file" "$out/$file"

@@ -1,0 +1,28 @@
+//go:build linux
+
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestBenchmarkIsJudged(t *testing.T) {
+	ms := func(n ...int) (d []time.Duration) {
+		for _, v := range n {
+			d = append(d, time.Duration(v)*time.Millisecond)
+		}
+		return d
+	}
+	b := &benchmark{bare: ms(100, 100, 200), ours: ms(140, 160, 400), sync: ms(5, 5, 5), command: ms(70, 80, 90)}
+	got := b.markdown()
+	for _, want := range []string{
+		"| bare script, ms | 100.0 | 100.0–200.0 |", "| ratio | 1.60 | 1.40–2.00 | ≤ 1.5 | missed |",
+		"| overhead, ms | 60.0 | 40.0–200.0 |", "| overhead besides syncfs, ms | 55.0 |  | ≤ 60 | met |",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the report lacks %q:\n%s", want, got)
+		}
+	}
+}

@@ -1,0 +1,188 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// cacheDir is a binary cache that both hosts see: it is below the flake's
+// directory, which they share, and no part of the flake.
+const cacheDir = flakeDir + "/.git/lab-cache"
+
+func sourceScenarios() []scenario {
+	return []scenario{
+		{"a builder fails once", "as without a network; built again by itself, confirmed, activated once", builderFails},
+		{"the flake's server is away", "said; fetched by itself when it is back, confirmed", serverAway},
+		{"flake with a closure manifest", "built there and here to the same contents; confirmed", func(ctx context.Context, w *world) error {
+			defer w.restoreSource(ctx)
+			if err := w.fleetFile(ctx, strings.Replace(nixosSource, "}", ", build: true}", 1), patient); err != nil {
+				return err
+			}
+			return w.becomesGood(ctx, release{})
+		}},
+		{"store path with a closure manifest", "substituted from a cache with a signature; the closure is as signed; confirmed", storePath},
+		{"a cache with other contents", "validly signed by the cache's key, not as in the manifest: refused, nothing activated", tamperedCache},
+	}
+}
+
+// restoreSource goes back to the flake; a failure shows in the next scenario.
+func (w *world) restoreSource(ctx context.Context) {
+	if err := w.fleetFile(ctx, nixosSource, patient); err != nil {
+		w.log("restoring the source: %v", err)
+	}
+}
+
+func builderFails(ctx context.Context, w *world) error {
+	if _, err := w.web.Shell(ctx, "mkdir -p /var/lib/lab; echo once >/var/lib/lab/builds-fail"); err != nil {
+		return err
+	}
+	if err := w.becomesGood(ctx, release{}); err != nil {
+		return err
+	}
+	_, err := w.web.Run(ctx, "test", "!", "-s", "/var/lib/lab/builds-fail")
+	if err != nil {
+		err = fmt.Errorf("no builder failed: %w", err)
+	}
+	return err
+}
+
+// serverAway has the agent's host fetch the flake over the network.
+func serverAway(ctx context.Context, w *world) error {
+	defer w.restoreSource(ctx)
+	source := strings.Replace(nixosSource, "}", `, url: "git://[`+w.ops.Address+`]/`+strings.TrimPrefix(flakeDir, "/srv/")+`"}`, 1)
+	if err := w.fleetFile(ctx, source, patient); err != nil {
+		return err
+	}
+	server := "systemd-run -q --unit=lab-git --collect git daemon --reuseaddr --export-all --base-path=/srv --listen=" + w.ops.Address
+	if _, err := w.ops.Shell(ctx, server); err != nil {
+		return err
+	}
+	if err := w.becomesGood(ctx, release{}); err != nil {
+		return fmt.Errorf("while the server is there: %w", err)
+	}
+	s, err := w.commit(ctx, release{})
+	if err != nil {
+		return err
+	}
+	// The publisher reads its own copy, and says where hosts find the flake.
+	if _, err := w.ops.Run(ctx, "systemctl", "stop", "lab-git"); err != nil {
+		return err
+	}
+	number, err := w.publish(ctx)
+	if err != nil {
+		return err
+	}
+	d := deployed{s, number}
+	if _, err = w.until(ctx, settleTimeout, func(p profileStatus) bool {
+		return p.Desired.Number == d.number && p.Reason.Code == "build-failed"
+	}); err != nil {
+		return err
+	}
+	if _, err := w.ops.Shell(ctx, server); err != nil {
+		return err
+	}
+	if err := w.isGood(ctx, d, 1); err != nil {
+		return err
+	}
+	_, err = w.ops.Run(ctx, "systemctl", "stop", "lab-git")
+	return err
+}
+
+// cache makes a binary cache that the agent's host trusts, and has a system in
+// it.
+func (w *world) cache(ctx context.Context, s system) error {
+	out, err := w.ops.Shell(ctx, `
+[ -e /root/cache-key ] || nix key generate-secret --key-name lab-cache >/root/cache-key
+rm -rf `+cacheDir+`
+nix build --no-link 'git+file://`+flakeDir+`#`+attr+`'
+nix store sign --recursive --key-file /root/cache-key `+s.toplevel+`
+nix copy --to 'file://`+cacheDir+`?compression=none' `+s.toplevel+`
+nix key convert-secret-to-public </root/cache-key`)
+	if err != nil {
+		return err
+	}
+	_, err = w.web.Input(ctx, nixConf+"extra-substituters = file://"+cacheDir+"\nextra-trusted-public-keys = "+strings.TrimSpace(out)+"\n",
+		"sh", "-euc", "cat >/etc/nix/nix.conf")
+	return err
+}
+
+func storePath(ctx context.Context, w *world) error {
+	defer w.restoreSource(ctx)
+	s, err := w.commit(ctx, release{})
+	if err != nil {
+		return err
+	}
+	if err := w.cache(ctx, s); err != nil {
+		return err
+	}
+	d, err := w.publishPath(ctx, s)
+	if err != nil {
+		return err
+	}
+	if err := w.isGood(ctx, d, 1); err != nil {
+		return err
+	}
+	// Substituted, not built: what was built here has no signature.
+	_, err = w.web.Shell(ctx, "nix path-info --json --sigs "+s.toplevel+" | grep -q lab-cache")
+	return err
+}
+
+func (w *world) publishPath(ctx context.Context, s system) (deployed, error) {
+	if err := w.fleetFile(ctx, "{storePath: "+s.toplevel+"}", patient); err != nil {
+		return deployed{}, err
+	}
+	number, err := w.publish(ctx)
+	return deployed{s, number}, err
+}
+
+// tamperedCache puts other contents for a path of the closure into the cache,
+// and signs them as the owner of the cache's key can.
+func tamperedCache(ctx context.Context, w *world) error {
+	defer w.restoreSource(ctx)
+	s, err := w.commit(ctx, release{})
+	if err != nil {
+		return err
+	}
+	if err := w.cache(ctx, s); err != nil {
+		return err
+	}
+	if _, err := w.ops.Shell(ctx, `
+etc=$(readlink -f `+s.toplevel+`/etc)
+cd `+cacheDir+`
+base=${etc#/nix/store/}
+info=${base%%-*}.narinfo
+rm -rf /tmp/evil && cp -r "$etc" /tmp/evil && chmod -R u+w /tmp/evil
+sed -i 's/echo/echo evil/' /tmp/evil/systemd/system/lab-web.service
+find /tmp/evil -type f -exec chmod 0444 {} +
+nix-store --dump /tmp/evil >nar/evil.nar
+hash=sha256:$(nix hash file --type sha256 --base32 nar/evil.nar)
+size=$(stat -c %s nar/evil.nar)
+sed -i "s|^URL: .*|URL: nar/evil.nar|;s|^\(.*\)Hash: .*|\1Hash: $hash|;s|^\(.*\)Size: .*|\1Size: $size|;/^Sig: /d" "$info"
+rm -rf /root/.cache/nix/binary-cache-*
+nix store sign --store file://`+cacheDir+` --key-file /root/cache-key "$etc"
+grep -q '^Sig: lab-cache' "$info"`); err != nil {
+		return err
+	}
+	d, err := w.publishPath(ctx, s)
+	if err != nil {
+		return err
+	}
+	p, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.Desired.Number == d.number && p.State == "failed" })
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(p.Reason.Message, "closure manifest") {
+		return fmt.Errorf("the reason does not say why: %s", p)
+	}
+	if err := w.activated(ctx, s, 0); err != nil {
+		return err
+	}
+	if err := w.runs(ctx, w.good); err != nil {
+		return err
+	}
+	w.restoreSource(ctx)
+	return w.becomesGood(ctx, release{})
+}
