@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/agent/internal/secrets"
@@ -30,7 +31,7 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	if err != nil {
 		return err
 	}
-	if !w.whole(ctx, d, ps.Staged) {
+	if !w.whole(ctx, d, o, ps.Staged) {
 		return nil
 	}
 	way := route{from: ps.Current, to: ps.Staged, back: ps.Current, again: unsure(ps)}
@@ -68,6 +69,9 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
 	act.Deadline = now.Add(policy.ActivationDeadline.Or(fleet.DefaultActivation) + policy.VerifyDeadline.Or(fleet.DefaultVerify))
 	w.note(func(f *facts) { f.runID, f.run = "", nil })
+	if err := w.a.roomToRun(); err != nil {
+		return err
+	}
 	if w.a.journal.State().Paused != nil {
 		return nil // While the staged one was read. The next decision says so.
 	}
@@ -84,7 +88,7 @@ func (w *worker) runID(seq uint64, now time.Time, to fleet.Ref) string {
 
 // whole says whether what was staged is still what was built. What this
 // process built itself it need not read again.
-func (w *worker) whole(ctx context.Context, d driver.Driver, staged journal.Built) bool {
+func (w *worker) whole(ctx context.Context, d driver.Driver, o *desired.Opened, staged journal.Built) bool {
 	w.mu.Lock()
 	built := w.facts.built
 	w.mu.Unlock()
@@ -92,7 +96,13 @@ func (w *worker) whole(ctx context.Context, d driver.Driver, staged journal.Buil
 		return true
 	}
 	err := driver.Verify(ctx, d, staged.Path)
-	if err == nil || errors.Is(err, driver.ErrUnsupported) {
+	if errors.Is(err, driver.ErrUnsupported) {
+		err = nil
+	}
+	if err == nil {
+		err = w.wholeSecrets(ctx, o, staged)
+	}
+	if err == nil {
 		w.note(func(f *facts) { f.built = staged.Ref.Digest })
 		return true
 	}
@@ -104,6 +114,18 @@ func (w *worker) whole(ctx context.Context, d driver.Driver, staged journal.Buil
 		}
 	})
 	return false
+}
+
+// wholeSecrets makes the secrets of what was staged once more: files that
+// differ are replaced.
+func (w *worker) wholeSecrets(ctx context.Context, o *desired.Opened, staged journal.Built) error {
+	w.a.building.RLock()
+	defer w.a.building.RUnlock()
+	path, err := w.prepareSecrets(ctx, o)
+	if err == nil && path != staged.Secrets {
+		err = fmt.Errorf("secrets are in %s, staged were %s", path, staged.Secrets)
+	}
+	return err
 }
 
 // route is from where an activation leads to where, and back to where.

@@ -158,9 +158,13 @@ func (a *Agent) bind() error {
 		return err
 	}
 	a.raiseFloor(id.Issued)
-	store, err := desired.Open(filepath.Join(a.config.StateDir, desiredDir), id.Root)
+	store, err := desired.Open(filepath.Join(a.config.StateDir, desiredDir), id.Root, a.journal.State().Root.Version)
 	if err != nil {
 		return err
+	}
+	if damage := store.Damage(); damage != nil {
+		a.config.Log.Error("signed documents on this host's disk are damaged; the coordinator is asked for them", "error", damage)
+		a.noteDamage(damage)
 	}
 	a.raiseFloor(store.Floor())
 	for _, p := range store.Profiles() {

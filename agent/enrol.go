@@ -121,13 +121,7 @@ func (a *Agent) enrolOnce(ctx context.Context, attempt int) error {
 		return err //nolint:wrapcheck // It says what failed.
 	}
 	dir := filepath.Join(a.config.StateDir, desiredDir)
-	store, err := desired.Open(dir, id.Root)
-	if errors.Is(err, release.ErrRootPin) && !a.identity.Enrolled() {
-		// Of an attempt with another join string that came to nothing.
-		if err = os.RemoveAll(dir); err == nil {
-			store, err = desired.Open(dir, id.Root)
-		}
-	}
+	store, err := desired.Open(dir, id.Root, 0)
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}

@@ -46,6 +46,7 @@ const (
 	troubleRoot                     // this host refused a trust root
 	troubleLoosening                // this host refused a loosening
 	troubleLocal                    // this host could not keep what it was told
+	troubleDamage                   // signed documents were damaged on this host's disk
 	troubleFreshness                // this host refused a freshness statement
 	troubleIdentity                 // no new certificate: it was refused, by either side
 	troubleOlder                    // the coordinator knows less than it once did

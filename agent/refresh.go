@@ -41,6 +41,7 @@ func (a *Agent) refresh(ctx context.Context, b *bound) (refreshEnd, error) {
 	if errors.Is(err, journal.ErrBroken) || errors.Is(err, journal.ErrClosed) {
 		return notKept, err
 	}
+	a.noteDamage(b.desired.Damage())
 	if a.noteLocal(err) {
 		a.link.wantReport()
 	}
@@ -61,9 +62,25 @@ func (a *Agent) noteLocal(err error) bool {
 			Code: fleet.ReasonInternal, Message: "what is desired could not be kept: " + err.Error(), Hint: desired.LocalHint,
 		}
 	}
+	if full, is := a.fullDisk(err); is {
+		full.Message = "what is desired could not be kept: " + full.Message
+		why = full
+	}
 	was := a.link.trouble(troubleLocal)
 	a.link.note(troubleLocal, why)
 	return was.Code != why.Code
+}
+
+// noteDamage remembers for the status that signed documents were found damaged.
+func (a *Agent) noteDamage(damage error) {
+	why := fleet.Reason{}
+	if damage != nil {
+		why = fleet.Reason{
+			Code: fleet.ReasonInternal, Message: "signed documents on this host's disk are damaged: " + damage.Error(),
+			Hint: "check the disk; the coordinator's next answer replaces them",
+		}
+	}
+	a.link.note(troubleDamage, why)
 }
 
 // take keeps what is admissible of an answer. Refusals are noted and no errors;

@@ -59,6 +59,10 @@ func (a *Agent) reportLoop(ctx context.Context, b *bound) error {
 	}
 }
 
+// errAckNotKept says that the coordinator answered, and that this host could
+// not write it down.
+var errAckNotKept = errors.New("recording acknowledgement")
+
 type deliver func(context.Context, sync.Report) (sync.Ack, error)
 
 // report makes, signs and delivers one report. more says that there is more to
@@ -95,7 +99,7 @@ func (a *Agent) report(ctx context.Context, b *bound, send deliver) (more bool, 
 	// What was journalled meanwhile was not sent yet, whatever the answer says.
 	if seq := min(ack.Seq, last); seq > st.Acked {
 		if err := a.journal.Append(journal.Record{Kind: journal.KindAck, Acked: seq}); err != nil {
-			return false, fmt.Errorf("recording acknowledgement: %w", err)
+			return false, fmt.Errorf("%w: %w", errAckNotKept, err)
 		}
 		a.wakeAll()
 	}

@@ -58,10 +58,14 @@ func (a *Agent) snapshot() control.Status {
 			p.Reason = w.awaits()
 		}
 		local := a.link.trouble(troubleLocal)
-		if w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && local.Code != "" && p.Reason.Code != fleet.ReasonInternal {
+		if w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && local.Code != "" &&
+			(p.Reason.Code != fleet.ReasonInternal || local.Code == fleet.ReasonDiskFull) {
 			p.Reason = local
 		}
-		if said.plan.Step == reconcile.StepNothing && p.Reason.Code == fleet.ReasonInternal {
+		if damage := a.link.trouble(troubleDamage); w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && damage.Code != "" {
+			p.Reason = damage // It is why nothing, or not that, is desired.
+		}
+		if said.plan.Step == reconcile.StepNothing && (p.Reason.Code == fleet.ReasonInternal || p.Reason.Code == fleet.ReasonDiskFull) {
 			// Something may be desired that can't be taken now: what runs is not
 			// all that there is to say.
 			p.State = fleet.StateHeld

@@ -160,21 +160,24 @@ func (w *worker) later(ctx context.Context, p reconcile.Plan, code fleet.ReasonC
 	if ctx.Err() != nil {
 		return
 	}
-	hint := "the host tries again by itself"
+	why := fleet.Reason{Code: code, Message: err.Error(), Hint: "the host tries again by itself"}
 	if r := (*sync.RefusedError)(nil); errors.As(err, &r) && r.Reason.Hint != "" {
-		hint = r.Reason.Hint
+		why.Hint = r.Reason.Hint
 	}
 	if e, ok := errors.AsType[*plugin.Error](err); ok {
-		code, hint = e.Code, e.Hint()
+		why.Code, why.Hint = e.Code, e.Hint()
 	}
-	w.log.Warn("attempt failed", "reason", string(code), "error", err)
+	if full, is := w.a.fullDisk(err); is {
+		why = full
+	}
+	w.log.Warn("attempt failed", "reason", string(why.Code), "error", err)
 	w.note(func(f *facts) {
 		if f.waitFor != p.Target.Digest {
 			f.waitFor, f.failed = p.Target.Digest, 0
 		}
 		f.wait = &wait{
 			until:  awake().Add(spread(grow(w.a.config.Retry, f.failed))),
-			reason: fleet.Reason{Code: code, Message: err.Error(), Hint: hint},
+			reason: why,
 		}
 		f.failed++
 	})
@@ -202,6 +205,11 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 	}
 	w.a.building.RLock()
 	defer w.a.building.RUnlock()
+	if err := w.checkBlobs(o.Blobs()); err != nil {
+		w.refetch(p)
+		w.later(ctx, p, fleet.ReasonFetchFailed, err)
+		return nil
+	}
 	path, err := w.buildPinned(ctx, d, req)
 	switch {
 	case ctx.Err() != nil:
@@ -224,6 +232,18 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 	}
 	w.note(func(f *facts) { f.built, f.damaged, f.wait, f.failed = p.Target.Digest, "", nil, 0 })
 	return nil
+}
+
+// checkBlobs reads the blobs that are here before anybody else does: what a
+// rotten one says must not count as the source's own fault.
+func (w *worker) checkBlobs(refs []fleet.BlobRef) error {
+	var errs []error
+	for _, ref := range refs {
+		if err := w.a.blobs.Check(ref); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // refetch forgets that the target's blobs are here; after a second failure in a

@@ -151,7 +151,9 @@ func (w *worker) reach(ctx context.Context) bool {
 	b := w.a.bound.Load()
 	for wait := reachFirst; ; wait = min(2*wait, reachMax) {
 		_, err := w.a.report(ctx, b, b.client.Reach)
-		if refused := (*sync.RefusedError)(nil); err == nil || errors.As(err, &refused) {
+		// A refusal is an answer, also one for want of room on the coordinator's
+		// disk; and a full disk here is not the network's fault.
+		if refused := (*sync.RefusedError)(nil); err == nil || errors.As(err, &refused) || errors.Is(err, errAckNotKept) {
 			return true
 		}
 		if sleep(ctx, spread(wait)+wait/2) != nil {

@@ -225,6 +225,9 @@ func (w *worker) stepped(ctx context.Context, err error) error {
 	why := fleet.Reason{
 		Code: fleet.ReasonInternal, Message: err.Error(), Hint: "look at the agent's log, its disk and its permissions",
 	}
+	if full, is := w.a.fullDisk(err); is {
+		why = full
+	}
 	w.log.Error("step failed", "error", err)
 	w.mu.Lock()
 	w.said.plan.Reason, w.said.reasons = why, []fleet.Reason{why}

@@ -37,6 +37,10 @@ const (
 	ReasonInternal          ReasonCode = "internal-error"
 	ReasonAppliedByHand     ReasonCode = "applied-by-hand"
 	ReasonTrustReset        ReasonCode = "trust-reset"
+	// ReasonDiskFull: this host's disk has no room for what is to be done.
+	ReasonDiskFull ReasonCode = "disk-full"
+	// ReasonJournalRecovered: a damaged journal was given up on a host.
+	ReasonJournalRecovered ReasonCode = "journal-recovered"
 	// ReasonRestoredOlder: the coordinator knows less than it once did.
 	ReasonRestoredOlder ReasonCode = "coordinator-restored-older"
 	ReasonStale         ReasonCode = "not-fresh"

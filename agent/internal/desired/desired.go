@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,7 +84,10 @@ type Store struct {
 	dir string
 	pin fleet.Digest
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	// floor is the lowest version of the trust root that may judge anything.
+	floor    uint64
+	damaged  map[string]error           // files that could not be read, by path
 	trust    *release.Trust             // nil until the first root is here
 	walked   map[[sha256.Size]byte]bool // roots that are here, by envelope
 	pointers map[fleet.ProfileName]Pointer
@@ -93,10 +97,13 @@ type Store struct {
 	freshness *release.Signed[fleet.Freshness]
 }
 
-// Open reads what is there. The trust root must walk from pin.
-func Open(dir string, pin fleet.Digest) (*Store, error) {
+// Open reads what is there. The trust root must walk from pin, and judges
+// nothing while it is older than version floor, the one that is on record.
+// Files that are damaged are passed over, and Damage tells of them: what was in
+// them comes with the coordinator's next answer.
+func Open(dir string, pin fleet.Digest, floor uint64) (*Store, error) {
 	s := &Store{
-		dir: dir, pin: pin, walked: map[[sha256.Size]byte]bool{},
+		dir: dir, pin: pin, floor: floor, damaged: map[string]error{}, walked: map[[sha256.Size]byte]bool{},
 		pointers: map[fleet.ProfileName]Pointer{},
 		opened:   map[fleet.Digest]*Opened{},
 		refused:  map[fleet.ProfileName]fleet.Reason{},
@@ -149,37 +156,81 @@ func (s *Store) loadRoots() error {
 		return fmt.Errorf("%d trust roots in %s, at most %d", len(versions), s.rootsDir(), maxRoots)
 	}
 	slices.Sort(versions)
-	var chain [][]byte
 	for _, v := range versions {
 		b, err := readBounded(s.rootPath(v))
-		if err != nil {
-			return err
+		if err == nil {
+			var next *release.Trust
+			if next, err = s.nextRoot(b); err == nil {
+				s.trust = next
+				s.walked[sha256.Sum256(b)] = true
+				continue
+			}
 		}
-		chain = append(chain, b)
-		s.walked[sha256.Sum256(b)] = true
-	}
-	s.trust, err = release.OpenChain(chain, s.pin)
-	if err != nil {
-		return fmt.Errorf("%s: %w", s.rootsDir(), err)
+		// Those after it follow on nothing until it is here again.
+		s.damaged[s.rootPath(v)] = err
+		return nil
 	}
 	return nil
 }
 
+// Damage names the files that could not be read and were not replaced yet, in
+// order; nil where there are none.
+func (s *Store) Damage() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, path := range slices.Sorted(maps.Keys(s.damaged)) {
+		errs = append(errs, fmt.Errorf("%s is damaged: %w", path, s.damaged[path]))
+	}
+	if s.trust == nil && s.floor > 0 || s.trust != nil && s.trust.Root().Version < s.floor {
+		errs = append(errs, s.behind())
+	}
+	return errors.Join(errs...)
+}
+
+// behind says that the trust root may not judge; s.mu is held.
+func (s *Store) behind() error {
+	v := uint64(0)
+	if s.trust != nil {
+		v = s.trust.Root().Version
+	}
+	return fmt.Errorf("%w: the trust root in %s is of version %d, this host had %d", release.ErrRootVersion, s.rootsDir(), v, s.floor)
+}
+
+// judge is the trust root that may judge documents; s.mu is held.
+func (s *Store) judge() (*release.Trust, error) {
+	switch {
+	case s.trust != nil && s.trust.Root().Version >= s.floor:
+		return s.trust, nil
+	case s.floor > 0:
+		return nil, s.behind()
+	}
+	return nil, fmt.Errorf("%w: this host has no trust root yet", release.ErrRootVersion)
+}
+
 func (s *Store) rootPath(version uint64) string { return rootFile(s.rootsDir(), version) }
 
-// Trust is the newest trust root, nil before the first.
+// Trust is the newest trust root, nil before the first, and while only older
+// ones than the host had are here.
 func (s *Store) Trust() *release.Trust {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.trust
+	t, err := s.judge()
+	if err != nil {
+		return nil
+	}
+	return t
 }
 
-// RootVersion is the version of the newest trust root, 0 before the first.
+// RootVersion is the version of the newest trust root that is here, 0 before
+// the first.
 func (s *Store) RootVersion() uint64 {
-	if t := s.Trust(); t != nil {
-		return t.Root().Version
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trust == nil {
+		return 0
 	}
-	return 0
+	return s.trust.Root().Version
 }
 
 // AddRoots walks on from the newest trust root, oldest first, and keeps each.
@@ -205,6 +256,7 @@ func (s *Store) AddRoots(envelopes [][]byte) error {
 		}
 		s.trust = next
 		s.walked[sha256.Sum256(env)] = true
+		delete(s.damaged, s.rootPath(v))
 		// Whatever an older root admitted is judged anew.
 		clear(s.opened)
 		s.freshness = nil
@@ -250,21 +302,36 @@ func (s *Store) loadPointers() error {
 		if !strings.HasSuffix(e.Name(), ".json") || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		b, err := readBounded(filepath.Join(s.profilesDir(), e.Name()))
+		path := filepath.Join(s.profilesDir(), e.Name())
+		f, err := readPointer(path)
 		if err != nil {
-			return err
+			s.damaged[path] = err
+			continue
 		}
-		var f pointerFile
-		if err := strictjson.Unmarshal(b, maxFileBytes, &f); err != nil {
-			return fmt.Errorf("%s: %w", e.Name(), err)
-		}
-		name, err := fleet.ParseProfileName(string(f.Profile))
-		if err != nil {
-			return fmt.Errorf("%s: %w", e.Name(), err)
-		}
-		s.pointers[name] = f.Pointer
+		s.pointers[f.Profile] = f.Pointer
 	}
 	return nil
+}
+
+// readPointer knows all fields: one that has another name now must not pass for
+// one that isn't there.
+func readPointer(path string) (f pointerFile, err error) {
+	b, err := readBounded(path)
+	if err == nil {
+		err = strictjson.UnmarshalKnown(b, maxFileBytes, &f)
+	}
+	if err == nil {
+		_, err = fleet.ParseProfileName(string(f.Profile))
+	}
+	if err == nil && filepath.Base(path) != f.Profile.FileName()+".json" {
+		err = fmt.Errorf("it is of profile %s", f.Profile)
+	}
+	for _, d := range []fleet.Digest{f.Newest, f.Revert} {
+		if err == nil && (d != "" || d == f.Newest) {
+			_, err = fleet.ParseDigest(string(d))
+		}
+	}
+	return f, err
 }
 
 type pointerFile struct {
@@ -287,6 +354,7 @@ func (s *Store) setPointer(profile fleet.ProfileName, p Pointer) error {
 		return fmt.Errorf("recording what is desired: %w", err)
 	}
 	s.pointers[profile] = p
+	delete(s.damaged, path)
 	return nil
 }
 

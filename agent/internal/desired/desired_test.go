@@ -21,7 +21,7 @@ func source() fleet.Source {
 
 func newStore(t testing.TB, f *agenttest.Fleet, dir string) *desired.Store {
 	t.Helper()
-	s, err := desired.Open(dir, f.RootPin)
+	s, err := desired.Open(dir, f.RootPin, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestRootsThatDoNotFollow(t *testing.T) {
 		t.Errorf("the whole chain: %v, version %d", err, s.RootVersion())
 	}
 	// Where to start from is the pin's to say: nothing of another chain counts.
-	if s, err := desired.Open(dir, other.RootPin); err != nil || s.Trust() != nil {
+	if s, err := desired.Open(dir, other.RootPin, 0); err != nil || s.Trust() != nil {
 		t.Errorf("another pin: %v", err)
 	}
 }

@@ -122,16 +122,17 @@ func (s *Store) take(h release.Host, o Offer, newest *Opened, now time.Time) err
 
 // open verifies both parts of a document; s.mu is held.
 func (s *Store) open(d Document) (*Opened, error) {
-	if s.trust == nil {
-		return nil, fmt.Errorf("opening generation: %w: this host has no trust root yet", release.ErrRootVersion)
+	trust, err := s.judge()
+	if err != nil {
+		return nil, fmt.Errorf("opening generation: %w", err)
 	}
-	g, err := s.trust.OpenGeneration(d.Generation)
+	g, err := trust.OpenGeneration(d.Generation)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // It says what was opened.
 	}
 	o := &Opened{Generation: g}
 	if len(d.Secrets) > 0 {
-		if o.Secrets, err = s.trust.OpenSecrets(d.Secrets); err != nil {
+		if o.Secrets, err = trust.OpenSecrets(d.Secrets); err != nil {
 			return nil, err //nolint:wrapcheck // It says what was opened.
 		}
 	}
@@ -172,8 +173,8 @@ func (s *Store) Document(d fleet.Digest) (Document, error) {
 	if err != nil {
 		return doc, err
 	}
-	if err := strictjson.Unmarshal(b, maxFileBytes, &doc); err != nil {
-		return doc, fmt.Errorf("reading document %s: %w", d.Short(), err)
+	if err := strictjson.UnmarshalKnown(b, maxFileBytes, &doc); err != nil {
+		return doc, fmt.Errorf("reading document: %s is damaged: %w", s.documentPath(d), err)
 	}
 	return doc, nil
 }
@@ -195,13 +196,41 @@ func (s *Store) load(d fleet.Digest) (*Opened, error) {
 	}
 	o, err := s.open(doc)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading document %s: %w", s.documentPath(d), err)
 	}
 	if o.Generation.Digest != d {
 		return nil, fmt.Errorf("reading document %s: %w: another one is stored under its name", d.Short(), release.ErrSignature)
 	}
 	s.opened[d] = o
 	return o, nil
+}
+
+// Highest is, by profile, the highest generation for machine among all
+// documents that are here and good: no honest host is below it. Those that are
+// damaged are passed over.
+func (s *Store) Highest(machine fleet.MachineName) (map[fleet.ProfileName]*Opened, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entries, err := os.ReadDir(s.documentsDir())
+	if err != nil {
+		return nil, fmt.Errorf("reading documents: %w", err)
+	}
+	highest := map[fleet.ProfileName]*Opened{}
+	for _, e := range entries {
+		hex, is := strings.CutSuffix(e.Name(), ".json")
+		if !is {
+			continue
+		}
+		o, err := s.load(fleet.Digest("sha256:" + hex))
+		if err != nil || o.Generation.Doc.Machine != machine {
+			continue
+		}
+		p := o.Generation.Doc.Profile
+		if was := highest[p]; was == nil || o.Ref().Number.Compare(was.Ref().Number) > 0 {
+			highest[p] = o
+		}
+	}
+	return highest, nil
 }
 
 // LoadAccepted opens a document that was accepted before, by its digest alone:

@@ -28,7 +28,8 @@ func (s *Store) PrepareReset(t *release.Trust) error {
 func (s *Store) Reset(t *release.Trust) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pin, s.trust = t.Digest(), t
+	s.pin, s.trust, s.floor = t.Digest(), t, 0
+	clear(s.damaged)
 	clear(s.walked)
 	s.walked[sha256.Sum256(t.Envelope())] = true
 	clear(s.opened)

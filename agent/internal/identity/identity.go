@@ -131,11 +131,11 @@ func (s *Store) key(name string) (ed25519.PrivateKey, error) {
 	}
 	signer, err := pki.ParseKey(der)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.path(name), err)
+		return nil, s.damaged(name, err)
 	}
 	key, ok := signer.(ed25519.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("%s: want an ed25519 key", s.path(name))
+		return nil, s.damaged(name, errors.New("want an ed25519 key"))
 	}
 	return key, nil
 }
@@ -166,7 +166,7 @@ func (s *Store) openAge(given string) error {
 	}
 	id, err := age.ParseX25519Identity(string(trimNewline(b)))
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.path(ageKeyFile), err)
+		return s.damaged(ageKeyFile, errors.New("it is no age identity")) // The cause repeats the key.
 	}
 	s.age, s.ageOwn = []age.Identity{id}, id.Recipient().String()
 	return nil
@@ -189,6 +189,30 @@ func (s *Store) openInstance() error {
 	return atomicfile.WriteFile(s.path(instanceFile), []byte(s.instance+"\n"), 0o600)
 }
 
+// damaged says what to do about a file that does not hold what was written.
+func (s *Store) damaged(name string, err error) error {
+	return damaged(s.dir, name, err)
+}
+
+func damaged(dir, name string, err error) error {
+	return fmt.Errorf("%s is damaged: %w; restore it from a backup, or move %s away and enrol again with a new join string",
+		filepath.Join(dir, name), err, dir)
+}
+
+// fits says whether a stored certificate is over this host's key and of one of
+// the CAs that came with it.
+func (s *Store) fits(leaf *x509.Certificate, cas []*x509.Certificate) error {
+	if pub, ok := leaf.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(s.host.Public()) {
+		return fmt.Errorf("it is not over the key in %s: one of the two is not what it was", s.path(hostKeyFile))
+	}
+	for _, ca := range cas {
+		if leaf.CheckSignatureFrom(ca) == nil {
+			return nil
+		}
+	}
+	return errors.New("it is of none of the CAs beside it")
+}
+
 // load reads binding and certificate, where there are any.
 func (s *Store) load() error {
 	var err error
@@ -207,8 +231,11 @@ func (s *Store) load() error {
 		return err
 	}
 	leaf, cas, err := decodeCertificates(b)
+	if err == nil {
+		err = s.fits(leaf, cas)
+	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.path(certFile), err)
+		return s.damaged(certFile, err)
 	}
 	s.use(leaf, cas)
 	return nil
@@ -226,7 +253,7 @@ func ReadBinding(dir string) (Binding, error) {
 		return b, err
 	}
 	if err := strictjson.Unmarshal(data, maxFileBytes, &b); err != nil {
-		return b, fmt.Errorf("%s: %w", path, err)
+		return b, damaged(dir, bindingFile, err)
 	}
 	return b, nil
 }

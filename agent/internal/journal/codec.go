@@ -20,8 +20,8 @@ const (
 	prefixBytes    = 9 // checksum and space
 )
 
-// ErrCorrupt says that the journal holds a line that is wrong and isn't the last one,
-// so it wasn't made by an interrupted write.
+// ErrCorrupt says that the journal holds a line that is wrong and that no
+// interrupted write has made. Recover leads out.
 var ErrCorrupt = errors.New("journal is corrupt")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -55,11 +55,8 @@ func decode(line []byte) ([]Record, error) {
 	if len(line) < prefixBytes || line[prefixBytes-1] != ' ' {
 		return nil, errTorn
 	}
-	var sum [4]byte
-	if _, err := hex.Decode(sum[:], line[:prefixBytes-1]); err != nil {
-		return nil, errChecksum
-	}
-	if !bytes.Equal(sum[:], checksum(line[prefixBytes:])) {
+	// As text, so that no digit may change, not even to a capital letter.
+	if hex.EncodeToString(checksum(line[prefixBytes:])) != string(line[:prefixBytes-1]) {
 		return nil, errChecksum
 	}
 	var recs []Record
@@ -102,7 +99,7 @@ func scan(r io.Reader, name string) (scanned, error) {
 			switch {
 			case err != nil:
 				return out, fmt.Errorf("reading journal %s: %w", name, err)
-			case rest == 0 && (errors.Is(bad, errTorn) || errors.Is(bad, errChecksum)):
+			case rest == 0 && (errors.Is(bad, errTorn) || errors.Is(bad, errChecksum)) && tornOff(line):
 				out.torn = int64(len(line))
 				return out, nil
 			}
@@ -117,9 +114,28 @@ func scan(r io.Reader, name string) (scanned, error) {
 	}
 }
 
+// unwritten is how many zeros in a row say that a part of a line never reached
+// the disk: the text of a line has none, and rot makes single ones.
+const unwritten = 8
+
+// tornOff says whether a bad last line is what an interrupted write leaves:
+// its beginning, or parts that are all zeros. One that is there in whole length
+// and differs otherwise was written, maybe acknowledged, and changed since.
+func tornOff(line []byte) bool {
+	if bytes.Contains(line, make([]byte, unwritten)) {
+		return true
+	}
+	if line[len(line)-1] == '\n' {
+		return false
+	}
+	// Whole but for its newline, which is another byte now.
+	_, err := decode(line[:len(line)-1])
+	return err != nil
+}
+
 func corrupt(name string, line int, err error) error {
-	return fmt.Errorf("%w: %s line %d: %w; stop the agent, keep a copy, and cut the file before that line "+
-		"(what came after is lost; the agent then asks the coordinator anew)", ErrCorrupt, name, line, err)
+	return fmt.Errorf("%w: %s line %d: %w; what runs is left alone; check the disk, then run \"fleet-agent recover\", "+
+		"which keeps the damaged file and starts anew from what runs", ErrCorrupt, name, line, err)
 }
 
 // readLine reads up to and with the next newline; io.EOF where there is none.

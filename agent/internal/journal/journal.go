@@ -38,6 +38,16 @@ type Options struct {
 	Log *slog.Logger
 }
 
+func (o Options) withDefaults() Options {
+	if o.Now == nil {
+		o.Now = time.Now //nolint:forbidigo // The default of the injected one.
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
 // file is what the journal needs of the disk; tests make it fail.
 type file interface {
 	io.Writer
@@ -66,12 +76,7 @@ type Journal struct {
 // drops what an interrupted write left at the end, and folds the journal.
 // Errors: ErrLocked, ErrNewerState, ErrCorrupt, or of the file system.
 func Open(dir string, o Options) (*Journal, error) {
-	if o.Now == nil {
-		o.Now = time.Now //nolint:forbidigo // The default of the injected one.
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o = o.withDefaults()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, explain(dir, err)
 	}

@@ -238,7 +238,7 @@ func TestCorruptMiddle(t *testing.T) {
 		_, oerr := Open(dir, Options{})
 		for _, err := range []error{rerr, oerr} {
 			if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), j.path()) ||
-				!strings.Contains(err.Error(), "cut the file") || !strings.Contains(err.Error(), "line ") {
+				!strings.Contains(err.Error(), "fleet-agent recover") || !strings.Contains(err.Error(), "line ") {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

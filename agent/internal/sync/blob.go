@@ -33,10 +33,32 @@ func (b Blobs) Path(d fleet.Digest) string { return filepath.Join(b.Dir, d.Hex()
 
 func (b Blobs) partial(d fleet.Digest) string { return b.Path(d) + ".part" }
 
-// Has says whether a whole, verified blob is here.
+// Has says whether a blob is here that was whole when it was put here; Check
+// tells whether it still is.
 func (b Blobs) Has(ref fleet.BlobRef) bool {
 	fi, err := os.Stat(b.Path(ref.Digest))
 	return err == nil && fi.Mode().IsRegular() && uint64(fi.Size()) == ref.Size //nolint:gosec // Sizes of files are not negative.
+}
+
+// Check reads a blob and removes one that is not what was signed, any more: a
+// disk that rots keeps sizes. An error wraps ErrBlob where it was removed, and
+// os.ErrNotExist where none is here.
+func (b Blobs) Check(ref fleet.BlobRef) error {
+	path := b.Path(ref.Digest)
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("reading blob: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	sum := sha256.New()
+	n, err := io.Copy(sum, io.LimitReader(f, int64(min(ref.Size, 1<<62))+1))                                       //nolint:gosec // Bounded just here.
+	if err == nil && uint64(n) == ref.Size && fleet.DigestFromSum([sha256.Size]byte(sum.Sum(nil))) == ref.Digest { //nolint:gosec // Not negative.
+		return nil
+	}
+	if err == nil {
+		err = errors.New("its content changed")
+	}
+	return errors.Join(fmt.Errorf("%w: %s is damaged on this disk and is fetched again: %w", ErrBlob, path, err), os.Remove(path))
 }
 
 // Prune removes all blobs, whole and partial, that are not in keep.
@@ -66,7 +88,7 @@ func (b Blobs) Prune(keep map[fleet.Digest]bool) error {
 // it ended. Digest and size are checked while it streams; what turns out wrong
 // is removed. Errors that do not wrap ErrBlob are worth another attempt.
 func (c *Client) FetchBlob(ctx context.Context, b Blobs, ref fleet.BlobRef) error {
-	if b.Has(ref) {
+	if b.Has(ref) && b.Check(ref) == nil {
 		return nil
 	}
 	if err := c.fetchBlob(ctx, b, ref); err != nil {
@@ -82,7 +104,7 @@ func (c *Client) FetchBlob(ctx context.Context, b Blobs, ref fleet.BlobRef) erro
 // error wraps ErrBlob where the content is not what ref says; nothing is kept
 // then.
 func (b Blobs) Put(ref fleet.BlobRef, content io.Reader) error {
-	if b.Has(ref) {
+	if b.Has(ref) && b.Check(ref) == nil {
 		return nil
 	}
 	sum := sha256.New()

@@ -153,7 +153,7 @@ func describe(t fleet.Transition) string {
 
 // alarming says whether somebody should look at a transition.
 func alarming(t fleet.Transition) bool {
-	if t.Reason.Code == fleet.ReasonAppliedByHand || t.Reason.Code == fleet.ReasonTrustReset {
+	if c := t.Reason.Code; c == fleet.ReasonAppliedByHand || c == fleet.ReasonTrustReset || c == fleet.ReasonJournalRecovered {
 		return true // Somebody broke the glass.
 	}
 	switch t.State {
