@@ -14,7 +14,11 @@ import (
 // setUpNixOS boots a host that runs a system which a person installed, as hosts
 // do when an agent comes to them.
 func setUpNixOS(ctx context.Context, w *world) error {
-	if err := w.boot(ctx, hosts{}); err != nil {
+	return w.setUpNixOS(ctx, hosts{})
+}
+
+func (w *world) setUpNixOS(ctx context.Context, o hosts) error {
+	if err := w.boot(ctx, o); err != nil {
 		return err
 	}
 	if err := w.found(ctx); err != nil {
@@ -38,7 +42,8 @@ func (w *world) install(ctx context.Context) error {
 	_, err = w.web.Shell(ctx, `
 path=$(nix build --no-link --print-out-paths 'git+file://`+flakeDir+`#`+attr+`')
 nix-env --profile /nix/var/nix/profiles/system --set "$path"
-"$path/bin/switch-to-configuration" switch`)
+"$path/bin/switch-to-configuration" switch
+sync`)
 	if err != nil {
 		return err
 	}

@@ -31,5 +31,6 @@ func groups() []group {
 	return []group{
 		{"Bundles", setUpBundles, bundleScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios())},
+		{"Power loss", setUpPower, powerScenarios()},
 	}
 }

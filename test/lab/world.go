@@ -82,7 +82,7 @@ func (w *world) boot(ctx context.Context, o hosts) error {
 	programs := booted.Share{From: bin, At: "/usr/local/bin", ReadOnly: true}
 	var err error
 	if w.ops, err = w.lab.AddHost(ctx, booted.Spec{
-		Name: opsName, Kept: []string{"/var/lib/private", repo, "/nix"}, PowerLoss: o.powerLoss,
+		Name: opsName, Kept: []string{"/var/lib/private", repo}, PowerLoss: o.powerLoss,
 		Shared: []booted.Share{programs, {From: flake, At: flakeDir}},
 	}); err != nil {
 		return err
@@ -205,7 +205,7 @@ settings:
       source: %s
       policy: %s
 `, opsName, w.address(), opsName, webName, webName, source, policy)
-	_, err := w.ops.Input(ctx, text, "sh", "-euc", "cat >"+repo+"/fleet.yaml")
+	_, err := w.ops.Input(ctx, text, "sh", "-euc", "cat >"+repo+"/fleet.yaml; sync "+repo+"/fleet.yaml "+repo)
 	return err
 }
 

@@ -55,8 +55,12 @@ func (o Options) withDefaults() Options {
 		to  *time.Duration
 		def time.Duration
 	}{
-		{&o.Start, defaultStart}, {&o.Call, defaultCall}, {&o.Build, defaultBuild},
-		{&o.Idle, defaultIdle}, {&o.First, defaultFirst}, {&o.Max, defaultMax},
+		{&o.Start, defaultStart},
+		{&o.Call, defaultCall},
+		{&o.Build, defaultBuild},
+		{&o.Idle, defaultIdle},
+		{&o.First, defaultFirst},
+		{&o.Max, defaultMax},
 	} {
 		if *d.to == 0 {
 			*d.to = d.def

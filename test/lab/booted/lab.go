@@ -81,10 +81,16 @@ func Open(ctx context.Context, lock *os.File, o Options) (*Lab, error) {
 	if err := removeLeftovers(ctx, o.Dir); err != nil {
 		return l, fmt.Errorf("removing what an earlier run left: %w", err)
 	}
-	for _, dir := range []string{o.Dir, l.Logs()} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return l, fmt.Errorf("making the lab: %w", err)
-		}
+	// Shared, so that what is unmounted here is also gone from the namespaces of
+	// hosts that booted while it was mounted: a disk is not off before that.
+	if err := l.mount(ctx, o.Dir, "--bind", o.Dir); err != nil {
+		return l, fmt.Errorf("making the lab: %w", err)
+	}
+	if err := run(ctx, "mount", "--make-rshared", o.Dir); err != nil {
+		return l, fmt.Errorf("making the lab: %w", err)
+	}
+	if err := os.MkdirAll(l.Logs(), 0o755); err != nil {
+		return l, fmt.Errorf("making the lab: %w", err)
 	}
 	if err := l.makeSwitch(ctx); err != nil {
 		return l, fmt.Errorf("making the lab's network: %w", err)

@@ -1,0 +1,127 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cameronraysmith/fleet/test/lab/booted"
+)
+
+// setUpPower is setUpNixOS with disks whose power can be cut.
+func setUpPower(ctx context.Context, w *world) error {
+	return w.setUpNixOS(ctx, hosts{powerLoss: true})
+}
+
+func powerScenarios() []scenario {
+	return []scenario{
+		{"right after the enrolment", "the agent is the same host afterwards, without another join string", func(ctx context.Context, w *world) error {
+			if err := w.losePower(ctx, w.web, false); err != nil {
+				return err
+			}
+			return w.becomesGood(ctx, release{})
+		}},
+		{"right after the confirmation", "what was confirmed boots and runs whole; nothing is activated again", func(ctx context.Context, w *world) error {
+			return w.afterConfirmed(ctx, false)
+		}},
+		{"the same, with the disk's journal written", "names and sizes are on the disk then, and contents are too", func(ctx context.Context, w *world) error {
+			return w.afterConfirmed(ctx, true)
+		}},
+		{"midway in the switch", "the system before boots; the release is tried once more and confirmed", powerLostMidway},
+		{"the coordinator, right after it confirmed", "its host's store and the operator's repository have what was acknowledged; the next release goes above it", func(ctx context.Context, w *world) error {
+			if err := w.becomesGood(ctx, release{}); err != nil {
+				return err
+			}
+			before, err := w.profile(ctx)
+			if err != nil {
+				return err
+			}
+			if err := w.losePower(ctx, w.ops, false); err != nil {
+				return err
+			}
+			after, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.State == "confirmed" })
+			if err != nil {
+				return err
+			}
+			if after.Desired != before.Desired || after.Highest != before.Highest {
+				return fmt.Errorf("before: %s; after: %s", before, after)
+			}
+			return w.becomesGood(ctx, release{})
+		}},
+	}
+}
+
+// losePower cuts a host's power and boots it again; journal says whether the
+// disk's journal is written just before.
+func (w *world) losePower(ctx context.Context, h *booted.Host, journal bool) error {
+	if journal {
+		if err := h.Disk.CommitJournal(); err != nil {
+			return err
+		}
+	}
+	if err := h.PowerLoss(ctx); err != nil {
+		return err
+	}
+	if err := h.Boot(ctx); err != nil {
+		return err
+	}
+	return wait(ctx, settleTimeout, func() error {
+		m, err := w.status(ctx)
+		if err == nil && !m.Connected {
+			err = errors.New("the agent is not connected")
+		}
+		return err
+	})
+}
+
+func (w *world) afterConfirmed(ctx context.Context, journal bool) error {
+	if err := w.becomesGood(ctx, release{}); err != nil {
+		return err
+	}
+	if err := w.losePower(ctx, w.web, journal); err != nil {
+		return err
+	}
+	if _, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.State == "confirmed" }); err != nil {
+		return err
+	}
+	if err := w.runs(ctx, w.good); err != nil {
+		return err
+	}
+	if err := w.activated(ctx, w.good, 1); err != nil {
+		return err
+	}
+	// Not only there, but whole.
+	out, err := w.web.Run(ctx, "nix", "store", "verify", "--no-trust", "--recursive", w.good.toplevel)
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(out))
+	}
+	return nil
+}
+
+func powerLostMidway(ctx context.Context, w *world) error {
+	before := w.good
+	d, err := w.neverEnds(ctx)
+	if err != nil {
+		return err
+	}
+	if err := wait(ctx, settleTimeout, func() error { return w.activated(ctx, d.system, 1) }); err != nil {
+		return err
+	}
+	if _, err := w.web.Shell(ctx, "mkdir -p /var/lib/lab; touch "+goesOn); err != nil {
+		return err
+	}
+	if err := w.losePower(ctx, w.web, true); err != nil {
+		return err
+	}
+	if err := w.isGood(ctx, d, 2); err != nil {
+		return err
+	}
+	f, err := w.facts(ctx)
+	if err == nil && f.Booted != before.toplevel {
+		err = fmt.Errorf("booted %s, want %s", f.Booted, before.toplevel)
+	}
+	return err
+}
