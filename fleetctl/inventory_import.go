@@ -85,7 +85,7 @@ func runInventoryImport(ctx context.Context, o *options, opts *importOptions, ar
 		return err
 	}
 	fleetFile := r.Path(repo.FleetFile)
-	file, err := inventory.InventoryFile(fleetFile)
+	file, err := inventory.SourceFile(fleetFile)
 	if err != nil {
 		return err
 	}

@@ -75,9 +75,9 @@ func sole(m map[string]any) map[string]any {
 	return children(list[0])
 }
 
-// InventoryFile says which file the fleet file has its inventory in, without
+// SourceFile says which file the fleet file has its inventory in, without
 // reading that: as a path of this machine, empty where it names none.
-func InventoryFile(path string) (string, error) {
+func SourceFile(path string) (string, error) {
 	data, err := ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("reading the fleet file: %w", err)

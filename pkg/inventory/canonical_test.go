@@ -46,7 +46,7 @@ func TestCanonical(t *testing.T) {
 	}
 }
 
-func TestInventoryFile(t *testing.T) {
+func TestSourceFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "fleet.yaml")
 	for text, want := range map[string]string{
@@ -59,7 +59,7 @@ func TestInventoryFile(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := inventory.InventoryFile(path); got != want || err != nil {
+		if got, err := inventory.SourceFile(path); got != want || err != nil {
 			t.Errorf("%s: %q, %v", text, got, err)
 		}
 	}
@@ -67,7 +67,7 @@ func TestInventoryFile(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := inventory.InventoryFile(path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := inventory.SourceFile(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}

@@ -32,7 +32,7 @@ type object = map[string]any
 const (
 	labelPattern    = `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`
 	operatorPattern = `^[a-z_][a-z0-9_-]{0,31}$`
-	tokenPattern    = `^[a-zA-Z0-9][a-zA-Z0-9._-]{0,126}$`
+	namePattern     = `^[a-zA-Z0-9][a-zA-Z0-9._-]{0,126}$`
 	tagPattern      = `^[^\sA-Z/.]([^\sA-Z/]{0,126})$`
 	addressPattern  = `^.+:[0-9]{1,5}$`
 	durationPattern = `^([0-9]+d|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`
@@ -76,7 +76,7 @@ func rootSchema() object {
 		"probes":          mapOf(fmt.Sprintf("Health checks by name, at most %d.", fleet.MaxProbes), probeName.String(), setting(ref("probe"))),
 		"plugin":          pluginSchema(),
 		"secret":          secretSchema(),
-		"secrets":         mapOf("Secrets by name.", tokenPattern, setting(ref("secret"))),
+		"secrets":         mapOf("Secrets by name.", namePattern, setting(ref("secret"))),
 		"settings":        settingsSchema(nil),
 		"machineSettings": settingsSchema(object{"age": setting(text("Public key that the machine's secrets are encrypted to: age1… or an ssh key.", `^(age1|ssh-)`))}),
 	}

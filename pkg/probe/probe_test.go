@@ -38,7 +38,9 @@ func connect(t *testing.T, register func(*grpc.Server)) probe.Probe {
 	t.Cleanup(func() {
 		_ = conn.Close()
 		server.Stop()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	})
 	return probe.Connect(conn)
 }

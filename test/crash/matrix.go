@@ -98,7 +98,7 @@ func (w *world) try(ctx context.Context, r row) outcome {
 	o := outcome{row: r}
 	var second string
 	for range 3 { // What waits for acknowledgements is not met each time.
-		o.once, second = w.crash(ctx, r, r.trigger(r.n))
+		second, o.once = w.crash(ctx, r, r.trigger(r.n))
 		if !errors.Is(o.once, errNotMet) {
 			break
 		}
@@ -111,7 +111,7 @@ func (w *world) try(ctx context.Context, r row) outcome {
 		return o
 	}
 	for range 3 {
-		o.twice, _ = w.crash(ctx, r, r.trigger(r.n)+","+second)
+		_, o.twice = w.crash(ctx, r, r.trigger(r.n)+","+second)
 		if !errors.Is(o.twice, errNotMet) {
 			break
 		}
@@ -120,36 +120,36 @@ func (w *world) try(ctx context.Context, r row) outcome {
 }
 
 // crash plays a stage with a trigger. second is where to kill next time, too.
-func (w *world) crash(ctx context.Context, r row, trigger string) (err error, second string) {
+func (w *world) crash(ctx context.Context, r row, trigger string) (second string, err error) {
 	if err := w.restore(r.stage); err != nil {
-		return err, ""
+		return "", err
 	}
 	w.trigger = trigger
 	defer func() { w.trigger = "" }()
 	err = w.play(ctx, r.stage, stages()[r.stage])
 	if err != nil {
 		w.keep(r, trigger, err)
-		return err, ""
+		return "", err
 	}
 	hits, fired, err := w.lines()
 	if err != nil {
-		return err, ""
+		return "", err
 	}
 	if len(fired) < strings.Count(trigger, "=kill") {
-		return errNotMet, ""
+		return "", errNotMet
 	}
 	// The same point again where the program comes there once more, else the
 	// first that it meets.
 	after := hits[fired[0]:]
 	switch first := slices.IndexFunc(after, func(h hit) bool { return h.process == r.process }); {
 	case slices.Contains(after, r.hit):
-		return nil, r.trigger(1)
+		return r.trigger(1), nil
 	case first >= 0:
-		return nil, r.process + "/*#1=kill"
+		return r.process + "/*#1=kill", nil
 	case r.process == "runner":
-		return nil, "agent/*#1=kill"
+		return "agent/*#1=kill", nil
 	}
-	return nil, ""
+	return "", nil
 }
 
 // keep copies what a violation left, for people to look at.

@@ -28,11 +28,11 @@ type line struct {
 }
 
 type table struct {
-	lines               []*line
-	rows, once, twice   int
-	notMet, violations  int
-	messages            []string
-	stages, firstOfEach int
+	lines              []*line
+	rows, once, twice  int
+	notMet, violations int
+	messages           []string
+	stages             int
 }
 
 // tableOf counts. Rows that were not picked count as hits only.

@@ -60,7 +60,8 @@ type acked struct {
 }
 
 func newWorld(programs, top string) (*world, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func NewFleet(t testing.TB) *Fleet {
 			f.Release = s
 		case release.RoleSecrets:
 			f.Secrets = s
-		case release.RoleApprover, release.RoleBuilder:
+		case release.RoleApprover, release.RoleBuilder, release.RoleFreshness:
 		}
 	}
 	key, err := pki.NewKey()

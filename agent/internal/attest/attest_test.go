@@ -66,7 +66,7 @@ func TestNewest(t *testing.T) {
 	c.release("r4", "prepared", 4)
 	c.release("r5", "abandoned", 5)
 	c.release("r6", "committed", 6, c.f.Stranger)
-	n, trust, err := attest.Read(c.dir, c.f.RootPin)
+	n, _, err := attest.Read(c.dir, c.f.RootPin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,8 @@ func TestNewest(t *testing.T) {
 	signer := c.f.AddKey(release.RoleFreshness)
 	c.f.NextRoot()
 	c.roots()
-	if n, trust, err = attest.Read(c.dir, c.f.RootPin); err != nil || n.Root != 2 {
+	n, trust, err := attest.Read(c.dir, c.f.RootPin)
+	if err != nil || n.Root != 2 {
 		t.Fatalf("got %+v, %v", n, err)
 	}
 	envs, err := n.Sign(agenttest.FleetID, c.f.Issued, c.f.Issued.Add(time.Hour), signer)

@@ -22,6 +22,7 @@ func anyRecord(t *rapid.T, s *State) Record {
 		KindVerified, KindCommitted, KindConfirmed, KindWithdrawn, KindRollingBack, KindRolledBack, KindRolledBack,
 		KindRollbackFailed, KindFailed, KindRefused, KindForgiven, KindHeld, KindUnheld, KindPaused,
 		KindResumed, KindMode, KindFloor, KindRoot, KindAck, KindApplied, KindTrustReset,
+		KindLoosened, KindRollBackAsked,
 	}
 	r := about(rapid.SampledFrom(kinds).Draw(t, "kind"), because(fleet.ReasonProbeFailed))
 	switch r.Kind {
@@ -60,6 +61,10 @@ func anyRecord(t *rapid.T, s *State) Record {
 		}
 	case KindTrustReset:
 		r = Record{Kind: KindTrustReset, Root: &Root{Version: n, Digest: fleet.DigestOf([]byte{byte(n)})}}
+	case KindLoosened:
+		r.Loosening, r.Expires = fleet.DigestOf([]byte{byte(n)}), time.Unix(9, 0).UTC()
+	case KindRollBackAsked:
+		r.Digest = p.Current.Ref.Digest
 	case KindApplied:
 		r.Ref = ref(n)
 	case KindAck:

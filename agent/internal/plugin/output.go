@@ -64,9 +64,8 @@ func (f *firstLine) Write(p []byte) (int, error) {
 	if f.said {
 		return len(p), nil
 	}
-	i := bytes.IndexByte(p, '\n')
 	f.buf = append(f.buf, p[:min(len(p), maxHelloBytes-len(f.buf))]...)
-	if i >= 0 || len(f.buf) == maxHelloBytes {
+	if bytes.ContainsRune(p, '\n') || len(f.buf) == maxHelloBytes {
 		line, _, _ := bytes.Cut(f.buf, []byte("\n"))
 		f.line <- string(line)
 		f.said, f.buf = true, nil

@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
@@ -91,9 +92,7 @@ func (p *Publisher) TakeFreshness(ctx context.Context, by fleet.MachineName, env
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for m, s := range next {
-		p.freshness[m] = s
-	}
+	maps.Copy(p.freshness, next)
 	return nil
 }
 

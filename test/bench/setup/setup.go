@@ -95,7 +95,7 @@ func (s *Setup) root(now time.Time) error {
 			signers = append(signers, release.NewSigner(key))
 		case release.RoleRelease:
 			s.ReleaseKey = key
-		case release.RoleApprover, release.RoleSecrets, release.RoleBuilder:
+		case release.RoleApprover, release.RoleSecrets, release.RoleBuilder, release.RoleFreshness:
 		}
 	}
 	envelope, digest, err := release.Seal(fleet.TypeRoot, doc, signers...)
