@@ -206,7 +206,7 @@ func TestBadProbePlugins(t *testing.T) {
 	self := plugintest.Self(t)
 	for _, row := range []struct{ name, config, say string }{
 		{plugintest.ProbeCrash, "", "ended while it was asked: exit status 7"},
-		{plugintest.ProbeHang, "", "did not answer within 300ms"},
+		{plugintest.ProbeHang, "", "did not answer within"},
 		{plugintest.ProbeMute, "", "no verdict"},
 		{plugintest.ProbeSays, `{"error":"out of order"}`, "out of order"},
 		{plugintest.ProbeSays, `{"unknown":1}`, "reading config"},

@@ -43,7 +43,11 @@ func TestSentBackToWhatRuns(t *testing.T) {
 		},
 		{
 			name: "build fails for good", held: fleet.ReasonBuildFailed,
-			change: func(g *fleet.Generation) { g.Source.Driver = "stranger" },
+			change: func(g *fleet.Generation) { // A driver that this agent does not have.
+				g.Source = fleet.Source{Driver: fleet.DriverNix, Flake: &fleet.FlakeSource{
+					URL: "git+https://example.org/x?rev=0", Attr: "x", NarHash: "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+				}}
+			},
 		},
 		{
 			name: "rolled back", held: fleet.ReasonProbeFailed,
