@@ -40,7 +40,7 @@ crash: ## Kill the programs at every crash point, once and twice in a row (half 
 	$(GO) run ./test/crash $(CRASHFLAGS)
 
 test: ## All tests under the race detector; no root needed.
-	$(GO) test -race -timeout 15m ./...
+	$(GO) test -race -timeout 30m ./...
 	@for dir in $(EXAMPLES); do echo "$(GO) -C $$dir test -race ./..."; $(GO) -C $$dir test -race ./... || exit 1; done
 
 lint: $(GOLANGCI) $(BUF) ## Linters, formatting, and that go.mod and generated code are as they should be.
