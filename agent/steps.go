@@ -75,19 +75,26 @@ func (w *worker) target(p reconcile.Plan) (*desired.Opened, driver.Driver, error
 }
 
 func (w *worker) accept(ctx context.Context, p reconcile.Plan) error {
-	o, err := w.a.bound.Load().desired.Load(p.Target.Digest)
-	if err != nil {
-		return err //nolint:wrapcheck // It says what failed.
-	}
-	err = w.append(journal.Record{
-		Kind: journal.KindAccept, Ref: p.Target, RevertTo: o.Generation.Doc.RevertTo, Reason: p.Reason,
-	})
-	if err != nil {
+	if err := w.acceptNow(p); err != nil {
 		return err
 	}
 	// What was kept to try the one before again makes room for this one.
 	w.a.prune(ctx)
 	return nil
+}
+
+// acceptNow raises the highest number, unless the trust root was reset since
+// that was decided: the document is loaded by the root that counts now.
+func (w *worker) acceptNow(p reconcile.Plan) error {
+	w.a.taking.Lock()
+	defer w.a.taking.Unlock()
+	o, err := w.a.bound.Load().desired.Load(p.Target.Digest)
+	if err != nil {
+		return notRefusal(err)
+	}
+	return w.append(journal.Record{
+		Kind: journal.KindAccept, Ref: p.Target, RevertTo: o.Generation.Doc.RevertTo, Reason: p.Reason,
+	})
 }
 
 // fetch brings everything that a generation names here.
