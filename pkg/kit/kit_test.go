@@ -106,7 +106,7 @@ func TestParse(t *testing.T) {
 	}{
 		"unknown field": {strings.Replace(string(good), `"name"`, `"extra":1,"name"`, 1), kit.ErrMalformed},
 		"twice":         {strings.Replace(string(good), `"name"`, `"name":"x","name"`, 1), kit.ErrMalformed},
-		"newer":         {strings.Replace(string(good), `"format":1`, `"format":2,"novelty":true`, 1), kit.ErrNewer},
+		"newer":         {strings.Replace(string(good), `"format":2`, `"format":3,"novelty":true`, 1), kit.ErrNewer},
 		"trailing":      {string(good) + "{}", kit.ErrMalformed},
 		"not JSON":      {"fleet", kit.ErrMalformed},
 	} {
@@ -125,7 +125,7 @@ func FuzzParse(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte(`{"format":2}`))
+	f.Add([]byte(`{"format":3}`))
 	f.Add([]byte(`{"fleet":"x","FLEET":"y"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		k, err := kit.Parse(b)
