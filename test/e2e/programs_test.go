@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -162,6 +163,9 @@ func agentCmd(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Check(err)
 			cmd.Path, cmd.Err, cmd.Dir, cmd.Env = path, nil, ts.MkAbs("."), environ(ts)
 			out, err := cmd.Output()
+			if e := (*exec.ExitError)(nil); errors.As(err, &e) {
+				ts.Fatalf("fleetctl token %s: %v\n%s", m, err, e.Stderr)
+			}
 			ts.Check(err)
 			ts.Check(os.WriteFile(ts.MkAbs(m+".join"), out, 0o600))
 		case "start":
