@@ -63,11 +63,17 @@ func main() {
 	case interrupted:
 		fmt.Fprintln(os.Stderr, "lab: interrupted:", err)
 		os.Exit(130)
+	case errors.Is(err, booted.ErrNotHere):
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(exitNotHere)
 	default:
 		fmt.Fprintln(os.Stderr, "lab: FAILED:", err)
 		os.Exit(1)
 	}
 }
+
+// exitNotHere says that this machine can't boot hosts: nothing was tried.
+const exitNotHere = 3
 
 func fallback(s, def string) string {
 	if s == "" {
@@ -147,8 +153,9 @@ func lab(ctx context.Context, o options) (err error) {
 // wrong with a host must not be said of the next scenario.
 func (r *report) run(ctx context.Context, o options, g group, log func(string, ...any)) error {
 	for rest := g.scenarios; len(rest) > 0; {
-		done := 0
+		done, booting := 0, true
 		if err := inLab(ctx, o, log, func(w *world) error {
+			booting = false
 			if err := g.setUp(ctx, w); err != nil {
 				w.keepLogs(g.name)
 				return fmt.Errorf("setting up %s: %w", g.name, err)
@@ -162,6 +169,9 @@ func (r *report) run(ctx context.Context, o options, g group, log func(string, .
 			}
 			return context.Cause(ctx)
 		}); err != nil {
+			if booting && len(r.rows) == 0 && ctx.Err() == nil {
+				return fmt.Errorf("%w: %w", booted.ErrNotHere, err)
+			}
 			return err
 		}
 		if rest = rest[done:]; r.failed() >= maxFailed && len(rest) > 0 {

@@ -44,7 +44,7 @@ func Prepare(ctx context.Context, log func(format string, args ...any)) error {
 		cmd := exec.CommandContext(ctx, "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("installing what booting hosts needs: apt-get %s: %w\n%s", args[0], err, out)
+			return fmt.Errorf("%w: apt-get %s: %w\n%s", ErrNotHere, args[0], err, out)
 		}
 	}
 	return nil
