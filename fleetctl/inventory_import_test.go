@@ -16,7 +16,7 @@ import (
 )
 
 // clanRef is the flake of the recordings that is a clan.
-const clanRef = "git+file:///work/clan"
+const clanRef = "git+file:///repo/clan"
 
 // clanWorld is a fleet whose machines are to come from a clan flake.
 func clanWorld(t *testing.T) (w *world, file string) {

@@ -205,7 +205,7 @@ func TestPublishStorePath(t *testing.T) {
 func TestNixRefusals(t *testing.T) {
 	for _, c := range []struct{ recording, source, text string }{
 		{"dirty", flakeSource, "changes that are not committed"},
-		{"unlocked", "{flake: path:/work/plain}", "cannot be locked"},
+		{"unlocked", "{flake: path:/repo/plain}", "cannot be locked"},
 		{"broken", `{flake: "` + nixtest.Ref + `", attr: nixosConfigurations.bad.config.system.build.toplevel}`, "this machine is"},
 		{"missing", `{flake: "` + nixtest.Ref + `", attr: nixosConfigurations.nobody}`, "no such attribute"},
 		{"failing", `{flake: "` + nixtest.Ref + `", attr: nixosConfigurations.buildfail.config.system.build.toplevel, build: true}`, "the build failed"},

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const system = ".config.system.build.toplevel"
 
 var locked = Locked{
-	URL:     "git+file:///work/flake?ref=refs/heads/main&rev=" + nixtest.Rev,
+	URL:     "git+file:///repo/flake?ref=refs/heads/main&rev=" + nixtest.Rev,
 	NarHash: nixtest.NarHash, Rev: nixtest.Rev, Local: true,
 }
 
@@ -103,9 +103,9 @@ func TestRefusals(t *testing.T) {
 		text            string
 	}{
 		{"dirty", "dirty", nil, lock(nixtest.Ref), ErrDirty, nixtest.Ref},
-		{"nothing committed", "uncommitted", nil, lock("git+file:///work/empty"), ErrUnlocked, "neither a revision nor a hash"},
-		{"no lock file", "unlocked", nil, lock("path:/work/plain"), ErrUnlocked, "requires lock file changes"},
-		{"absent", "absent", nil, lock("path:/work/nothing"), ErrFetch, "does not exist"},
+		{"nothing committed", "uncommitted", nil, lock("git+file:///repo/empty"), ErrUnlocked, "neither a revision nor a hash"},
+		{"no lock file", "unlocked", nil, lock("path:/repo/plain"), ErrUnlocked, "requires lock file changes"},
+		{"absent", "absent", nil, lock("path:/repo/nothing"), ErrFetch, "does not exist"},
 		{"metadata of no known form", "good", []string{"flake.out", `[]`}, lock(nixtest.Ref), ErrOutput, ""},
 		{"metadata without a hash", "good", []string{"flake.out", `{"url":"git+file:///x?rev=1","locked":{"rev":"1"}}`}, lock(nixtest.Ref), ErrUnlocked, "hash of its tree"},
 		{"a url that is none", "good", []string{"flake.out", `{"url":"\u001b[2J#","locked":{"rev":"1","narHash":"x"}}`}, lock(nixtest.Ref), ErrOutput, "locked url"},
@@ -121,7 +121,7 @@ func TestRefusals(t *testing.T) {
 		{"an evaluation that is none", "good", []string{"eval.out", `warning`}, both, ErrOutput, ""},
 		{"an out path that is none", "missing", []string{"eval.out", `{"nix":"2.26.3","results":[{"drv":"/nix/store/l4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-x.drv","out":"/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9","output":"out"}]}`}, eval("nixosConfigurations.nobody"), ErrOutput, "1rz4g4"},
 		{"old nix, by the evaluation", "good", []string{"eval.out", `{"nix":"2.15.1","results":[{"missing":true},{"missing":true}]}`}, both, ErrOldNix, "2.15.1"},
-		{"old nix, by its failure", "unlocked", []string{"version.out", "nix (Nix) 2.8.0\n"}, lock("path:/work/plain"), ErrOldNix, "2.8.0"},
+		{"old nix, by its failure", "unlocked", []string{"version.out", "nix (Nix) 2.8.0\n"}, lock("path:/repo/plain"), ErrOldNix, "2.8.0"},
 		{"failing build", "failing", nil, build, ErrBuild, "failed with exit code 3"},
 		{"another out path", "built", []string{"build.out", `[{"drvPath":"/nix/store/l4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-nixos-system-a.drv","outputs":{"out":"` + nope + `"}}]`}, buildBoth, ErrOutPath, nope},
 		{"a build of no known form", "built", []string{"build.out", `{}`}, buildBoth, ErrOutput, ""},
@@ -269,7 +269,7 @@ func TestExpression(t *testing.T) {
 }
 
 func FuzzDecodeMetadata(f *testing.F) {
-	f.Add([]byte(`{"url":"git+file:///work/flake?rev=0","locked":{"rev":"0","narHash":"sha256-x","dir":"d"}}`))
+	f.Add([]byte(`{"url":"git+file:///repo/flake?rev=0","locked":{"rev":"0","narHash":"sha256-x","dir":"d"}}`))
 	f.Add([]byte(`{"dirtyRevision":"x"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		l, err := decodeMetadata(data)

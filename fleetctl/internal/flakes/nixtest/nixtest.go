@@ -13,7 +13,7 @@ import (
 )
 
 // Ref is the flake of the recordings: machines a and b, and some mistakes.
-const Ref = "git+file:///work/flake"
+const Ref = "git+file:///repo/flake"
 
 // Rev and NarHash are what it was locked to.
 const (
