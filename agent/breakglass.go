@@ -52,8 +52,11 @@ func (a *Agent) judge(b *bound, roots [][]byte, doc desired.Document) (*desired.
 	if err := b.desired.AddRoots(roots); err != nil {
 		return nil, refusedFile(err)
 	}
-	if err := a.recordRoot(b.desired.Trust()); err != nil {
-		return nil, err
+	// None counts yet where the file has older roots only than this host had.
+	if t := b.desired.Trust(); t != nil {
+		if err := a.recordRoot(t); err != nil {
+			return nil, err
+		}
 	}
 	o, err := b.desired.Judge(doc, func(p fleet.ProfileName) release.Host {
 		st := a.journal.State()

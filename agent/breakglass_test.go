@@ -142,6 +142,34 @@ func TestApplyRefuses(t *testing.T) {
 	h.expectServing("six")
 }
 
+// TestApplyWithOlderRoots: a host whose newest trust roots were lost takes
+// nothing that a file's older ones judge.
+func TestApplyWithOlderRoots(t *testing.T) {
+	h := newHost(t)
+	h.fleet.NextRoot()
+	h.start()
+	h.confirmed(1, "one")
+	h.crash()
+	h.coord.Stop()
+	if err := os.RemoveAll(filepath.Join(h.config.StateDir, "desired", "roots")); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	g, blob := h.generation(2, "two", "")
+	env, _ := h.fleet.Seal(g)
+	all := h.fleet.Roots
+	h.fleet.Roots = all[:1]
+	c := h.client()
+	if _, _, err := c.Apply(t.Context(), bytes.NewReader(h.carried(env, nil, blob))); err == nil || !strings.Contains(err.Error(), "root-version") {
+		t.Errorf("got %v", err)
+	}
+	h.expectServing("one")
+	h.fleet.Roots = all
+	if _, _, err := c.Apply(t.Context(), bytes.NewReader(h.carried(env, nil, blob))); err != nil {
+		t.Errorf("with all roots: %v", err)
+	}
+}
+
 func TestApplyToAnUnenrolledHost(t *testing.T) {
 	h := newHost(t)
 	h.config.Join = ""
