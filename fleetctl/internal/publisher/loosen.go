@@ -23,17 +23,22 @@ func (p *Publisher) LoosenFreshness(ctx context.Context, m fleet.MachineName, pr
 		Type: fleet.TypeLoosening, Fleet: p.Fleet, Machine: m, Profile: profile,
 		Action: fleet.LoosenFreshness, Reason: reason, Issued: now, Expires: now.Add(d),
 	}
+	return doc, p.loosen(ctx, trust, doc)
+}
+
+// loosen signs a loosening with the release key, and hands it over.
+func (p *Publisher) loosen(ctx context.Context, trust *release.Trust, doc *fleet.Loosening) error {
 	p.Reporter.Step(StepSign)
 	keys, err := p.Repo.Signers(trust, release.RoleRelease, p.Keys)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	env, _, err := release.Seal(fleet.TypeLoosening, doc, keys...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := trust.OpenLoosening(env); err != nil {
-		return nil, err
+		return err
 	}
-	return doc, p.Coordinator.Loosen(ctx, env)
+	return p.Coordinator.Loosen(ctx, env)
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
-	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
@@ -42,19 +41,7 @@ func (p *Publisher) Retry(ctx context.Context, m fleet.MachineName, profile flee
 		Type: fleet.TypeLoosening, Fleet: p.Fleet, Machine: m, Profile: profile,
 		Action: fleet.LoosenRetry, Digest: newest.Digest, Issued: now, Expires: now.Add(retryExpiry),
 	}
-	p.Reporter.Step(StepSign)
-	keys, err := p.Repo.Signers(trust, release.RoleRelease, p.Keys)
-	if err != nil {
-		return nil, fleet.Number{}, err
-	}
-	env, _, err := release.Seal(fleet.TypeLoosening, doc, keys...)
-	if err != nil {
-		return nil, fleet.Number{}, err
-	}
-	if _, err := trust.OpenLoosening(env); err != nil {
-		return nil, fleet.Number{}, err
-	}
-	if err := p.Coordinator.Loosen(ctx, env); err != nil {
+	if err := p.loosen(ctx, trust, doc); err != nil {
 		return nil, fleet.Number{}, err
 	}
 	return doc, newest.Number, nil
