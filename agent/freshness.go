@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
@@ -25,9 +26,9 @@ func (a *Agent) takeFreshness(b *bound, envelope []byte) error {
 
 // stale says why this host can't know whether what it is offered is the newest,
 // and whether that keeps activations from starting. It is silent in a fleet
-// whose trust root has nobody to say what is new.
-func (w *worker) stale(b *bound, st journal.State, p journal.ProfileState) (fleet.Reason, bool) {
-	newest := b.desired.Newest(w.profile)
+// whose trust root has nobody to say what is new. newest is the profile's newest
+// generation, nil where there is none.
+func (w *worker) stale(b *bound, newest *desired.Opened, st journal.State, p journal.ProfileState) (fleet.Reason, bool) {
 	var most time.Duration
 	if newest != nil {
 		most = time.Duration(newest.Generation.Doc.Policy.Freshness)

@@ -95,7 +95,8 @@ func (w *worker) acked() bool {
 // policy is what rules the profile now.
 func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reconcile.Policy {
 	pol := reconcile.Policy{Mode: fleet.ModeObserve}
-	if newest := b.desired.Newest(w.profile); newest != nil {
+	newest := b.desired.Newest(w.profile)
+	if newest != nil {
 		pol.Mode = newest.Generation.Doc.Policy.Mode
 		if pol.Mode == "" {
 			pol.Mode = fleet.ModeManage
@@ -107,7 +108,7 @@ func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reco
 	if st.Paused != nil {
 		pol.Paused = st.Paused.Reason
 	}
-	pol.Stale, pol.StaleHolds = w.stale(b, st, p)
+	pol.Stale, pol.StaleHolds = w.stale(b, newest, st, p)
 	if p.Activation != nil {
 		if g, err := b.desired.LoadAccepted(p.Activation.To.Ref.Digest); err == nil {
 			pol.OnInconclusive = g.Policy.OnInconclusive

@@ -239,6 +239,17 @@ func (s *Store) RootVersion() uint64 {
 func (s *Store) AddRoots(envelopes [][]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := s.trust
+	err := s.walk(envelopes)
+	if s.trust == before {
+		return err
+	}
+	s.freshness = nil
+	return errors.Join(err, s.loadFreshness())
+}
+
+// walk is AddRoots without what follows from another root; s.mu is held.
+func (s *Store) walk(envelopes [][]byte) error {
 	for _, env := range envelopes {
 		if s.walked[sha256.Sum256(env)] {
 			continue
@@ -259,10 +270,6 @@ func (s *Store) AddRoots(envelopes [][]byte) error {
 		delete(s.damaged, s.rootPath(v))
 		// Whatever an older root admitted is judged anew.
 		clear(s.opened)
-		s.freshness = nil
-		if err := s.loadFreshness(); err != nil {
-			return err
-		}
 	}
 	return nil
 }
