@@ -350,8 +350,10 @@ func garbage(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
+	// The agent's own root: while nix still builds, its temporary root names
+	// the path before it exists.
 	if err := wait(ctx, settleTimeout, func() error {
-		_, err := w.web.Shell(ctx, "nix-store --gc --print-roots | grep -q "+d.toplevel)
+		_, err := w.web.Shell(ctx, "nix-store --gc --print-roots | grep -q '^/nix/var/nix/gcroots/fleet/.*"+d.toplevel+"'")
 		return err
 	}); err != nil {
 		return fmt.Errorf("the staged system has no root: %w", err)
