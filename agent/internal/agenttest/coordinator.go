@@ -98,7 +98,7 @@ func (c *Coordinator) Start() {
 	c.mu.Lock()
 	c.Address, c.server = l.Addr().String(), s
 	c.mu.Unlock()
-	c.served.Go(func() { _ = s.Serve(counted{l, &c.sent}) })
+	c.served.Go(func() { _ = s.Serve(listener{l, &c.sent}) })
 }
 
 // Stop ends all streams and calls at once.

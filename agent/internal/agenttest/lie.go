@@ -3,9 +3,7 @@ package agenttest
 import (
 	"context"
 	"crypto/tls"
-	"net"
 	"path"
-	"sync/atomic"
 
 	"google.golang.org/grpc"
 )
@@ -59,31 +57,4 @@ func (c *Coordinator) stream(srv any, s grpc.ServerStream, info *grpc.StreamServ
 		return l.Stream(path.Base(info.FullMethod), s, honest)
 	}
 	return honest()
-}
-
-// counted counts what its connections write.
-type counted struct {
-	net.Listener
-	sent *atomic.Uint64
-}
-
-// Accept returns the next connection.
-func (l counted) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return countedConn{conn, l.sent}, nil
-}
-
-type countedConn struct {
-	net.Conn
-	sent *atomic.Uint64
-}
-
-// Write writes, and counts.
-func (c countedConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.sent.Add(uint64(n)) //nolint:gosec // Not negative.
-	return n, err
 }
