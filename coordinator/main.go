@@ -127,6 +127,11 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	co, err := New(ctx, Config{
 		Kit: k, StateDir: o.stateDir, Listen: o.listen, MaxBlobBytes: o.maxBlob, MinFreeBytes: o.minFree, Log: log,
 	})
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		// Asked to end while it starts: no failure for who supervises it.
+		log.Info("stopped before it had started")
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,13 @@ func TestMainRuns(t *testing.T) {
 	if strings.Contains(out.String(), string(w.kit.CAKey)) {
 		t.Error("the log holds a key")
 	}
+	// A stop that comes while it starts is no failure either.
+	errs.Reset()
+	if code := coordinator.MainContext(ctx, []string{
+		"run", "--kit", kitFile, "--kit-key", key, "--state-dir", filepath.Join(dir, "state"), "--listen", "127.0.0.1:0",
+	}, &bytes.Buffer{}, &errs); code != 0 {
+		t.Errorf("stopped while it starts: exit code %d: %s", code, errs.String())
+	}
 
 	for name, tt := range map[string]struct {
 		args []string
