@@ -27,7 +27,7 @@ type Exec struct {
 	BusyCodes []int `json:"busy_codes,omitempty"`
 	// FailedUnitsCode is an exit code that says only that some systemd unit is
 	// failed; 0 where none says that. It counts as success where no unit is failed
-	// that was not failed before the program ran.
+	// that was not failed before the program ran; that of the agent never counts.
 	FailedUnitsCode int `json:"failed_units_code,omitempty"`
 	// Contained says that the program starts nothing that is to outlive it: at the
 	// deadline all that comes from it is ended, also in sessions of its own.

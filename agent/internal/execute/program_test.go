@@ -67,6 +67,49 @@ func TestFailedUnits(t *testing.T) {
 	}
 }
 
+// TestOwnUnitIsNoEvidence: an agent that was killed, and waits for its systemd,
+// does not count against what was switched to meanwhile.
+func TestOwnUnitIsNoEvidence(t *testing.T) {
+	units, path := standIn(t)
+	for name, c := range map[string]struct{ after, own, breaks string }{
+		"the agent restarts":             {unit("fleet-agent.service", "auto-restart"), "fleet-agent.service", ""},
+		"the agent is failed":            {unit("fleet-agent.service", "failed"), "fleet-agent.service", ""},
+		"the agent and another one":      {unit("fleet-agent.service", "auto-restart") + unit("b.service", "failed"), "fleet-agent.service", "b.service"},
+		"an agent that is in no service": {unit("fleet-agent.service", "auto-restart"), "", "fleet-agent.service"},
+	} {
+		if err := os.WriteFile(units, []byte(c.after), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		four := Result{Outcome: OutcomeExit, ExitCode: 4, Message: "exit 4"}
+		want := Result{}
+		if c.breaks != "" {
+			want = four
+			want.Message += ": units that failed: " + c.breaks
+		}
+		if got := judgeUnits(four, []string{path}, nil, nil, c.own); got != want {
+			t.Errorf("%s: got %+v, want %+v", name, got, want)
+		}
+	}
+}
+
+func TestUnitOf(t *testing.T) {
+	for cgroup, want := range map[string]string{
+		"0::/system.slice/fleet-agent.service\n":                                        "fleet-agent.service",
+		"0::/system.slice/fleet-agent.service/below\n":                                  "fleet-agent.service",
+		"0::/system.slice/system-fleet\\x2dagent.slice/fleet-agent@a.service\n":         "fleet-agent@a.service",
+		"4:memory:/x.service\n1:name=systemd:/system.slice/fleet-agent.service\n0::/\n": "fleet-agent.service",
+		"0::/user.slice/user-0.slice/session-1.scope\n":                                 "",
+		"0::/user.slice/user-0.slice/user@0.service/app.slice/app-shell.scope\n":        "",
+		"0::/\n":      "",
+		"no cgroup\n": "",
+		"":            "",
+	} {
+		if got := unitOf(cgroup); got != want {
+			t.Errorf("of %q: %q, want %q", cgroup, got, want)
+		}
+	}
+}
+
 // TestFailedUnitsUnknown: without systemd the program's word stands.
 func TestFailedUnitsUnknown(t *testing.T) {
 	res := finish(t, driver.Step{Exec: &driver.Exec{

@@ -1,0 +1,157 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// unitsTimeout bounds one look at the failed units.
+	unitsTimeout = 10 * time.Second
+	// maxUnitsBytes bounds what is read about failed units.
+	maxUnitsBytes = 1 << 20
+	// maxNamedUnits bounds those that a message names.
+	maxNamedUnits = 8
+)
+
+// judgeUnits tells a program that broke a unit from one that only found some
+// unit failed. Where the units can't be told, the program's word stands.
+//
+// The agent's own unit, own, is no evidence: an agent that was killed while its
+// program ran waits to be started again just then, and a program that really
+// breaks the agent leaves nobody to read this verdict.
+func judgeUnits(res Result, env []string, before map[string]string, unknown error, own string) Result {
+	after, err := failedUnits(env)
+	if err := errors.Join(unknown, err); err != nil {
+		res.Message += ": which units failed can't be told: " + err.Error()
+		return res
+	}
+	var broken []string
+	for unit, state := range after {
+		if _, was := before[unit]; !was && unit != own && (state == "failed" || endedBadly(env, unit)) {
+			broken = append(broken, unit)
+		}
+	}
+	if len(broken) == 0 {
+		return Result{}
+	}
+	slices.Sort(broken)
+	if n := len(broken); n > maxNamedUnits {
+		broken = append(broken[:maxNamedUnits], fmt.Sprintf("and %d more", n-maxNamedUnits))
+	}
+	res.Message += ": units that failed: " + strings.Join(broken, ", ")
+	return res
+}
+
+// ownUnit is the systemd service that this process belongs to, as the agent does
+// that started it; empty where it is in none, or none can be told.
+func ownUnit() string {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	return unitOf(string(b))
+}
+
+// unitOf reads what the kernel says of a process's control groups: lines of
+// number:controllers:path. A unit's group is named after it; what a service
+// divides its own into is below.
+func unitOf(cgroup string) string {
+	var path string
+	for line := range strings.Lines(cgroup) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		// systemd's own hierarchy, or where there is only one.
+		if f[1] == "name=systemd" || f[0] == "0" && path == "" {
+			path = f[2]
+		}
+	}
+	for _, name := range slices.Backward(strings.Split(path, "/")) {
+		switch filepath.Ext(name) {
+		case ".service":
+			return name
+		case ".scope", ".slice":
+			return ""
+		}
+	}
+	return ""
+}
+
+// failedUnits lists the units of the system's systemd that are failed, and those
+// that wait to be started again, with the state that they are in.
+func failedUnits(env []string) (map[string]string, error) {
+	out, err := askSystemd(env, "list-units", "--state=failed,auto-restart,auto-restart-queued", "--all", "--full",
+		"--plain", "--no-legend")
+	if err != nil {
+		return nil, fmt.Errorf("listing failed units: %w", err)
+	}
+	units := map[string]string{}
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) >= 4 { // unit, load, active, sub, description
+			units[f[0]] = f[3]
+		}
+	}
+	return units, nil
+}
+
+// endedBadly says whether a unit that is to be started again had failed, as
+// switch-to-configuration finds out.
+func endedBadly(env []string, unit string) bool {
+	out, err := askSystemd(env, "show", "--property=ExecMainStatus", "--value", "--", unit)
+	return err != nil || strings.TrimSpace(out) != "0"
+}
+
+// askSystemd runs systemctl and returns a bounded part of what it prints.
+func askSystemd(env []string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), unitsTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, systemctl(env), args...)
+	cmd.Env = append([]string{"SYSTEMD_COLORS=0", "SYSTEMD_PAGER="}, env...)
+	cmd.WaitDelay = time.Second
+	out := &firstBytes{most: maxUnitsBytes}
+	cmd.Stdout = out
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("asking systemctl: %w", err)
+	}
+	return out.String(), nil
+}
+
+// firstBytes keeps the first bytes that are written to it.
+type firstBytes struct {
+	strings.Builder
+
+	most int
+}
+
+func (b *firstBytes) Write(p []byte) (int, error) {
+	_, _ = b.Builder.Write(p[:min(len(p), max(b.most-b.Len(), 0))])
+	return len(p), nil
+}
+
+// systemctl finds the program by the PATH of the step, which need not be that
+// of the runner.
+func systemctl(env []string) string {
+	for _, v := range slices.Backward(env) {
+		path, ok := strings.CutPrefix(v, "PATH=")
+		if !ok {
+			continue
+		}
+		for _, dir := range filepath.SplitList(path) {
+			file := filepath.Join(dir, "systemctl")
+			if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+				return file
+			}
+		}
+		break
+	}
+	return "systemctl"
+}
