@@ -281,5 +281,9 @@ func (p *Publisher) commit(ctx context.Context, rel *repo.Release) error {
 	rel.State = repo.ReleaseCommitted
 	err = p.Repo.WriteRelease(rel)
 	crashpoint.Hit(crashpoint.PublishMarked)
-	return err
+	if err != nil {
+		return ui.WithHint(fmt.Errorf("release %s is committed and hosts see it, but releases/ does not say so: %w", rel.ID, err),
+			"make room on the disk of this repository where that is what it lacks; the next publish puts it right")
+	}
+	return nil
 }

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
-	"github.com/cameronraysmith/fleet/pkg/strictjson"
-	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 // ReleaseState says how far a release came.
@@ -66,10 +64,15 @@ const maxReleaseFile = 1 << 30
 // WriteRelease records a release. The first time it must happen before the
 // coordinator hears of it, so that no number is ever used twice.
 func (r *Repository) WriteRelease(rel *Release) error {
-	return r.writeJSON(rel, "releases", string(rel.ID)+".json")
+	data, err := marshalRelease(rel)
+	if err != nil {
+		return err
+	}
+	return r.Write(data, "releases", string(rel.ID)+".json")
 }
 
-// Releases reads all releases, oldest first.
+// Releases reads all releases, oldest first. ErrCorrupt names the first file
+// that is not what was written.
 func (r *Repository) Releases() ([]*Release, error) {
 	entries, err := os.ReadDir(r.Path("releases"))
 	if err != nil {
@@ -86,11 +89,11 @@ func (r *Repository) Releases() ([]*Release, error) {
 		}
 		data, err := r.Read(maxReleaseFile, "releases", e.Name())
 		if err != nil {
-			return nil, err
+			return nil, r.releaseDamaged(e.Name(), err)
 		}
 		rel, err := parseRelease(data, name)
 		if err != nil {
-			return nil, ui.WithHint(fmt.Errorf("reading %s: %w: %w", r.Path("releases", e.Name()), ErrCorrupt, err), "restore it from version control")
+			return nil, r.releaseDamaged(e.Name(), err)
 		}
 		out = append(out, rel)
 	}
@@ -101,34 +104,4 @@ func (r *Repository) Releases() ([]*Release, error) {
 		return out[i].ID < out[j].ID
 	})
 	return out, nil
-}
-
-// parseRelease reads a release that should be called name.
-func parseRelease(data []byte, name string) (*Release, error) {
-	rel := &Release{}
-	if err := strictjson.Unmarshal(data, maxReleaseFile, rel); err != nil {
-		return nil, err
-	}
-	return rel, rel.check(name)
-}
-
-func (rel *Release) check(name string) error {
-	if string(rel.ID) != name {
-		return fmt.Errorf("it is release %q under another name", rel.ID)
-	}
-	switch rel.State {
-	case ReleasePrepared, ReleaseStaged, ReleaseCommitted, ReleaseAbandoned:
-	default:
-		return fmt.Errorf("state %q is not known", rel.State)
-	}
-	for i := range rel.Generations {
-		g := &rel.Generations[i]
-		if _, err := fleet.ParseMachineName(string(g.Machine)); err != nil {
-			return err
-		}
-		if _, err := fleet.ParseDigest(string(g.Digest)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -26,6 +26,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
@@ -116,13 +117,24 @@ func (r *Repository) Read(limit int64, elem ...string) ([]byte, error) {
 	return data, nil
 }
 
-// Write replaces a file, making its directory.
+// noRoom are the errors of a disk, or a quota, without room.
+var noRoom = []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG}
+
+// Write replaces a file, making its directory. Where it fails, the file is as it
+// was.
 func (r *Repository) Write(data []byte, elem ...string) error {
 	path := r.Path(elem...)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // What people commit is for everyone to read.
-		return fmt.Errorf("writing %s: %w", path, err)
+		return explainWrite(fmt.Errorf("writing %s: %w", path, err))
 	}
-	return atomicfile.WriteFile(path, data, 0o644)
+	return explainWrite(atomicfile.WriteFile(path, data, 0o644))
+}
+
+func explainWrite(err error) error {
+	if slices.ContainsFunc(noRoom, func(no syscall.Errno) bool { return errors.Is(err, no) }) {
+		return ui.WithHint(err, "make room on the disk of this repository (bytes and inodes), then run this again")
+	}
+	return err
 }
 
 func (r *Repository) readJSON(limit int64, v any, elem ...string) error {

@@ -39,11 +39,8 @@ func TestReleases(t *testing.T) {
 	if list, err := r.Releases(); list != nil || err != nil {
 		t.Errorf("%v, %v", list, err)
 	}
-	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	later := &Release{ID: "r2", Fleet: "first", State: ReleasePrepared, Created: at.Add(time.Hour), Operator: "cameron"}
-	first := &Release{ID: "r9", Fleet: "first", State: ReleaseCommitted, Created: at, Generations: []Published{{
-		Machine: "galena", Profile: fleet.System, Number: fleet.Number{Epoch: 1, Seq: 1}, Digest: fleet.DigestOf(nil), Generation: []byte("<&>\x00"),
-	}}}
+	first := signedRelease(t, "r9", 1)
+	later := &Release{ID: "r2", Fleet: "first", State: ReleasePrepared, Created: first.Created.Add(time.Hour), Operator: "cameron"}
 	for _, rel := range []*Release{later, first} {
 		if err := r.WriteRelease(rel); err != nil {
 			t.Fatal(err)
