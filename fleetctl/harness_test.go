@@ -69,7 +69,13 @@ settings:
 // pyrite has no source, electrum is disabled.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: filepath.Join(t.TempDir(), "first"), config: t.TempDir(), clock: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	return newWorldIn(t, filepath.Join(t.TempDir(), "first"))
+}
+
+// newWorldIn has its repository in dir, which it makes.
+func newWorldIn(t *testing.T, dir string) *world {
+	t.Helper()
+	w := &world{t: t, dir: dir, config: t.TempDir(), clock: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 	w.ok("init", w.dir, "--fleet", "first", "--coordinator-machine", "cinnabar", "--address", "127.0.0.1:1", "--operator", "cameron")
 	w.write(fleetText, repo.FleetFile)
 	w.bundle("v1")
