@@ -3,14 +3,13 @@ package agent
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/attest"
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
@@ -74,7 +73,7 @@ func (a *Agent) attest(ctx context.Context, b *bound) error {
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	newest, _, err := attest.Read(c.Repository, id.Root)
+	newest, err := attest.Read(c.Repository, id.Root)
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
@@ -91,22 +90,15 @@ func (a *Agent) attest(ctx context.Context, b *bound) error {
 }
 
 func freshnessSigner(name string) (release.Signer, error) {
-	fi, err := os.Stat(name)
+	text, err := atomicfile.ReadAtMost(name, maxKeyBytes)
 	if err != nil {
 		return nil, fmt.Errorf("reading freshness key: %w", err)
 	}
-	if fi.Size() > maxKeyBytes {
-		return nil, fmt.Errorf("reading freshness key: %s has %d bytes", name, fi.Size())
-	}
-	data, err := os.ReadFile(name) //nolint:gosec // A file of the agent's configuration.
+	der, err := pki.DecodeKey(text)
 	if err != nil {
-		return nil, fmt.Errorf("reading freshness key: %w", err)
+		return nil, fmt.Errorf("reading freshness key: %s: %w", name, err)
 	}
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("reading freshness key: %s: want a PKCS #8 private key in PEM", name)
-	}
-	key, err := pki.ParseKey(block.Bytes)
+	key, err := pki.ParseKey(der)
 	if err != nil {
 		return nil, fmt.Errorf("reading freshness key: %s: %w", name, err)
 	}

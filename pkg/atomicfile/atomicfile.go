@@ -1,5 +1,6 @@
 // Package atomicfile replaces files and symbolic links so that after a crash
-// or power loss either the old or the new one is there, whole.
+// or power loss either the old or the new one is there, whole, and reads them
+// back within a bound.
 package atomicfile
 
 import (

@@ -23,6 +23,27 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
+func TestReadAtMost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if _, err := atomicfile.ReadAtMost(path, 4); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing file: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("four"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := atomicfile.ReadAtMost(path, 4); err != nil || string(b) != "four" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	for what, f := range map[string]func() ([]byte, error){
+		"a larger file": func() ([]byte, error) { return atomicfile.ReadAtMost(path, 3) },
+		"a directory":   func() ([]byte, error) { return atomicfile.ReadAtMost(filepath.Dir(path), 4) },
+	} {
+		if b, err := f(); err == nil || b != nil || !strings.Contains(err.Error(), filepath.Dir(path)) {
+			t.Errorf("%s: got %q, %v", what, b, err)
+		}
+	}
+}
+
 // only fails where dir holds anything but the names.
 func only(t *testing.T, dir string, names ...string) {
 	t.Helper()

@@ -1,6 +1,7 @@
 package pki_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
@@ -381,4 +382,16 @@ func FuzzParseCSR(f *testing.F) {
 	}
 	f.Add(csr)
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = pki.ParseCSR(b) })
+}
+
+func TestKeyInPEM(t *testing.T) {
+	der := []byte("a key")
+	if got, err := pki.DecodeKey(pki.EncodeKey(der)); err != nil || !bytes.Equal(got, der) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	for _, text := range []string{"", "a key", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
+		if got, err := pki.DecodeKey([]byte(text)); err == nil {
+			t.Errorf("of %q came %q", text, got)
+		}
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/strictjson"
@@ -64,14 +65,14 @@ type releaseFile struct {
 // Read reads the newest of everything from a checkout. All of it is verified,
 // from the trust root with digest pin on. Only what was committed counts: hosts
 // can't have anything else.
-func Read(dir string, pin fleet.Digest) (*Newest, *release.Trust, error) {
+func Read(dir string, pin fleet.Digest) (*Newest, error) {
 	t, err := readTrust(filepath.Join(dir, "trust", "root"), pin)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	names, err := filepath.Glob(filepath.Join(dir, "releases", "*.json"))
 	if err != nil {
-		return nil, nil, fmt.Errorf("listing releases: %w", err)
+		return nil, fmt.Errorf("listing releases: %w", err)
 	}
 	n := &Newest{Root: t.Root().Version, Machines: map[fleet.MachineName]map[fleet.ProfileName]fleet.Ref{}}
 	slices.Sort(names)
@@ -80,14 +81,14 @@ func Read(dir string, pin fleet.Digest) (*Newest, *release.Trust, error) {
 			continue
 		}
 		if err := n.add(t, name); err != nil {
-			return nil, nil, fmt.Errorf("reading %s: %w", name, err)
+			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}
 	}
-	return n, t, nil
+	return n, nil
 }
 
 func (n *Newest) add(t *release.Trust, name string) error {
-	data, err := read(name, maxReleaseBytes)
+	data, err := atomicfile.ReadAtMost(name, maxReleaseBytes)
 	if err != nil {
 		return err
 	}
@@ -122,7 +123,7 @@ func (n *Newest) add(t *release.Trust, name string) error {
 func readTrust(dir string, pin fleet.Digest) (*release.Trust, error) {
 	var chain [][]byte
 	for v := 1; v <= maxRoots; v++ {
-		b, err := read(filepath.Join(dir, strconv.Itoa(v)+".json"), maxRootBytes)
+		b, err := atomicfile.ReadAtMost(filepath.Join(dir, strconv.Itoa(v)+".json"), maxRootBytes)
 		if errors.Is(err, os.ErrNotExist) && v > 1 {
 			break
 		}
@@ -136,17 +137,6 @@ func readTrust(dir string, pin fleet.Digest) (*release.Trust, error) {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	return t, nil
-}
-
-func read(name string, most int64) ([]byte, error) {
-	fi, err := os.Stat(name)
-	if err != nil {
-		return nil, err //nolint:wrapcheck // It names the file.
-	}
-	if fi.Size() > most {
-		return nil, fmt.Errorf("%s has %d bytes, at most %d", name, fi.Size(), most)
-	}
-	return os.ReadFile(name) //nolint:gosec,wrapcheck // It names the file, of the agent's configuration.
 }
 
 // Sign makes a statement for each machine, by name.

@@ -66,7 +66,7 @@ func TestNewest(t *testing.T) {
 	c.release("r4", "prepared", 4)
 	c.release("r5", "abandoned", 5)
 	c.release("r6", "committed", 6, c.f.Stranger)
-	n, _, err := attest.Read(c.dir, c.f.RootPin)
+	n, err := attest.Read(c.dir, c.f.RootPin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,13 +78,17 @@ func TestNewest(t *testing.T) {
 	signer := c.f.AddKey(release.RoleFreshness)
 	c.f.NextRoot()
 	c.roots()
-	n, trust, err := attest.Read(c.dir, c.f.RootPin)
+	n, err = attest.Read(c.dir, c.f.RootPin)
 	if err != nil || n.Root != 2 {
 		t.Fatalf("got %+v, %v", n, err)
 	}
 	envs, err := n.Sign(agenttest.FleetID, c.f.Issued, c.f.Issued.Add(time.Hour), signer)
 	if err != nil || len(envs) != 1 {
 		t.Fatalf("%d statements, %v", len(envs), err)
+	}
+	trust, err := release.OpenChain(c.f.Roots, c.f.RootPin)
+	if err != nil {
+		t.Fatal(err)
 	}
 	s, err := trust.OpenFreshness(envs[0])
 	if err != nil || s.Doc.Highest[fleet.System] != want || s.Doc.Root != 2 {
@@ -108,11 +112,11 @@ func TestDoubtfulCheckouts(t *testing.T) {
 	} {
 		c := newCheckout(t)
 		c.release("r1", "committed", 1)
-		if _, _, err := attest.Read(c.dir, c.f.RootPin); err != nil {
+		if _, err := attest.Read(c.dir, c.f.RootPin); err != nil {
 			t.Fatal(err)
 		}
 		spoil(c)
-		if _, _, err := attest.Read(c.dir, c.f.RootPin); err == nil {
+		if _, err := attest.Read(c.dir, c.f.RootPin); err == nil {
 			t.Errorf("%s: it was read", name)
 		}
 	}

@@ -157,7 +157,7 @@ func (s *Store) loadRoots() error {
 	}
 	slices.Sort(versions)
 	for _, v := range versions {
-		b, err := readBounded(s.rootPath(v))
+		b, err := atomicfile.ReadAtMost(s.rootPath(v), maxFileBytes)
 		if err == nil {
 			var next *release.Trust
 			if next, err = s.nextRoot(b); err == nil {
@@ -323,7 +323,7 @@ func (s *Store) loadPointers() error {
 // readPointer knows all fields: one that has another name now must not pass for
 // one that isn't there.
 func readPointer(path string) (f pointerFile, err error) {
-	b, err := readBounded(path)
+	b, err := atomicfile.ReadAtMost(path, maxFileBytes)
 	if err == nil {
 		err = strictjson.UnmarshalKnown(b, maxFileBytes, &f)
 	}
@@ -389,19 +389,4 @@ func (s *Store) Floor() time.Time {
 		}
 	}
 	return floor
-}
-
-func readBounded(path string) ([]byte, error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading document: %w", err)
-	}
-	if fi.Size() > maxFileBytes {
-		return nil, fmt.Errorf("reading document %s: %d bytes, at most %d", path, fi.Size(), maxFileBytes)
-	}
-	b, err := os.ReadFile(path) //nolint:gosec // A file of the agent's own directory.
-	if err != nil {
-		return nil, fmt.Errorf("reading document: %w", err)
-	}
-	return b, nil
 }

@@ -21,7 +21,7 @@ func (s *Store) loadFreshness() error {
 	if s.trust == nil {
 		return nil
 	}
-	b, err := readBounded(s.freshnessPath())
+	b, err := atomicfile.ReadAtMost(s.freshnessPath(), maxFileBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -166,7 +166,7 @@ func (s *Store) Document(d fleet.Digest) (Document, error) {
 	if _, err := fleet.ParseDigest(string(d)); err != nil {
 		return doc, fmt.Errorf("reading document: %w", err)
 	}
-	b, err := readBounded(s.documentPath(d))
+	b, err := atomicfile.ReadAtMost(s.documentPath(d), maxFileBytes)
 	if errors.Is(err, os.ErrNotExist) {
 		return doc, fmt.Errorf("generation %s: %w", d.Short(), ErrNotHere)
 	}

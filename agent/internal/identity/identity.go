@@ -115,7 +115,7 @@ func Open(o Options) (*Store, error) {
 
 // key reads a private key in PKCS #8 DER, or makes one.
 func (s *Store) key(name string) (ed25519.PrivateKey, error) {
-	der, err := readBounded(s.path(name))
+	der, err := atomicfile.ReadAtMost(s.path(name), maxFileBytes)
 	if errors.Is(err, os.ErrNotExist) {
 		key, err := pki.NewKey()
 		if err != nil {
@@ -152,7 +152,7 @@ func (s *Store) openAge(given string) error {
 		}
 		return nil
 	}
-	b, err := readBounded(s.path(ageKeyFile))
+	b, err := atomicfile.ReadAtMost(s.path(ageKeyFile), maxFileBytes)
 	if errors.Is(err, os.ErrNotExist) {
 		id, err := age.GenerateX25519Identity()
 		if err != nil {
@@ -173,7 +173,7 @@ func (s *Store) openAge(given string) error {
 }
 
 func (s *Store) openInstance() error {
-	b, err := readBounded(s.path(instanceFile))
+	b, err := atomicfile.ReadAtMost(s.path(instanceFile), maxFileBytes)
 	if err == nil && len(b) > 0 && len(b) <= 64 {
 		s.instance = string(trimNewline(b))
 		return nil
@@ -223,7 +223,7 @@ func (s *Store) load() error {
 	case err != nil:
 		return err
 	}
-	b, err := readBounded(s.path(certFile))
+	b, err := atomicfile.ReadAtMost(s.path(certFile), maxFileBytes)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
@@ -245,7 +245,7 @@ func (s *Store) load() error {
 func ReadBinding(dir string) (Binding, error) {
 	var b Binding
 	path := filepath.Join(dir, bindingFile)
-	data, err := readBounded(path)
+	data, err := atomicfile.ReadAtMost(path, maxFileBytes)
 	if errors.Is(err, os.ErrNotExist) {
 		return b, ErrNotEnrolled
 	}
@@ -303,15 +303,4 @@ func trimNewline(b []byte) []byte {
 		b = b[:len(b)-1]
 	}
 	return b
-}
-
-func readBounded(path string) ([]byte, error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return nil, err //nolint:wrapcheck // os errors name the file.
-	}
-	if fi.Size() > maxFileBytes {
-		return nil, fmt.Errorf("%s: %d bytes, at most %d", path, fi.Size(), maxFileBytes)
-	}
-	return os.ReadFile(path) //nolint:gosec // A file of the agent's own directory.
 }

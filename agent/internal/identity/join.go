@@ -103,7 +103,7 @@ func (s *Store) EnrolledWith(j pki.Join) (bool, error) {
 // PendingJoin is the join string that enrolling is still to be done with; ok
 // is false where there is none.
 func (s *Store) PendingJoin() (j pki.Join, ok bool, err error) {
-	b, err := readBounded(s.path(joinFile))
+	b, err := atomicfile.ReadAtMost(s.path(joinFile), maxFileBytes)
 	if errors.Is(err, os.ErrNotExist) {
 		return pki.Join{}, false, nil
 	}

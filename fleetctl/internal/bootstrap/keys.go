@@ -85,7 +85,7 @@ func authority(cfg Config, r *repo.Repository, recipients []age.Recipient) (*pki
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := pki.SealKey(repo.EncodeKey(der), recipients...)
+	sealed, err := pki.SealKey(pki.EncodeKey(der), recipients...)
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,6 @@ import (
 	"filippo.io/age"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
-	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -47,7 +46,7 @@ func SealKey(key ed25519.PrivateKey, recipients ...age.Recipient) ([]byte, error
 	if err != nil {
 		return nil, fmt.Errorf("encoding key: %w", err)
 	}
-	return pki.SealKey(repo.EncodeKey(der), recipients...)
+	return pki.SealKey(pki.EncodeKey(der), recipients...)
 }
 
 // Whose says whose the identity in dir is, by its certificate.

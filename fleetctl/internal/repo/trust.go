@@ -137,16 +137,11 @@ func OpenPEM(o Opener, sealed []byte, name string) ([]byte, error) {
 	if err != nil {
 		return nil, ui.WithHint(fmt.Errorf("opening %s: %w", name, err), ui.HintOf(err))
 	}
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("opening %s: %w: no PEM private key in it", name, ErrCorrupt)
+	der, err := pki.DecodeKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w: %w", name, ErrCorrupt, err)
 	}
-	return block.Bytes, nil
-}
-
-// EncodeKey is a private key as PEM.
-func EncodeKey(pkcs8 []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+	return der, nil
 }
 
 // EncodeCert is a certificate as PEM.
