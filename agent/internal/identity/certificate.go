@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
@@ -79,13 +78,11 @@ func (s *Store) Install(leafDER []byte, caDER [][]byte) error {
 	if err != nil {
 		return fmt.Errorf("installing certificate: %w: %w", ErrCertificate, err)
 	}
-	var buf bytes.Buffer
-	for _, der := range append([][]byte{leafDER}, caDER...) {
-		if err := pem.Encode(&buf, &pem.Block{Type: "CERTIFICATE", Bytes: der}); err != nil {
-			return fmt.Errorf("installing certificate: %w", err)
-		}
+	encoded, err := encodeCertificates(leafDER, caDER)
+	if err != nil {
+		return fmt.Errorf("installing certificate: %w", err)
 	}
-	if err := atomicfile.WriteFile(s.path(certFile), buf.Bytes(), 0o600); err != nil {
+	if err := atomicfile.WriteFile(s.path(certFile), encoded, 0o600); err != nil {
 		return fmt.Errorf("installing certificate: %w", err)
 	}
 	crashpoint.Hit(crashpoint.EnrolCertificateKept)
@@ -134,7 +131,7 @@ func (s *Store) check(leafDER []byte, caDER [][]byte) (*x509.Certificate, []*x50
 	var cas []*x509.Certificate
 	for _, der := range caDER {
 		ca, err := x509.ParseCertificate(der)
-		if err != nil || !ca.IsCA {
+		if err != nil || !genuine(ca) {
 			return nil, nil, errors.New("one of the CA certificates is none")
 		}
 		cas = append(cas, ca)

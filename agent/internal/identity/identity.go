@@ -173,15 +173,18 @@ func (s *Store) openAge(given string) error {
 }
 
 func (s *Store) openInstance() error {
+	id := make([]byte, 16)
 	b, err := atomicfile.ReadAtMost(s.path(instanceFile), maxFileBytes)
-	if err == nil && len(b) > 0 && len(b) <= 64 {
+	switch {
+	case err == nil:
 		s.instance = string(trimNewline(b))
+		if id, err := hex.DecodeString(s.instance); err != nil || len(id) == 0 {
+			return s.damaged(instanceFile, errors.New("it is no instance id"))
+		}
 		return nil
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	case !errors.Is(err, os.ErrNotExist):
 		return err
 	}
-	id := make([]byte, 16)
 	if _, err := rand.Read(id); err != nil {
 		return fmt.Errorf("making instance id: %w", err)
 	}
@@ -197,20 +200,6 @@ func (s *Store) damaged(name string, err error) error {
 func damaged(dir, name string, err error) error {
 	return fmt.Errorf("%s is damaged: %w; restore it from a backup, or move %s away and enrol again with a new join string",
 		filepath.Join(dir, name), err, dir)
-}
-
-// fits says whether a stored certificate is over this host's key and of one of
-// the CAs that came with it.
-func (s *Store) fits(leaf *x509.Certificate, cas []*x509.Certificate) error {
-	if pub, ok := leaf.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(s.host.Public()) {
-		return fmt.Errorf("it is not over the key in %s: one of the two is not what it was", s.path(hostKeyFile))
-	}
-	for _, ca := range cas {
-		if leaf.CheckSignatureFrom(ca) == nil {
-			return nil
-		}
-	}
-	return errors.New("it is of none of the CAs beside it")
 }
 
 // load reads binding and certificate, where there are any.
@@ -232,10 +221,13 @@ func (s *Store) load() error {
 	}
 	leaf, cas, err := decodeCertificates(b)
 	if err == nil {
-		err = s.fits(leaf, cas)
+		err = s.whole(b, leaf, cas)
 	}
 	if err != nil {
 		return s.damaged(certFile, err)
+	}
+	if err := s.fits(leaf, cas); err != nil {
+		return s.damaged(bindingFile, err)
 	}
 	s.use(leaf, cas)
 	return nil
