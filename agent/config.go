@@ -56,6 +56,9 @@ type Config struct {
 	Now func() time.Time
 	// Log; default none.
 	Log *slog.Logger
+	// DiskReserve is what fetching leaves free on the state directory's disk, in
+	// bytes; default 64 MiB.
+	DiskReserve uint64
 	// Activity is told when work on generations begins, and that there is none
 	// a little after it ended and now and then while that lasts, so that a
 	// program can tune its runtime; optional. It must return at once.
@@ -109,6 +112,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.DiskReserve == 0 {
+		c.DiskReserve = defaultDiskReserve
 	}
 	c.SecretsDir = filepath.Clean(c.SecretsDir)
 	if c.Plugins.Dir == "" {

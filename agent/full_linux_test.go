@@ -24,8 +24,9 @@ const fullEnv = "FLEETTEST_FULL"
 // more room, by bytes and by inodes: on small tmpfs in a namespace of its own.
 func TestDiskFull(t *testing.T) {
 	if os.Getenv(fullEnv) != "" {
-		t.Run("bytes", func(t *testing.T) { diskFull(t, "size=128m", bytesFree) })
-		t.Run("inodes", func(t *testing.T) { diskFull(t, "size=256m,nr_inodes=400", inodesFree) })
+		t.Run("bytes", func(t *testing.T) { diskFull(t, "size=128m", 0, bytesFree) })
+		t.Run("inodes", func(t *testing.T) { diskFull(t, "size=256m,nr_inodes=400", 0, inodesFree) })
+		t.Run("unpacked", diskFullUnpacked)
 		return
 	}
 	t.Parallel()
@@ -41,7 +42,7 @@ func TestDiskFull(t *testing.T) {
 		t.Logf("this kernel gives users no namespaces (%v): nothing is shown here", err)
 		return
 	}
-	if err != nil || strings.Count(string(out), "steps without room") != 2 {
+	if err != nil || strings.Count(string(out), "steps without room") != 3 {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -88,8 +89,24 @@ func inodesFree(t *testing.T, dir string, free int) {
 	}
 }
 
-func diskFull(t *testing.T, options string, room func(t *testing.T, dir string, free int)) {
+// diskFullUnpacked has no reserve, and bundles of many files that take more room
+// each than what was signed says: the disk is full in the midst of unpacking.
+func diskFullUnpacked(t *testing.T) {
+	diskFull(t, "size=128m", 600, func(t *testing.T, dir string, step int) {
+		t.Helper()
+		const coarse = 24 // pages
+		bytesFree(t, dir, coarse*step)
+	})
+}
+
+// diskFull has generations fail for want of room until there is enough. Each
+// bundle has so many small files besides; where there are some, no reserve hides
+// that they don't fit.
+func diskFull(t *testing.T, options string, small int, room func(t *testing.T, dir string, free int)) {
 	h := newHostBeside(t)
+	if small > 0 {
+		h.config.DiskReserve = 1
+	}
 	dir := h.config.StateDir
 	if err := errors.Join(os.Mkdir(dir, 0o700), unix.Mount("tmpfs", dir, "tmpfs", 0, options)); err != nil {
 		t.Fatal(err)
@@ -107,7 +124,7 @@ func diskFull(t *testing.T, options string, room func(t *testing.T, dir string, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	full, done, seq := 0, 0, uint64(1)
+	full, torn, done, seq := 0, 0, 0, uint64(1)
 	for step := 0; done < 2; step++ {
 		if step > 100 {
 			t.Fatal("there is never enough room")
@@ -116,6 +133,13 @@ func diskFull(t *testing.T, options string, room func(t *testing.T, dir string, 
 		room(t, dir, step)
 		version := fmt.Sprintf("v%d", seq)
 		g, blob := h.generation(seq, version, "")
+		if small > 0 {
+			files := serviceFiles(version, "")
+			for n := range small {
+				files[fmt.Sprintf("small/%d", n)] = "x"
+			}
+			g.Source, blob = h.fleet.Bundle(files)
+		}
 		secrets, named, sealed := h.fleet.SealSecrets(recipient, map[string]string{"token": version})
 		g.Secrets = named
 		env, ref := h.fleet.Seal(g)
@@ -125,6 +149,10 @@ func diskFull(t *testing.T, options string, room func(t *testing.T, dir string, 
 		})
 		if p.Reason.Code == fleet.ReasonDiskFull {
 			full++
+			if strings.Contains(p.Reason.Message, unix.ENOSPC.Error()) && strings.Contains(p.Reason.Message, filepath.Join(dir, "bundle")) {
+				torn++
+			}
+			h.expectServing(fmt.Sprintf("v%d", seq-1)) // Nothing is activated by half.
 			if !strings.Contains(p.Reason.Message, dir) || !strings.Contains(p.Reason.Message, "below "+dir) {
 				t.Errorf("step %d: %+v", step, p.Reason)
 			}
@@ -134,17 +162,17 @@ func diskFull(t *testing.T, options string, room func(t *testing.T, dir string, 
 		}
 		h.coord.WaitState(fleet.StateConfirmed, ref)
 		h.expectServing(version)
-		if options == "size=128m" && step > 24 && done == 0 {
+		if small == 0 && options == "size=128m" && step > 24 && done == 0 {
 			break // The reserve that fetching leaves is larger than what follows.
 		}
 	}
 	h.blameless()
-	if full == 0 {
+	if full == 0 || small > 0 && torn == 0 {
 		t.Error("the disk was never full: the test shows nothing")
 	}
 	// Nothing that was acknowledged is lost, and a restart finds the same.
 	h.crash()
 	h.start()
 	h.confirmed(seq+1, "last")
-	t.Logf("%d steps without room", full)
+	t.Logf("%d steps without room, %d while a bundle was unpacked", full, torn)
 }

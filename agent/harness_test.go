@@ -212,11 +212,15 @@ func (h *host) expectServing(want string) {
 // service is a bundle whose activate runs script after it put the version in
 // place.
 func (h *host) service(version, script string) (fleet.Source, []byte) {
-	return h.fleet.Bundle(map[string]string{
+	return h.fleet.Bundle(serviceFiles(version, script))
+}
+
+func serviceFiles(version, script string) map[string]string {
+	return map[string]string{
 		"activate":   fmt.Sprintf("#!/bin/sh\nset -e\nprintf %%s '%s' > \"$FLEET_STATE/serving\"\n%s\n", version, script),
 		"deactivate": "#!/bin/sh\nrm -f \"$FLEET_STATE/serving\"\n",
 		"version":    version,
-	})
+	}
 }
 
 // generation is number seq, serving version, whose probe wants that version.

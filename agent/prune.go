@@ -20,8 +20,8 @@ import (
 const (
 	// keepRuns is how many runs a profile keeps the logs of.
 	keepRuns = 8
-	// diskReserve is what fetching leaves free.
-	diskReserve = 64 << 20
+	// defaultDiskReserve is what fetching leaves free, in bytes.
+	defaultDiskReserve = 64 << 20
 )
 
 // ErrNoRoom says that the disk can't take what is to be fetched.
@@ -47,8 +47,8 @@ func (a *Agent) room(blobs []fleet.BlobRef) error {
 		return fmt.Errorf("looking at the disk: %w", err)
 	}
 	free := fs.Bavail * uint64(fs.Bsize) //nolint:gosec // Not negative.
-	if free < need+diskReserve {
-		return fmt.Errorf("%w: %d bytes are needed, %d are free below %s", ErrNoRoom, need+diskReserve, free, a.blobs.Dir)
+	if free < need+a.config.DiskReserve {
+		return fmt.Errorf("%w: %d bytes are needed, %d are free below %s", ErrNoRoom, need+a.config.DiskReserve, free, a.blobs.Dir)
 	}
 	return nil
 }
