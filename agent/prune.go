@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,8 +54,15 @@ func (a *Agent) room(blobs []fleet.BlobRef) error {
 	return nil
 }
 
+// pruneTimeout bounds clearing away, and so how long the agent's end waits for it.
+const pruneTimeout = 5 * time.Second
+
 // prune gives back what no profile needs any more. Failing costs only room.
 func (a *Agent) prune(ctx context.Context) {
+	// What a profile does next comes at once, and would end each clearing away of
+	// the step before.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pruneTimeout)
+	defer cancel()
 	// Whoever makes a generation ready needs its blobs, half-made secrets, and
 	// what is built and not on record yet. Then the next time will do.
 	if !a.building.TryLock() {

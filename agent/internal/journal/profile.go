@@ -210,6 +210,9 @@ func (p *ProfileState) fail(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, fmt.Errorf("%w: it has to be rolled back", ErrInFlight)
 	}
 	p.refuse(r, r.Ref)
+	if r.Kind == KindRefused && p.Activation != nil && p.Activation.From.Is(r.Ref) {
+		p.Undone = p.Activation.From // An operator sent the host back from it.
+	}
 	if p.Activation == nil && (r.Kind == KindFailed || p.Ref.Digest == r.Ref.Digest &&
 		(p.Phase == PhaseAccepted || p.Phase == PhaseStaged)) {
 		p.enter(r, PhaseFailed, r.Ref)

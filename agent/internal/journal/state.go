@@ -147,7 +147,8 @@ type ProfileState struct {
 	RevertTo []fleet.Ref `json:"revert_to,omitempty"`
 	// Staged lies ready; zero where nothing does.
 	Staged Built `json:"staged"`
-	// Undone is the refused generation that was rolled back last, still built:
+	// Undone is the refused generation that was rolled back last, or that an
+	// operator sent the host back from, still built:
 	// forgiven, it is tried again without anybody to ask for it. Zero where there
 	// is none, and from a higher one's acceptance on.
 	Undone Built `json:"undone,omitzero"`

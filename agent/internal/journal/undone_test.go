@@ -11,6 +11,8 @@ import (
 func TestUndone(t *testing.T) {
 	t.Parallel()
 	bad := join(adopt(0), through(0, 1), accept(2), staged(2), activating(1, 2), rollingBack(), plain(KindRolledBack))
+	back := join(adopt(0), through(0, 1), through(1, 2), activating(2, 1),
+		plain(KindActivated, KindVerified), refused(2), plain(KindCommitted, KindConfirmed))
 	for _, tc := range []struct {
 		name           string
 		recs           []Record
@@ -33,6 +35,9 @@ func TestUndone(t *testing.T) {
 			name: "not the highest",
 			recs: join(adopt(0), through(0, 1), through(1, 2), activating(2, 1), rollingBack(), plain(KindRolledBack)), undone: 1,
 		},
+		{name: "sent back from it", recs: back, undone: 2},
+		{name: "sent back from it, and forgiven", recs: join(back, forgiven(2, "")), staged: 2},
+		{name: "sent back from it, and a higher one came", recs: join(back, accept(3))},
 		{
 			name: "what enrolment found",
 			recs: join(adopt(0), activating(0, 0), rollingBack(), plain(KindRolledBack)),
