@@ -53,6 +53,9 @@ func main() {
 var errViolations = errors.New("there are violations")
 
 func crash(ctx context.Context, o options) error {
+	if o.write && o.run != "" {
+		return errors.New("a table of what -run picked would be taken for the whole: leave out -run or -write")
+	}
 	only, err := regexp.Compile(o.run)
 	if err != nil {
 		return err
@@ -94,6 +97,7 @@ func crash(ctx context.Context, o options) error {
 		return fmt.Errorf("%w (see %s)", err, dir)
 	}
 	t := tableOf(all, outcomes)
+	t.first = o.first
 	fmt.Print(t.summary())
 	if missing := t.neverHit(); len(missing) > 0 {
 		return fmt.Errorf("points that no stage meets: %s", strings.Join(missing, ", "))
@@ -107,7 +111,11 @@ func crash(ctx context.Context, o options) error {
 		}
 	}
 	if o.write {
-		return measurements.Write(measurements.File, measurements.Section{Name: "crash", Command: "make crash CRASHFLAGS=-write", Text: t.markdown(measurements.Where(ctx))})
+		flags := "-write"
+		if o.first {
+			flags = "'-first -write'"
+		}
+		return measurements.Write(measurements.File, measurements.Section{Name: "crash", Command: "make crash CRASHFLAGS=" + flags, Text: t.markdown(measurements.Where(ctx))})
 	}
 	return nil
 }

@@ -33,6 +33,8 @@ type table struct {
 	notMet, violations int
 	messages           []string
 	stages             int
+	// first says that only the first hit at each place was tried.
+	first bool
 }
 
 // tableOf counts. Rows that were not picked count as hits only.
@@ -100,10 +102,14 @@ func (t *table) summary() string {
 func (t *table) markdown(where string) string {
 	var b strings.Builder
 	b.WriteString("## Every crash point\n\n")
-	fmt.Fprintf(&b, "Programs killed with SIGKILL at every crash point of `pkg/crashpoint`, at every time that they meet it in the %d stages of a fleet's life: "+
-		"once, and again at the same point (or the first one met) after the restart. %s\n\n", t.stages, where)
-	fmt.Fprintf(&b, "In all: %d kills once, %d twice in a row, **%d violations**. Places are call sites or kinds of records; "+
-		"hits that depend on timing and did not come again are not met.\n\n", t.once, t.twice, t.violations)
+	times := "at every time that they meet it in"
+	if t.first {
+		times = "at each of its places, the first time that they meet it there in"
+	}
+	fmt.Fprintf(&b, "Programs killed with SIGKILL at every crash point of `pkg/crashpoint`, %s the %d stages of a fleet's life: "+
+		"once, and again at the same point (or the first one met) after the restart. %s\n\n", times, t.stages, where)
+	fmt.Fprintf(&b, "In all: %d kills once, %d twice in a row, **%d violations**; the points were met %d times. Places are call sites or kinds of records; "+
+		"hits that depend on timing and did not come again are not met.\n\n", t.once, t.twice, t.violations, t.rows)
 	b.WriteString("| point | side | places | hits | killed once | killed twice | not met | violations |\n|---|---|---|---|---|---|---|---|\n")
 	for _, l := range t.lines {
 		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %d | %d | %d |\n", l.info.Name, l.info.Side, len(l.places), l.hits, l.once, l.twice, l.notMet, l.bad)
