@@ -130,7 +130,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		// Asked to end while it starts: no failure for who supervises it.
 		log.Info("stopped before it had started")
-		return nil
+		return nil //nolint:nilerr // See above.
 	}
 	if err != nil {
 		return err
