@@ -49,7 +49,7 @@ func (w *world) kill(at publisher.Step) {
 		}
 	}()
 	k := &killer{at: at, reporter: reporter{progress: o.progress()}}
-	_, err = s.publisher(o, k).Publish(w.t.Context(), publisher.Request{Targets: targets, Inventory: s.inventory()})
+	_, err = s.publisher(o, k).Publish(w.t.Context(), publisher.Request{Targets: targets, Inventory: s.inventory(), Revision: func() string { return "" }})
 	w.t.Fatalf("the publish was not killed at %s: %v", at, err)
 }
 

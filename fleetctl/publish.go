@@ -111,13 +111,15 @@ func runPublish(ctx context.Context, o *options, opts *publishOptions, names []s
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
+	rev := startRevision(ctx, s.Dir())
+	defer rev() // It ends with this.
 	targets, left, err := selectTargets(s.workspace, names)
 	if err != nil {
 		return err
 	}
 	req := publisher.Request{
 		Targets: targets, Inventory: s.inventory(),
-		Refresh: opts.Refresh, Build: opts.Build, NoEval: opts.NoEval, DryRun: opts.DryRun, Revision: revision(ctx, s.Dir()),
+		Refresh: opts.Refresh, Build: opts.Build, NoEval: opts.NoEval, DryRun: opts.DryRun, Revision: rev,
 	}
 	if opts.Stage {
 		return runStage(ctx, o, s, req, left)
@@ -138,6 +140,13 @@ func (s *session) publisher(o *options, rep publisher.Reporter) *publisher.Publi
 		Nix:      &flakes.Nix{Program: o.Getenv("FLEET_NIX"), Progress: rep.Building},
 		Operator: s.operator, Now: o.Now, Reporter: rep,
 	}
+}
+
+// startRevision begins to ask for the revision, and returns what waits for it.
+func startRevision(ctx context.Context, dir string) func() string {
+	get := sync.OnceValue(func() string { return revision(ctx, dir) })
+	go get()
+	return get
 }
 
 // revision names the repository's commit, "+" behind it where the checkout

@@ -2,6 +2,7 @@ package fleetctl
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -199,6 +200,78 @@ func TestPublishStorePath(t *testing.T) {
 	w.again("invalid")
 	w.sources("{storePath: /nix/store/0000jkxbjifz8ci65dss1zjvlhyfbg51-nope}")
 	w.fails(exitError, "the store does not have the path", "publish")
+}
+
+// TestPublishFromRepository: where git can tell, one process of nix is enough,
+// and where it can't, nix has the last word.
+func TestPublishFromRepository(t *testing.T) {
+	path, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	git := func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-C", path, "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"}, args...)...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(path, "flake.nix"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	git("init", "--quiet", "--initial-branch=main")
+	write("{ }\n")
+	git("add", "flake.nix")
+	git("commit", "--quiet", "--message=flake")
+	rev := git("rev-parse", "HEAD")
+	source := `{flake: "git+file://` + path + `"}`
+	edits := func(recording string, more ...string) []string {
+		return append(nixtest.InRepository(t, recording, path, rev), more...)
+	}
+
+	w, n := nixWorld(t, source, "good", edits("good")...)
+	res := w.published()
+	f := res.Generations[0].Source.Flake
+	want := fleet.FlakeSource{
+		URL: "git+file://" + path + "?ref=refs/heads/main&rev=" + rev, NarHash: nixtest.NarHash,
+		Attr: "nixosConfigurations.a.config.system.build.toplevel", OutPath: nixtest.SystemA,
+	}
+	if diff := cmp.Diff(&want, f); diff != "" || n.Calls() != "eval" || len(res.Warnings) != 1 {
+		t.Errorf("calls %q, warnings %q, source (-want +got):\n%s", n.Calls(), res.Warnings, diff)
+	}
+
+	for _, c := range []struct {
+		name, recording, flake, text, calls string
+		more                                []string
+	}{
+		{"a tree without a hash", "good", "{ }\n", "hash of its tree", "eval flake", []string{
+			"eval.out", `{"nix":"2.30.0","trees":[""],"results":[{"drv":"/nix/store/l4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-nixos-system-a.drv","out":"` + nixtest.SystemA + `","output":"out"}]}`,
+			"flake.out", `{"url":"git+file:///x?rev=1","locked":{"rev":"1"}}`,
+		}},
+		{"an error in Nix code", "broken", "{ }\n", "this machine is", "eval version flake", nil},
+		{"changed", "good", "{ outputs = 1; }\n", "changes that are not committed", "eval flake", []string{
+			"flake.out", `{"url":"git+file:///x","dirtyRevision":"1-dirty","locked":{"dirtyRev":"1-dirty","narHash":"sha256-x"}}`,
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			write(c.flake)
+			source, args := source, []string{"publish"}
+			if c.recording == "broken" {
+				source = `{flake: "git+file://` + path + `", attr: nixosConfigurations.bad.config.system.build.toplevel}`
+				args = append(args, "a")
+			}
+			w, n := nixWorld(t, source, c.recording, edits(c.recording, c.more...)...)
+			w.fails(exitError, c.text, args...)
+			if n.Calls() != c.calls || len(w.releases()) != 0 || w.server.Machines != nil {
+				t.Errorf("calls %q, or something was published", n.Calls())
+			}
+		})
+	}
 }
 
 // TestNixRefusals: what is refused leaves nothing behind.

@@ -38,7 +38,7 @@ func runStage(ctx context.Context, o *options, s *session, req publisher.Request
 	}
 	rep.progress.Done()
 	out := stageResult{
-		Release: string(res.Release), Revision: req.Revision, DryRun: req.DryRun, Sources: []stagedResult{},
+		Release: string(res.Release), Revision: req.Revision(), DryRun: req.DryRun, Sources: []stagedResult{},
 		Skipped: append([]string{}, left.noSource...), Banned: append([]string{}, left.banned...), Warnings: append([]string{}, rep.warnings...),
 	}
 	var rows [][]string
@@ -56,6 +56,6 @@ func runStage(ctx context.Context, o *options, s *session, req publisher.Request
 		return nil
 	}
 	p.Printf("Staged release %s, revision %s. Hosts see nothing of it until somebody with the release key runs:\n  fleetctl sign %s\n",
-		res.Release, dash(shortRevision(req.Revision)), res.Release)
+		res.Release, dash(shortRevision(req.Revision())), res.Release)
 	return nil
 }

@@ -4,8 +4,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
 // cacheDir is a binary cache that both hosts see: it is below the flake's
@@ -15,6 +18,7 @@ const cacheDir = flakeDir + "/.git/lab-cache"
 func sourceScenarios() []scenario {
 	return []scenario{
 		{"a builder fails once", "as without a network; built again by itself, confirmed, activated once", builderFails},
+		{"git and nix of one mind", "a flake's locked URL and hash as git and the evaluation tell them are those of nix flake metadata", sameLock},
 		{"the flake's server is away", "said; fetched by itself when it is back, confirmed", serverAway},
 		{"flake with a closure manifest", "built there and here to the same contents; confirmed", func(ctx context.Context, w *world) error {
 			defer w.restoreSource(ctx)
@@ -47,6 +51,51 @@ func builderFails(ctx context.Context, w *world) error {
 		err = fmt.Errorf("no builder failed: %w", err)
 	}
 	return err
+}
+
+// sameLock compares what is published where git tells what a flake is locked to
+// with what nix says itself.
+func sameLock(ctx context.Context, w *world) error {
+	defer w.restoreSource(ctx)
+	if _, err := w.commit(ctx, release{}); err != nil {
+		return err
+	}
+	for _, ref := range []string{"git+file://" + flakeDir, flakeDir} {
+		if err := w.fleetFile(ctx, `{flake: "`+ref+`"}`, patient); err != nil {
+			return err
+		}
+		out, err := w.ops.Run(ctx, "env", "FLEET_DIR="+repo, "fleetctl", "publish", "--dry-run", "-o", "json", webName)
+		if err != nil {
+			return err
+		}
+		var published struct {
+			Generations []struct {
+				Source fleet.Source `json:"source"`
+			} `json:"generations"`
+		}
+		if err := json.Unmarshal([]byte(out), &published); err != nil {
+			return fmt.Errorf("publish printed %.200q: %w", out, err)
+		}
+		if out, err = w.ops.Run(ctx, "nix", "flake", "metadata", "--json", ref); err != nil {
+			return err
+		}
+		var said struct {
+			URL    string `json:"url"`
+			Locked struct {
+				NarHash string `json:"narHash"`
+			} `json:"locked"`
+		}
+		if err := json.Unmarshal([]byte(out), &said); err != nil {
+			return fmt.Errorf("nix printed %.200q: %w", out, err)
+		}
+		if len(published.Generations) != 1 || published.Generations[0].Source.Flake == nil {
+			return fmt.Errorf("published %+v", published)
+		}
+		if f := published.Generations[0].Source.Flake; f.URL != said.URL || f.NarHash != said.Locked.NarHash {
+			return fmt.Errorf("%s: published %s, %s; nix says %s, %s", ref, f.URL, f.NarHash, said.URL, said.Locked.NarHash)
+		}
+	}
+	return nil
 }
 
 // serverAway has the agent's host fetch the flake over the network.

@@ -21,7 +21,7 @@ func (r *run) program(step int, x *driver.Exec, late <-chan time.Time) Result {
 	var before map[string]string
 	var unknown error
 	if x.FailedUnitsCode != 0 {
-		before, unknown = failedUnits(x.Env)
+		before, unknown = r.before.wait(step, x.Env)
 	}
 	for {
 		res := r.exec(step, x, late)

@@ -87,13 +87,15 @@ func runAction(dir string, c clock, stop <-chan os.Signal) error {
 	}
 	defer func() { _ = log.Close() }()
 	crashpoint.Hit(crashpoint.RunnerBegin)
+	before := listBefore(req.Action.Steps)
+	defer before.end()
 	now := c.Now()
 	if err := writeJSON(dir, fileStarted, started{PID: os.Getpid(), BootID: bootID(), Time: now}); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.RunnerBegan)
 	syscall.Umask(0o022)
-	r := run{req: req, dir: dir, log: &boundedLog{file: log, most: MaxLogBytes}, stop: stop, clock: c}
+	r := run{req: req, dir: dir, log: &boundedLog{file: log, most: MaxLogBytes}, stop: stop, clock: c, before: before}
 	res := r.all()
 	res.Started, res.Ended = now, c.Now()
 	r.log.finish()
@@ -112,6 +114,8 @@ type run struct {
 	log   *boundedLog
 	stop  <-chan os.Signal
 	clock clock
+	// before are the units that were failed already; nil where nobody asked.
+	before *unitsBefore
 }
 
 func (r *run) all() Result {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/driver"
 )
 
 const (
@@ -101,6 +103,48 @@ func failedUnits(env []string) (map[string]string, error) {
 		}
 	}
 	return units, nil
+}
+
+// unitsBefore is a list of the failed units before a step.
+type unitsBefore struct {
+	step  int
+	done  chan struct{} // closed when the rest is set
+	units map[string]string
+	err   error
+}
+
+// listBefore begins to list the failed units for the first program of an action,
+// where that will be compared with them: what comes before it are links and
+// syncs, which no unit sees, and systemctl takes longer than they do. nil where
+// there is nothing to list.
+func listBefore(steps []driver.Step) *unitsBefore {
+	i := slices.IndexFunc(steps, func(s driver.Step) bool { return s.Exec != nil })
+	if i < 0 || steps[i].Exec.FailedUnitsCode == 0 || steps[i].Exec.Unless != nil {
+		return nil
+	}
+	b := &unitsBefore{step: i, done: make(chan struct{})}
+	env := steps[i].Exec.Env
+	go func() {
+		defer close(b.done)
+		b.units, b.err = failedUnits(env)
+	}()
+	return b
+}
+
+// wait returns the list for a step, made now where it was not begun before.
+func (b *unitsBefore) wait(step int, env []string) (map[string]string, error) {
+	if b == nil || b.step != step {
+		return failedUnits(env)
+	}
+	<-b.done
+	return b.units, b.err
+}
+
+// end waits until nothing is listed any more.
+func (b *unitsBefore) end() {
+	if b != nil {
+		<-b.done
+	}
 }
 
 // endedBadly says whether a unit that is to be started again had failed, as

@@ -83,7 +83,7 @@ func (b *base) realise(ctx context.Context, source fleet.Source, link string, sa
 	if err != nil {
 		return "", err
 	}
-	return b.nixBuild(ctx, link, said, "--pure-eval", "--expr", expr)
+	return b.nixBuild(ctx, link, said, append(b.hookless(ctx), "--pure-eval", "--expr", expr)...)
 }
 
 func (b *base) nixBuild(ctx context.Context, link string, said func(string), what ...string) (string, error) {

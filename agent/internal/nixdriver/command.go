@@ -92,6 +92,9 @@ func (b *base) runProgram(ctx context.Context, program string, said func(string)
 	return out.kept, nil
 }
 
+// rootHome is the home of a system service that was given none.
+const rootHome = "/root"
+
 // environ is the agent's own, with what the drivers need switched on. Nix's
 // configuration stays the host's.
 func (b *base) environ() []string {
@@ -102,7 +105,7 @@ func (b *base) environ() []string {
 	env := append(os.Environ(), "PATH="+b.config.Path, "NIX_CONFIG="+config, "NO_COLOR=1")
 	if os.Getenv("HOME") == "" {
 		// A system service has none; nix and git look for their caches there.
-		env = append(env, "HOME=/root")
+		env = append(env, "HOME="+rootHome)
 	}
 	return env
 }

@@ -67,9 +67,10 @@ const (
 
 // base is what both drivers share.
 type base struct {
-	name   string
-	config Config
-	damage damage
+	name     string
+	config   Config
+	damage   damage
+	builders builders
 }
 
 func (b *base) at(place string) string { return filepath.Join(b.config.Root, place) }

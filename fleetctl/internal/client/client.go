@@ -48,7 +48,7 @@ type Client struct {
 	handshake *handshakes
 }
 
-// New prepares a connection; it opens with the first call.
+// New prepares a connection and begins to open it; the first call waits for it.
 func New(cfg Config) (*Client, error) {
 	c := &Client{address: cfg.Address, timeout: cfg.CallTimeout, pause: cfg.RetryPause, handshake: &handshakes{}}
 	if c.timeout == 0 {
@@ -76,6 +76,8 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", cfg.Address, err)
 	}
+	// What is done before the first call, such as asking nix, takes longer.
+	conn.Connect()
 	c.conn, c.rpc = conn, fleetv1.NewOperatorServiceClient(conn)
 	return c, nil
 }

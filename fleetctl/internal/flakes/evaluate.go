@@ -28,11 +28,15 @@ type Output struct {
 	Drv, Name string
 	// Path is the output's store path.
 	Path string
+	// NarHash is that of the source tree that was evaluated, SRI.
+	NarHash string
 }
 
 // evaluated is what the expression of Evaluate evaluates to.
 type evaluated struct {
-	Nix     string `json:"nix"`
+	Nix string `json:"nix"`
+	// Trees are the hashes of the flakes' trees, where they were not known.
+	Trees   []string `json:"trees"`
 	Results []struct {
 		Drv     string `json:"drv"`
 		Out     string `json:"out"`
@@ -53,20 +57,21 @@ const maxExpression = 96 << 10
 func (n *Nix) Evaluate(ctx context.Context, attrs []Attr) (map[Attr]Output, error) {
 	out := make(map[Attr]Output, len(attrs))
 	for len(attrs) > 0 {
-		expr, count, err := expression(attrs)
+		e, err := compose(attrs)
 		if err != nil {
 			return nil, err
 		}
-		if err := n.evaluate(ctx, expr, attrs[:count], out); err != nil {
+		if err := n.evaluate(ctx, e, out); err != nil {
 			return nil, err
 		}
-		attrs = attrs[count:]
+		attrs = attrs[len(e.attrs):]
 	}
 	return out, nil
 }
 
-func (n *Nix) evaluate(ctx context.Context, expr string, attrs []Attr, to map[Attr]Output) error {
-	text, err := n.run(ctx, maxOutput, "eval", "--json", "--expr", expr)
+func (n *Nix) evaluate(ctx context.Context, e expression, to map[Attr]Output) error {
+	attrs := e.attrs
+	text, err := n.run(ctx, maxOutput, "eval", "--json", "--expr", e.text)
 	if err != nil {
 		return evalError(err, attrs)
 	}
@@ -80,6 +85,9 @@ func (n *Nix) evaluate(ctx context.Context, expr string, attrs []Attr, to map[At
 	if len(res.Results) != len(attrs) {
 		return fmt.Errorf("evaluating: %w: %d results for %d attributes", ErrOutput, len(res.Results), len(attrs))
 	}
+	if e.trees && len(res.Trees) != len(e.flakes) {
+		return fmt.Errorf("evaluating: %w: %d trees for %d flakes", ErrOutput, len(res.Trees), len(e.flakes))
+	}
 	for i, r := range res.Results {
 		at := attrs[i].Flake.URL + "#" + attrs[i].Path
 		switch {
@@ -91,7 +99,11 @@ func (n *Nix) evaluate(ctx context.Context, expr string, attrs []Attr, to map[At
 			return ui.WithHint(fmt.Errorf("evaluating %s: %w: out path %.80q", at, ErrOutput, r.Out),
 				"a content-addressed derivation has no out path before it is built: publish with --no-eval")
 		}
-		to[attrs[i]] = Output{Drv: r.Drv, Name: r.Output, Path: r.Out}
+		hash := attrs[i].Flake.NarHash
+		if hash == "" {
+			hash = res.Trees[slices.Index(e.flakes, attrs[i].Flake)]
+		}
+		to[attrs[i]] = Output{Drv: r.Drv, Name: r.Output, Path: r.Out, NarHash: hash}
 	}
 	return nil
 }
@@ -115,30 +127,38 @@ func evalError(err error, attrs []Attr) error {
 	return ui.WithHint(fmt.Errorf("evaluating %s: %w: %w", what, ErrEvaluation, f), "nix eval shows more with --show-trace")
 }
 
-// expression is the Nix code that evaluates as many of the attributes as fit,
-// and their number. An attribute that is missing, or nothing to be built, is a
-// result and no error, so that it can be told apart.
-func expression(attrs []Attr) (string, int, error) {
+// expression is Nix code that evaluates attributes.
+type expression struct {
+	text   string
+	attrs  []Attr
+	flakes []Locked
+	// trees says that it gives the hashes of the flakes' trees too.
+	trees bool
+}
+
+// compose writes the Nix code that evaluates as many of the attributes as fit. An
+// attribute that is missing, or nothing to be built, is a result and no error, so
+// that it can be told apart.
+func compose(attrs []Attr) (expression, error) {
 	const rest = `
   output = v: if (v.type or null) == "derivation"
     then { drv = v.drvPath; out = v.outPath; output = v.outputName or "out"; }
     else { is = builtins.typeOf v; };
 in {
   nix = builtins.nixVersion;
-  results = [
 `
-	var flakes []Locked
+	const trees = "  trees = map (f: f.sourceInfo.narHash or \"\") flakes;\n"
+	var e expression
 	var head, body strings.Builder
-	count := 0
 	for i, a := range attrs {
 		names, err := nix.ParseAttrPath(a.Path)
 		if err != nil {
-			return "", 0, err
+			return e, err
 		}
-		index := slices.Index(flakes, a.Flake)
+		index := slices.Index(e.flakes, a.Flake)
 		get := ""
 		if index < 0 {
-			index = len(flakes)
+			index = len(e.flakes)
 			get = "    (builtins.getFlake " + quote(withHash(a.Flake.URL, a.Flake.NarHash)) + ")\n"
 		}
 		from := fmt.Sprintf("(builtins.elemAt flakes %d)", index)
@@ -148,17 +168,23 @@ in {
 		path := strings.Join(names, ".")
 		one := fmt.Sprintf("    (builtins.addErrorContext %s (if %s ? %s then output %s.%s else { missing = true; }))\n",
 			quote(evalContext+strconv.Itoa(i)), from, path, from, path)
-		if i > 0 && head.Len()+len(get)+body.Len()+len(one)+len(rest)+100 > maxExpression {
+		if i > 0 && head.Len()+len(get)+body.Len()+len(one)+len(rest)+len(trees)+100 > maxExpression {
 			break
 		}
 		if get != "" {
-			flakes = append(flakes, a.Flake)
+			e.flakes = append(e.flakes, a.Flake)
 			head.WriteString(get)
 		}
+		e.trees = e.trees || a.Flake.NarHash == ""
 		body.WriteString(one)
-		count++
+		e.attrs = attrs[:i+1]
 	}
-	return "let\n  flakes = [\n" + head.String() + "  ];" + rest + body.String() + "  ];\n}", count, nil
+	e.text = "let\n  flakes = [\n" + head.String() + "  ];" + rest
+	if e.trees {
+		e.text += trees
+	}
+	e.text += "  results = [\n" + body.String() + "  ];\n}"
+	return e, nil
 }
 
 // quote writes a string of the Nix language.

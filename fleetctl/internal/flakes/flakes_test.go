@@ -248,23 +248,23 @@ func TestAt(t *testing.T) {
 // TestExpression: attributes can't break out of the expression, and a fleet
 // that is too large for one is cut.
 func TestExpression(t *testing.T) {
-	text, count, err := expression([]Attr{{Flake: locked, Path: `a."b\"`}})
-	if err != nil || count != 1 || !strings.Contains(text, `output (builtins.elemAt flakes 0)."a"."b\\" else`) {
-		t.Errorf("%s, %d, %v", text, count, err)
+	e, err := compose([]Attr{{Flake: locked, Path: `a."b\"`}})
+	if err != nil || len(e.attrs) != 1 || !strings.Contains(e.text, `output (builtins.elemAt flakes 0)."a"."b\\" else`) {
+		t.Errorf("%+v, %v", e, err)
 	}
 	if got := quote("${x}\"\\\n"); got != `"\${x}\"\\\n"` {
 		t.Errorf("quoted %s", got)
 	}
-	if _, _, err := expression([]Attr{{Flake: locked, Path: "a b"}}); !errors.Is(err, nix.ErrAttrPath) {
+	if _, err := compose([]Attr{{Flake: locked, Path: "a b"}}); !errors.Is(err, nix.ErrAttrPath) {
 		t.Errorf("malformed: %v", err)
 	}
 	attrs := make([]Attr, 2000)
 	for i := range attrs {
 		attrs[i] = attr("machine-with-a-long-name")
 	}
-	text, count, err = expression(attrs)
-	if err != nil || len(text) > maxExpression || count < 100 || count >= len(attrs) {
-		t.Errorf("%d bytes, %d of %d, %v", len(text), count, len(attrs), err)
+	e, err = compose(attrs)
+	if n := len(e.attrs); err != nil || len(e.text) > maxExpression || n < 100 || n >= len(attrs) {
+		t.Errorf("%d bytes, %d of %d, %v", len(e.text), n, len(attrs), err)
 	}
 }
 

@@ -154,7 +154,7 @@ func (p *Publisher) Stage(ctx context.Context, req Request) (*Result, error) {
 	}
 	pl := &plan{id: id, issued: now, blobs: map[fleet.Digest]blob{}}
 	b := &builder{p: p, t: trust, pl: pl, pins: pins, bundles: map[string]fleet.BundleSource{}}
-	n := &Proposal{Release: id, Created: now, Revision: req.Revision}
+	n := &Proposal{Release: id, Created: now, Revision: req.Revision()}
 	res := &Result{Release: id}
 	for _, target := range req.Targets {
 		pin, err := b.pin(target.Source)

@@ -159,8 +159,9 @@ type Request struct {
 	// DryRun changes nothing, neither here nor at the coordinator, save that the
 	// store gets what evaluations leave there.
 	DryRun bool
-	// Revision of the repository, for people.
-	Revision string
+	// Revision tells that of the repository, for people. It is asked once the sources
+	// are pinned, before anything is written there.
+	Revision func() string
 }
 
 // Result is what was, or with DryRun would be, published.
@@ -217,6 +218,7 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	revision := req.Revision()
 	res := &Result{}
 	p.Reporter.Step(StepHostKeys)
 	if res.Recorded, err = p.CollectHostKeys(ctx, !req.DryRun); err != nil {
@@ -245,7 +247,7 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	}
 	res.Release, res.Expected = pl.id, hist.head
 	if !req.DryRun {
-		if res.Waiting, err = p.carryOut(ctx, trust, hist, pl, req.Revision); err != nil {
+		if res.Waiting, err = p.carryOut(ctx, trust, hist, pl, revision); err != nil {
 			return nil, err
 		}
 	}

@@ -31,8 +31,10 @@ type pinner struct {
 	t   *release.Trust
 	req Request
 	// locked flakes by reference.
-	locked  map[string]flakes.Locked
-	outputs map[flakes.Attr]flakes.Output
+	locked map[string]flakes.Locked
+	// presumed are those that git told, to be confirmed by their evaluation.
+	presumed map[string]*flakes.Presumed
+	outputs  map[flakes.Attr]flakes.Output
 	// builders sign closure manifests; opened when first needed.
 	builders []release.Signer
 }
@@ -50,7 +52,12 @@ func (p *Publisher) pinSources(ctx context.Context, t *release.Trust, req Reques
 	if len(sources) == 0 {
 		return nil, nil
 	}
-	b := &pinner{p: p, t: t, req: req, locked: map[string]flakes.Locked{}}
+	b := &pinner{p: p, t: t, req: req, locked: map[string]flakes.Locked{}, presumed: map[string]*flakes.Presumed{}}
+	defer func() {
+		for _, presumed := range b.presumed {
+			presumed.Clean() // What git still does must not outlive this.
+		}
+	}()
 	if err := b.lock(ctx, sources); err != nil {
 		return nil, err
 	}
@@ -68,20 +75,24 @@ func (b *pinner) builds(s inventory.Source) bool {
 	return s.Flake != "" && (s.Build || b.req.Build)
 }
 
+// lock finds what each flake is now. Nix is not asked where git can tell: its
+// process would cost as much as the evaluation, which says the rest.
 func (b *pinner) lock(ctx context.Context, sources []inventory.Source) error {
 	for _, s := range sources {
 		if _, done := b.locked[s.Flake]; done || s.Flake == "" {
 			continue
+		}
+		if !b.req.NoEval {
+			if p := b.p.Nix.Presume(ctx, s.Flake); p != nil {
+				b.presumed[s.Flake], b.locked[s.Flake] = p, p.Locked
+				continue
+			}
 		}
 		l, err := b.p.Nix.Lock(ctx, s.Flake)
 		if err != nil {
 			return err
 		}
 		b.locked[s.Flake] = l
-		if l.Local && s.URL == "" {
-			b.p.Reporter.Warn(fmt.Sprintf("hosts are told to fetch %s, which is a path of this machine: "+
-				"set source.url in fleet.yaml to where they reach the same revision", l.URL))
-		}
 	}
 	return nil
 }
@@ -91,11 +102,38 @@ func (b *pinner) attr(s inventory.Source) flakes.Attr {
 }
 
 func (b *pinner) evaluate(ctx context.Context, sources []inventory.Source) error {
-	var attrs []flakes.Attr
 	for _, s := range sources {
 		if b.req.NoEval && b.builds(s) {
 			return ui.WithHint(fmt.Errorf("%s: %w", s.Attr, ErrBuildUnevaluated), "leave --no-eval out, or build: true in fleet.yaml")
 		}
+	}
+	err := b.evaluateLocked(ctx, sources)
+	moved, lockErr := b.confirm(ctx, err)
+	if lockErr != nil {
+		return lockErr
+	}
+	if moved {
+		err = b.evaluateLocked(ctx, sources)
+	}
+	if err != nil {
+		return err
+	}
+	warned := map[string]bool{}
+	for _, s := range sources {
+		l := b.locked[s.Flake]
+		if !l.Local || s.URL != "" || warned[l.URL] {
+			continue
+		}
+		warned[l.URL] = true
+		b.p.Reporter.Warn(fmt.Sprintf("hosts are told to fetch %s, which is a path of this machine: "+
+			"set source.url in fleet.yaml to where they reach the same revision", l.URL))
+	}
+	return nil
+}
+
+func (b *pinner) evaluateLocked(ctx context.Context, sources []inventory.Source) error {
+	var attrs []flakes.Attr
+	for _, s := range sources {
 		if a := b.attr(s); s.Flake != "" && !b.req.NoEval && !slices.Contains(attrs, a) {
 			attrs = append(attrs, a)
 		}
@@ -103,6 +141,31 @@ func (b *pinner) evaluate(ctx context.Context, sources []inventory.Source) error
 	var err error
 	b.outputs, err = b.p.Nix.Evaluate(ctx, attrs)
 	return err
+}
+
+// confirm checks what was presumed against its working tree and its evaluation,
+// which ended with evalErr. Where they say something else, nix is asked after
+// all, whose word counts; moved says that it gave another answer.
+func (b *pinner) confirm(ctx context.Context, evalErr error) (moved bool, err error) {
+	hashed := map[flakes.Locked]bool{}
+	for attr, o := range b.outputs {
+		hashed[attr.Flake] = o.NarHash != ""
+	}
+	for ref, p := range b.presumed {
+		if p.Clean() && evalErr == nil && hashed[p.Locked] {
+			continue
+		}
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		l, err := b.p.Nix.Lock(ctx, ref)
+		if err != nil {
+			return false, err
+		}
+		b.locked[ref] = l
+		moved = moved || l.URL != p.URL || evalErr == nil
+	}
+	return moved, nil
 }
 
 func (b *pinner) build(ctx context.Context, sources []inventory.Source) error {
@@ -190,7 +253,11 @@ func (b *pinner) source(s inventory.Source) (pin pinned, root string, err error)
 		return pin, path, nil
 	}
 	l := b.locked[s.Flake]
-	f := &fleet.FlakeSource{URL: l.URL, NarHash: l.NarHash, Attr: s.Attr, OutPath: b.outputs[b.attr(s)].Path}
+	o := b.outputs[b.attr(s)]
+	f := &fleet.FlakeSource{URL: l.URL, NarHash: l.NarHash, Attr: s.Attr, OutPath: o.Path}
+	if f.NarHash == "" { // git told the rest
+		f.NarHash = o.NarHash
+	}
 	if s.URL != "" {
 		if f.URL, err = l.At(s.URL); err != nil {
 			return pin, "", err

@@ -83,6 +83,28 @@ func (n *Nix) write(name, data string, mode os.FileMode) string {
 	return path
 }
 
+// InRepository are edits of a recording, which make it one of a flake in a git
+// repository whose revision git told, and whose hash the evaluation says.
+func InRepository(t testing.TB, name, path, rev string) []string {
+	t.Helper()
+	text, err := recorded.ReadFile("recorded/" + name + ".txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := Ref + "?ref=refs/heads/main&rev=" + Rev
+	to := strings.NewReplacer(
+		url+"&narHash="+strings.NewReplacer("+", "%2B", "=", "%3D").Replace(NarHash), "git+file://"+path+"?ref=refs/heads/main&rev="+rev,
+		Ref, "git+file://"+path, Rev, rev,
+		"  nix = builtins.nixVersion;\n", "  nix = builtins.nixVersion;\n  trees = map (f: f.sourceInfo.narHash or \"\") flakes;\n",
+		`{"nix":`, `{"trees":["`+NarHash+`"],"nix":`,
+	)
+	var edits []string
+	for _, f := range txtar.Parse(text).Files {
+		edits = append(edits, f.Name, to.Replace(string(f.Data)))
+	}
+	return edits
+}
+
 // Calls are the subcommands that were called, in order.
 func (n *Nix) Calls() string {
 	n.t.Helper()
