@@ -19,6 +19,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/cameronraysmith/fleet/pkg/fleet"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
@@ -27,15 +28,21 @@ import (
 func (w *world) play(ctx context.Context, number int, s stage) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	defer func() { err = errors.Join(err, w.stop()) }()
 	if s.prepare != nil {
 		if err := s.prepare(w); err != nil {
 			return err
 		}
 	}
-	if err := w.remember(); err != nil {
+	if err := errors.Join(w.remember(), w.power.sync()); err != nil {
 		return err
 	}
+	if cuts := strings.Count(w.trigger, "=kill"); w.power != nil && cuts > 0 {
+		w.power.watch(cuts)
+		// The last of all: a program that waits for a cut ends by nothing else.
+		defer func() { err = errors.Join(err, w.power.unwatch()) }()
+	}
+	// What the deferred call above waits for is that all programs are at rest.
+	defer func() { err = errors.Join(err, w.stop()) }()
 	if !s.off {
 		if err := errors.Join(w.coordinator.start(), w.agent.start()); err != nil {
 			return err
@@ -74,6 +81,8 @@ func (w *world) arrived(h *fleetv1.Host, want *want) error {
 	p := h.GetProfiles()[0]
 	number := want.number(w.acked)
 	switch {
+	case p.GetReason().GetCode() == string(fleet.ReasonActivationUnknown):
+		return fmt.Errorf("it is %s after an activation that was cut short, and will be tried again", p.GetState())
 	case p.GetState() != want.state:
 		return fmt.Errorf("it is %s (%s: %s), want %s", p.GetState(), p.GetReason().GetCode(), p.GetReason().GetMessage(), want.state)
 	case p.GetCurrent().GetNumber() != number:
@@ -227,7 +236,7 @@ func (w *world) once(s stage, events []event) error {
 	if most := intended(events) - w.intendedBefore; forth > most && !s.back {
 		return fmt.Errorf("%d activations ran, %d were on record", forth, most)
 	}
-	if forth > 1 && strings.HasPrefix(w.trigger, "agent/") && !strings.Contains(w.trigger, "runner/") {
+	if forth > 1 && w.power == nil && strings.HasPrefix(w.trigger, "agent/") && !strings.Contains(w.trigger, "runner/") {
 		return fmt.Errorf("%d activations ran", forth)
 	}
 	if len(s.activates) > 0 && forth == 0 {

@@ -20,7 +20,7 @@ set -eu
 previous=none
 [ -z "${FLEET_PREVIOUS:-}" ] || read -r previous <"$FLEET_PREVIOUS/version"
 read -r version <"$FLEET_BUNDLE/version"
-echo "$version $previous $PPID" >>"$FLEET_STATE/activations"
+echo "$version $previous $PPID" >>'LOG'
 [ "$version" != bad ] || exit 7
 cp "$FLEET_BUNDLE/version" "$FLEET_STATE/version.new"
 mv "$FLEET_STATE/version.new" "$FLEET_STATE/version"
@@ -41,7 +41,7 @@ func (w *world) bundles() error {
 		filler := make([]byte, 150<<10)
 		_, _ = noise.Read(filler)
 		for name, text := range map[string][]byte{
-			"activate": []byte(activate), "check": []byte(check), "version": []byte(version + "\n"), "filler": filler,
+			"activate": []byte(strings.Replace(activate, "LOG", w.activationsLog(), 1)), "check": []byte(check), "version": []byte(version + "\n"), "filler": filler,
 		} {
 			if err := os.WriteFile(filepath.Join(dir, name), text, 0o700); err != nil {
 				return err
@@ -66,12 +66,14 @@ func (w *world) describe(version, secret string, more ...string) error {
 		}
 		b.WriteString("    secrets: {token: {file: sealed/token.age, path: token, mode: \"0400\"}}\n")
 	}
-	return os.WriteFile(w.path("fleet", "fleet.yaml"), []byte(b.String()), 0o600)
+	return w.writeFile(w.path("fleet", "fleet.yaml"), []byte(b.String()))
 }
 
 // identities are the operator's.
 func (w *world) identities() ([]age.Identity, error) {
+	done := w.power.open()
 	keys, err := os.ReadFile(w.path("config", "fleet", "keys.txt"))
+	done()
 	if err != nil {
 		return nil, err
 	}
@@ -99,17 +101,23 @@ func (w *world) seal(secret string) error {
 	if err := to.Close(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(w.path("fleet", "sealed"), 0o700); err != nil {
+	done := w.power.open()
+	err = os.MkdirAll(w.path("fleet", "sealed"), 0o700)
+	done()
+	if err != nil {
 		return err
 	}
-	return os.WriteFile(w.path("fleet", "sealed", "token.age"), buf.Bytes(), 0o600)
+	return w.writeFile(w.path("fleet", "sealed", "token.age"), buf.Bytes())
 }
 
 // activation is a line of the log that activations write.
 type activation struct{ version, previous, runner string }
 
+// activationsLog is not on the world's disk: it is what somebody saw who looked.
+func (w *world) activationsLog() string { return filepath.Join(w.top, "activations") }
+
 func (w *world) activations() (list []activation) {
-	data, err := os.ReadFile(w.path("host", "bundles", "state", "system", "activations"))
+	data, err := os.ReadFile(w.activationsLog())
 	if err != nil {
 		return nil
 	}

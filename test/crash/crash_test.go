@@ -67,10 +67,10 @@ func TestEveryPointIsMet(t *testing.T) {
 // lived makes a world that went through a stage, with a log of activations.
 func lived(t *testing.T, versions []string, log ...string) *world {
 	t.Helper()
-	w := &world{dir: t.TempDir()}
+	w := &world{top: t.TempDir(), dir: t.TempDir()}
 	state := w.path("host", "bundles", "state", "system")
 	must(t, os.MkdirAll(state, 0o700))
-	must(t, os.WriteFile(filepath.Join(state, "activations"), []byte(strings.Join(log, "\n")+"\n"), 0o600))
+	must(t, os.WriteFile(w.activationsLog(), []byte(strings.Join(log, "\n")+"\n"), 0o600))
 	must(t, os.WriteFile(filepath.Join(state, "version"), []byte("v2\n"), 0o600))
 	for _, v := range versions {
 		must(t, os.MkdirAll(w.path("host", "bundles", "store", v), 0o700))

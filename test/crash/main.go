@@ -29,6 +29,7 @@ type options struct {
 	programs, dir, run string
 	workers            int
 	first, write       bool
+	power              bool
 }
 
 func main() {
@@ -38,6 +39,7 @@ func main() {
 	flag.StringVar(&o.run, "run", "", "try only kills that match this `expression`: STAGE: PROCESS/POINT@WHAT#N")
 	flag.IntVar(&o.workers, "workers", 3*runtime.NumCPU(), "`number` of fleets at a time: most of the time they wait")
 	flag.BoolVar(&o.first, "first", false, "try only the first time that a program meets a point")
+	flag.BoolVar(&o.power, "power", false, "cut the power of the whole machine's disk instead; Linux, root")
 	flag.BoolVar(&o.write, "write", false, "write the table to "+measurements.File)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -79,8 +81,8 @@ func crash(ctx context.Context, o options) error {
 	}
 	m := matrix{
 		programs: o.programs, dir: dir, workers: o.workers,
-		first: o.first,
-		pick:  func(r row) bool { return only.MatchString(r.String()) },
+		first: o.first, power: o.power,
+		pick: func(r row) bool { return only.MatchString(r.String()) },
 		progress: func(done, all int, out outcome) {
 			for i, err := range []error{out.once, out.twice} {
 				if violation(err) {
@@ -97,7 +99,7 @@ func crash(ctx context.Context, o options) error {
 		return fmt.Errorf("%w (see %s)", err, dir)
 	}
 	t := tableOf(all, outcomes)
-	t.first = o.first
+	t.first, t.power = o.first, o.power
 	fmt.Print(t.summary())
 	if missing := t.neverHit(); len(missing) > 0 {
 		return fmt.Errorf("points that no stage meets: %s", strings.Join(missing, ", "))
@@ -111,11 +113,14 @@ func crash(ctx context.Context, o options) error {
 		}
 	}
 	if o.write {
-		flags := "-write"
+		name, flags := "crash", "-write"
 		if o.first {
-			flags = "'-first -write'"
+			flags = "-first " + flags
 		}
-		return measurements.Write(measurements.File, measurements.Section{Name: "crash", Command: "make crash CRASHFLAGS=" + flags, Text: t.markdown(measurements.Where(ctx))})
+		if o.power {
+			name, flags = "power", "-power "+flags
+		}
+		return measurements.Write(measurements.File, measurements.Section{Name: name, Command: "make crash CRASHFLAGS='" + flags + "'", Text: t.markdown(measurements.Where(ctx))})
 	}
 	return nil
 }

@@ -168,7 +168,7 @@ func (w *world) keep(r row, trigger string, err error) {
 type matrix struct {
 	programs, dir string
 	workers       int
-	first         bool
+	first, power  bool
 	pick          func(row) bool
 	progress      func(done, all int, o outcome)
 }
@@ -188,6 +188,11 @@ func (m *matrix) run(ctx context.Context) (all map[row]bool, outcomes []outcome,
 		}
 		defer w.close()
 		worlds[i] = w
+		if m.power {
+			if err := w.plug(); err != nil {
+				return nil, nil, err
+			}
+		}
 		wg.Go(func() {
 			rows, err := w.record(ctx)
 			if err != nil {

@@ -20,6 +20,8 @@ import (
 type service struct {
 	name string
 	make func() *exec.Cmd
+	// begin starts what make made.
+	begin func(*exec.Cmd) error
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -33,17 +35,17 @@ func (s *service) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.want, s.done = true, make(chan struct{})
-	if err := s.begin(); err != nil {
+	if err := s.run(); err != nil {
 		return err
 	}
 	go s.keep()
 	return nil
 }
 
-// begin starts the program; s.mu is held.
-func (s *service) begin() error {
+// run starts the program; s.mu is held.
+func (s *service) run() error {
 	s.cmd = s.make()
-	return s.cmd.Start()
+	return s.begin(s.cmd)
 }
 
 func (s *service) keep() {
@@ -72,7 +74,7 @@ func (s *service) keep() {
 			s.mu.Unlock()
 			return
 		}
-		if err := s.begin(); err != nil {
+		if err := s.run(); err != nil {
 			s.odd = append(s.odd, err.Error())
 			s.mu.Unlock()
 			return

@@ -35,6 +35,8 @@ type table struct {
 	stages             int
 	// first says that only the first hit at each place was tried.
 	first bool
+	// power says that the power was cut instead of programs killed.
+	power bool
 }
 
 // tableOf counts. Rows that were not picked count as hits only.
@@ -101,16 +103,25 @@ func (t *table) summary() string {
 
 func (t *table) markdown(where string) string {
 	var b strings.Builder
-	b.WriteString("## Every crash point\n\n")
+	if t.power {
+		b.WriteString("## Power lost at every crash point\n\n")
+	} else {
+		b.WriteString("## Every crash point\n\n")
+	}
 	times := "at every time that they meet it in"
 	if t.first {
 		times = "at each of its places, the first time that they meet it there in"
 	}
-	fmt.Fprintf(&b, "Programs killed with SIGKILL at every crash point of `pkg/crashpoint`, %s the %d stages of a fleet's life: "+
-		"once, and again at the same point (or the first one met) after the restart. %s\n\n", times, t.stages, where)
-	fmt.Fprintf(&b, "In all: %d kills once, %d twice in a row, **%d violations**; the points were met %d times. Places are call sites or kinds of records; "+
-		"hits that depend on timing and did not come again are not met.\n\n", t.once, t.twice, t.violations, t.rows)
-	b.WriteString("| point | side | places | hits | killed once | killed twice | not met | violations |\n|---|---|---|---|---|---|---|---|\n")
+	what, unit := "Programs killed with SIGKILL at every crash point of `pkg/crashpoint`", "kills"
+	if t.power {
+		what, unit = "A fleet whose coordinator, host and operator share a disk (ext4 on a loop device) loses its power (EXT4_IOC_SHUTDOWN with NOLOGFLUSH, all programs frozen and killed, "+
+			"the disk mounted anew, another boot_id) when a program is at a crash point of `pkg/crashpoint`", "power cuts"
+	}
+	fmt.Fprintf(&b, "%s, %s the %d stages of a fleet's life, first initialisation included: "+
+		"once, and again at the same point (or the first one met) after the restart. %s\n\n", what, times, t.stages, where)
+	fmt.Fprintf(&b, "In all: %d %s once, %d twice in a row, **%d violations**; the points were met %d times. Places are call sites or kinds of records; "+
+		"hits that depend on timing and did not come again are not met.\n\n", t.once, unit, t.twice, t.violations, t.rows)
+	b.WriteString("| point | side | places | hits | once | twice | not met | violations |\n|---|---|---|---|---|---|---|---|\n")
 	for _, l := range t.lines {
 		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %d | %d | %d |\n", l.info.Name, l.info.Side, len(l.places), l.hits, l.once, l.twice, l.notMet, l.bad)
 	}

@@ -160,7 +160,7 @@ func enrol(ctx context.Context, w *world) error {
 		return err
 	}
 	w.acked.Tokens++
-	if err := os.WriteFile(w.path("join"), join, 0o600); err != nil {
+	if err := w.writeFile(w.path("join"), join); err != nil {
 		return err
 	}
 	if err := w.agent.start(); err != nil {

@@ -107,19 +107,28 @@ func (w *watcher) host(ctx context.Context) (*fleetv1.Host, error) {
 	}
 }
 
+// look makes a watcher where there is none.
+func (w *world) look() (err error) {
+	if w.watch == nil {
+		w.watch, err = w.watcher()
+	}
+	return err
+}
+
 // pollPause is between two looks.
 const pollPause = 40 * time.Millisecond
 
 // until polls until what is asked for is so; otherwise it says what is not.
 func (w *world) until(ctx context.Context, holds func(*fleetv1.Host) error) error {
-	if w.watch == nil {
-		var err error
-		if w.watch, err = w.watcher(); err != nil {
+	for {
+		var h *fleetv1.Host
+		err := w.look()
+		switch {
+		case err == nil:
+			h, err = w.watch.host(ctx)
+		case w.power == nil: // else the disk may be off just now
 			return err
 		}
-	}
-	for {
-		h, err := w.watch.host(ctx)
 		if err == nil {
 			err = holds(h)
 		}

@@ -38,6 +38,9 @@ type world struct {
 	address  string
 	trigger  string
 
+	// power supply; nil where programs are killed and the machine lives on.
+	power *power
+
 	coordinator, agent *service
 	watch              *watcher
 
@@ -74,15 +77,16 @@ func newWorld(programs, top string) (*world, error) {
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, err
 	}
-	w.coordinator = &service{name: "the coordinator", make: func() *exec.Cmd {
+	begin := func(cmd *exec.Cmd) error { return w.power.begin(cmd) }
+	w.coordinator = &service{name: "the coordinator", begin: begin, make: func() *exec.Cmd {
 		return w.command("coordinator.log", "fleet-coordinator", "run", "--kit", "fleet/trust/coordinator-kit.age", "--kit-key", "fleet/trust/coordinator.agekey",
 			"--state-dir", "coordinator", "--listen", w.address, "--address-file", "address")
 	}}
-	w.agent = &service{name: "the agent", make: func() *exec.Cmd {
+	w.agent = &service{name: "the agent", begin: begin, make: func() *exec.Cmd {
 		return w.command("agent.log", "fleet-agent", "run", "--join-file", "join", "--state-dir", w.path("host"), "--run-dir", w.run,
 			"--secrets-dir", w.path("secrets"), "--poll-interval", "2s")
 	}}
-	return w, w.bundles()
+	return w, errors.Join(w.bundles(), os.WriteFile(w.activationsLog(), nil, 0o600))
 }
 
 func (w *world) path(elem ...string) string {
@@ -90,19 +94,30 @@ func (w *world) path(elem ...string) string {
 }
 func (w *world) crashLog() string { return filepath.Join(w.top, "hits") }
 
+// crashes is what the programs are told about where to crash.
+func (w *world) crashes() string {
+	if w.power != nil && w.trigger != "" {
+		return w.power.triggers(w.trigger)
+	}
+	return w.trigger
+}
+
 // command makes a program of the fleet; its output goes to a log beside the world.
 func (w *world) command(log, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(w.programs, name), args...) //nolint:noctx // Ended by its service, or by its caller's context.
 	cmd.Dir = w.dir
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "XDG_CONFIG_HOME=" + w.path("config"), "FLEET_DIR=" + w.path("fleet"),
-		"FLEET_CRASHPOINT=" + w.trigger, "FLEET_CRASHPOINT_LOG=" + w.crashLog(),
+		"FLEET_CRASHPOINT=" + w.crashes(), "FLEET_CRASHPOINT_LOG=" + w.crashLog(),
 	}
 	if log != "" {
 		f, err := os.OpenFile(filepath.Join(w.top, log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err == nil {
 			cmd.Stdout, cmd.Stderr = f, f
 		}
+	}
+	if w.power != nil {
+		w.power.booted(cmd)
 	}
 	return cmd
 }
@@ -118,7 +133,10 @@ func (w *world) do(ctx context.Context, done func(output string) bool, name stri
 		cmd := w.command("", name, args...)
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		err := cmd.Run()
+		err := w.power.begin(cmd)
+		if err == nil {
+			err = cmd.Wait()
+		}
 		switch {
 		case err == nil, done != nil && done(stderr.String()):
 			return stdout.Bytes(), nil
@@ -186,17 +204,21 @@ func (w *world) save(stage int) error {
 	if err := os.WriteFile(w.path("acked.json"), b, 0o600); err != nil {
 		return err
 	}
-	return run("cp", "-a", w.dir, w.snapshot(stage))
+	return errors.Join(run("cp", "-a", w.dir, w.snapshot(stage)), run("cp", "-a", w.activationsLog(), w.snapshot(stage)+".activations"))
 }
 
 // restore puts the world back to where a stage begins.
 func (w *world) restore(stage int) error {
-	for _, f := range []string{w.dir, w.crashLog(), filepath.Join(w.top, "agent.log"), filepath.Join(w.top, "coordinator.log")} {
+	for _, f := range []string{w.crashLog(), filepath.Join(w.top, "agent.log"), filepath.Join(w.top, "coordinator.log")} {
 		if err := os.RemoveAll(f); err != nil {
 			return err
 		}
 	}
-	if err := run("cp", "-a", w.snapshot(stage), w.dir); err != nil {
+	if err := emptyDir(w.dir); err != nil {
+		return err
+	}
+	err := errors.Join(run("cp", "-a", w.snapshot(stage)+"/.", w.dir), run("cp", "-a", w.snapshot(stage)+".activations", w.activationsLog()), w.power.sync())
+	if err != nil {
 		return err
 	}
 	b, err := os.ReadFile(w.path("acked.json"))
@@ -209,6 +231,9 @@ func (w *world) restore(stage int) error {
 
 func (w *world) close() {
 	_ = w.stop()
+	if w.power != nil {
+		w.power.unplug()
+	}
 	_ = os.RemoveAll(w.run)
 }
 

@@ -104,16 +104,26 @@ func explain(dir string, err error) error {
 	return fmt.Errorf("opening state directory %s: %w", dir, err)
 }
 
+const (
+	// lockWait is how long a lock that somebody has is waited for. An agent that was
+	// killed while it started a program left it a copy of the lock's descriptor
+	// until its exec, which may last on a busy machine.
+	lockWait = 2 * time.Second
+	// lockPause is between two attempts.
+	lockPause = 10 * time.Millisecond
+)
+
 func takeLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // Below the caller's own state directory.
 	if err != nil {
 		return nil, err
 	}
-	for {
+	for range lockWait / lockPause {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EWOULDBLOCK) {
 			break
 		}
+		time.Sleep(lockPause)
 	}
 	if err == nil {
 		return f, nil

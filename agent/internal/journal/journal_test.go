@@ -127,6 +127,29 @@ func TestOneAgentPerDirectory(t *testing.T) {
 	open(t, dir)
 }
 
+// TestLockOutlivesItsAgent: a program that an agent was just starting when it was
+// killed has a copy of its lock until the exec.
+func TestLockOutlivesItsAgent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := open(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := takeLock(filepath.Join(dir, fileLock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := make(chan error, 1)
+	go func() {
+		time.Sleep(10 * lockPause)
+		given <- giveLock(lock)
+	}()
+	open(t, dir)
+	if err := <-given; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

@@ -8,21 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"github.com/cameronraysmith/fleet/test/powercut"
 )
 
-const (
-	// diskBytes of a host's disk; a sparse file.
-	diskBytes = 2 << 30
-	// ext4Shutdown is EXT4_IOC_SHUTDOWN of Linux's include/uapi/linux/ext4.h,
-	// which is FS_IOC_SHUTDOWN: _IOR('X', 125, __u32).
-	ext4Shutdown = 0x8004587d
-	// noLogFlush is EXT4_GOING_FLAGS_NOLOGFLUSH: the journal's last transaction
-	// is not written either.
-	noLogFlush = 0x2
-)
+// diskBytes of a host's disk; a sparse file.
+const diskBytes = 2 << 30
 
 // Disk is a file system of a host's own that can lose power: what was not
 // synced is gone then. ext4 on a loop device.
@@ -49,18 +40,7 @@ func (l *Lab) newDisk(ctx context.Context, point string) (*Disk, error) {
 
 // Cut is what a power cut does to the disk: from here on all reads and writes
 // fail, and what had not reached the disk never does.
-func (d *Disk) Cut() error {
-	f, err := os.Open(d.point)
-	if err != nil {
-		return fmt.Errorf("cutting the disk's power: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	flags := uint32(noLogFlush)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&flags))); errno != 0 {
-		return fmt.Errorf("cutting the disk's power: %w", errno)
-	}
-	return nil
-}
+func (d *Disk) Cut() error { return powercut.Cut(d.point) }
 
 // CommitJournal writes the file system's journal, as any program's fsync of
 // anything does: names and sizes are on the disk after it, contents that were
