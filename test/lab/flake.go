@@ -32,6 +32,9 @@ type release struct {
 	settings map[string]string
 	// units besides the web service, by name.
 	units map[string]string
+	// tool has the programs of the flake's package, by name; as they were where it
+	// is empty.
+	tool map[string]string
 }
 
 // webUnit is a service that says which version runs.
@@ -61,6 +64,9 @@ func (w *world) commit(ctx context.Context, r release) (system, error) {
 	files := map[string]string{
 		"system.nix": fmt.Sprintf("%q\n", nixSystem()),
 		"machines/" + webName + "/etc/systemd/system/lab-web.service": fmt.Sprintf(webUnit, r.version),
+	}
+	for name, text := range r.tool {
+		files["tool/"+name] = text
 	}
 	for name, text := range r.units {
 		files["machines/"+webName+"/etc/systemd/system/"+name] = text

@@ -11,6 +11,10 @@ case $kind in
 etc)
 	cp -r "$files/." "$out/"
 	;;
+tool)
+	cp -r "$files/." "$out/"
+	chmod 0755 "$out"/*activate
+	;;
 toplevel)
 	. "$settings"
 	mkdir "$out/bin"

@@ -33,6 +33,11 @@
         };
     in
     {
+      # As system-manager has: an out path with an activate of its own.
+      packages.${system}.tool = build "lab-tool" {
+        kind = "tool";
+        files = ./tool;
+      };
       nixosConfigurations = builtins.mapAttrs (machine: _: {
         config.system.build.toplevel = toplevel machine;
       }) (builtins.readDir ./machines);
