@@ -20,7 +20,7 @@ GOLANGCI  := $(TOOLS)/golangci-lint
 BUF       := $(TOOLS)/buf
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo lab crash attack test lint format generate bench fuzz clean
+.PHONY: help build demo lab crash power attack test lint format generate bench fuzz clean
 
 help: ## Say what the targets do.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ lab: build ## Scenarios on real booted hosts with a real Nix; Linux, root (docs/
 
 crash: ## Kill the programs at every crash point, once and twice in a row (half an hour on 2 cores).
 	$(GO) run ./test/crash $(CRASHFLAGS)
+
+power: ## Cut the power of a fleet's disk at every crash point; Linux, root (three minutes).
+	$(GO) run ./test/crash -power -first $(CRASHFLAGS)
 
 attack: ## Run the tables of hostile peers and write them to docs/measurements.md (two minutes).
 	$(GO) run ./test/attack

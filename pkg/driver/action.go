@@ -3,7 +3,9 @@ package driver
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -151,6 +153,15 @@ type Sync struct {
 	// Paths, absolute: one on each of the file systems. What is on one file system
 	// is synced once.
 	Paths []string `json:"paths"`
+}
+
+// InstallPlaces are paths on the file systems that the programs of an activation
+// install to, for a Sync behind them: those of the system that are here.
+func InstallPlaces() []string {
+	return slices.DeleteFunc([]string{"/", "/etc", "/var"}, func(path string) bool {
+		_, err := os.Stat(path)
+		return err != nil
+	})
 }
 
 // Validate checks the paths.

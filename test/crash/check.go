@@ -59,6 +59,7 @@ func (w *world) play(ctx context.Context, number int, s stage) (err error) {
 	if err := w.stop(); err != nil {
 		return err
 	}
+	defer w.power.open()() // The last program may have ended by a power cut.
 	return w.invariants(number, s)
 }
 

@@ -120,7 +120,11 @@ func crash(ctx context.Context, o options) error {
 		if o.power {
 			name, flags = "power", "-power "+flags
 		}
-		return measurements.Write(measurements.File, measurements.Section{Name: name, Command: "make crash CRASHFLAGS='" + flags + "'", Text: t.markdown(measurements.Where(ctx))})
+		command := "make crash CRASHFLAGS='" + flags + "'"
+		if o.power && o.first {
+			command = "make power CRASHFLAGS=-write"
+		}
+		return measurements.Write(measurements.File, measurements.Section{Name: name, Command: command, Text: t.markdown(measurements.Where(ctx))})
 	}
 	return nil
 }

@@ -93,8 +93,11 @@ func (p *power) newBoot() error {
 
 // booted wraps a program so that it sees the boot of its world.
 func (p *power) booted(cmd *exec.Cmd) {
-	const script = `mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`
-	cmd.Args = append([]string{"/bin/sh", "-c", script, p.bootFile(), cmd.Path}, cmd.Args[1:]...)
+	// A copy of another world's mount would keep its disk from going off. That may
+	// be off just now: nothing of it may be looked at.
+	const script = `for dir in "${0%/*}"/*/; do [ "$dir" = "$0/" ] || umount --no-canonicalize --lazy "${dir}w" 2>/dev/null; done
+mount --bind "$0/boot_id" /proc/sys/kernel/random/boot_id && exec "$@"`
+	cmd.Args = append([]string{"/bin/sh", "-c", script, p.w.top, cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = "/bin/sh"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 }

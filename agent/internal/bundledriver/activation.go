@@ -46,14 +46,22 @@ func (d *Driver) move(profile fleet.ProfileName, from, to string) driver.Action 
 		a.Steps = []driver.Step{
 			{Link: &driver.Link{Path: d.link(profile), Target: to}},
 			d.run(profile, filepath.Join(to, bundle.Activate), to, from),
+			d.durable(),
 		}
 		return a
 	}
 	if executable(filepath.Join(from, bundle.Deactivate)) {
 		a.Steps = append(a.Steps, d.run(profile, filepath.Join(from, bundle.Deactivate), from, ""))
 	}
-	a.Steps = append(a.Steps, driver.Step{Link: &driver.Link{Path: d.link(profile)}})
+	a.Steps = append(a.Steps, driver.Step{Link: &driver.Link{Path: d.link(profile)}}, d.durable())
 	return a
+}
+
+// durable makes what a bundle's programs installed durable before it counts as
+// activated: after a power loss it would be missing, and the bundle blamed for
+// it.
+func (d *Driver) durable() driver.Step {
+	return driver.Step{Sync: &driver.Sync{Paths: append([]string{d.config.Root}, driver.InstallPlaces()...)}}
 }
 
 func (d *Driver) run(profile fleet.ProfileName, program, path, previous string) driver.Step {

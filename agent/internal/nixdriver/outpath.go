@@ -106,14 +106,20 @@ func (d *OutPath) move(profile fleet.ProfileName, from, to string) driver.Action
 	}
 	link := driver.Step{Link: &driver.Link{Path: d.current(profile), Target: to}}
 	if to != "" {
-		a.Steps = append(a.Steps, link, d.step(profile, d.program(to, activateName), to, from))
+		a.Steps = append(a.Steps, link, d.step(profile, d.program(to, activateName), to, from), d.durable())
 		return a
 	}
 	if p := d.program(from, deactivateName); p != "" {
 		a.Steps = append(a.Steps, d.step(profile, p, from, ""))
 	}
-	a.Steps = append(a.Steps, link)
+	a.Steps = append(a.Steps, link, d.durable())
 	return a
+}
+
+// durable makes what programs of out paths install durable before it counts as
+// activated: after a power loss it would be missing, and nothing would tell why.
+func (d *OutPath) durable() driver.Step {
+	return driver.Step{Sync: &driver.Sync{Paths: append([]string{d.at(storeDir), d.at(rootsDir)}, driver.InstallPlaces()...)}}
 }
 
 func (d *OutPath) step(profile fleet.ProfileName, name, path, previous string) driver.Step {

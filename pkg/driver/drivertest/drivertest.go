@@ -84,6 +84,12 @@ func Do(t *testing.T, a driver.Action) error {
 			}
 			continue
 		}
+		if s.Sync != nil {
+			if err := atomicfile.SyncFS(s.Sync.Paths...); err != nil {
+				return err //nolint:wrapcheck // It names the path.
+			}
+			continue
+		}
 		cmd := exec.CommandContext(ctx, s.Exec.Argv[0], s.Exec.Argv[1:]...) //nolint:gosec // What the driver says is what is tested.
 		cmd.Env, cmd.Dir = s.Exec.Env, s.Exec.Dir
 		out, err := os.CreateTemp(t.TempDir(), "output")
