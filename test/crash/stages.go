@@ -54,7 +54,10 @@ const (
 	secretTwo = "battery staple"
 )
 
-func stages() []stage {
+func stages() []stage { return append(common(), rare()...) }
+
+// common are the stages of a fleet's life as it should be, with its mishaps.
+func common() []stage {
 	return []stage{
 		{name: "init", off: true, do: initialise},
 		{name: "first start and enrolment", off: true, do: enrol},
