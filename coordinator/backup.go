@@ -87,14 +87,15 @@ func listenBackups(ctx context.Context, dir string, s *bolt.Store, b *blob.Store
 	return &backups{dir: dir, store: s, blobs: b, now: now, log: log, l: l}, nil
 }
 
-// removeSnapshots removes what backups that a crash ended left behind.
+// removeSnapshots removes what backups and restores that a crash ended left
+// behind.
 func removeSnapshots(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("removing old snapshots: %w", err)
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), snapshotTmp) || strings.HasPrefix(e.Name(), "."+snapshotTmp) {
+		if strings.HasPrefix(e.Name(), snapshotTmp) || strings.HasPrefix(e.Name(), "."+snapshotTmp) || strings.HasPrefix(e.Name(), restoreTmp) {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return fmt.Errorf("removing old snapshots: %w", err)
 			}

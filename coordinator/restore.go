@@ -17,6 +17,7 @@ import (
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store/bolt"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -88,10 +89,12 @@ func restore(ctx context.Context, dir string, r io.Reader) (m backup.Manifest, e
 	if whose != m.Fleet || seq != m.EventSeq || hash != m.EventHash {
 		return m, fmt.Errorf("%w: its store ends at event %d of %q, its manifest at %d of %q", backup.ErrDamaged, seq, whose, m.EventSeq, m.Fleet)
 	}
+	crashpoint.Hit(crashpoint.RestorePlace)
 	// Linking, unlike renaming, never replaces a store.
 	if err := os.Link(tmp, filepath.Join(dir, storeFile)); err != nil {
 		return m, fmt.Errorf("putting the store in place: %w", err)
 	}
+	crashpoint.Hit(crashpoint.RestorePlaced)
 	return m, atomicfile.SyncDir(dir)
 }
 

@@ -91,6 +91,8 @@ const (
 	EventWrite
 	EventWritten
 	KitApplied
+	RestorePlace
+	RestorePlaced
 	StartRecorded
 	CertificateIssued
 
@@ -200,6 +202,8 @@ var registry = [...]Info{
 	EventWrite:           {"event.write", Coordinator, "A change with its events waits to be written; HitFor has the first event's kind."},
 	EventWritten:         {"event.written", Coordinator, "Change and events are durable, and nobody was told."},
 	KitApplied:           {"kit.applied", Coordinator, "The kit's machines, operators and bans are in the store; that they are is not."},
+	RestorePlace:         {"restore.place", Coordinator, "What a backup holds is checked and on the disk; the store is not in its place."},
+	RestorePlaced:        {"restore.placed", Coordinator, "The store is in its place; its directory is not synced."},
 	StartRecorded:        {"start.recorded", Coordinator, "The start is an event; nothing listens yet."},
 	CertificateIssued:    {"ca.issued", Coordinator, "A certificate is signed, and nobody has it."},
 	BlobsOpened:          {"blob.store", Blob, "The blob store's directories are there."},

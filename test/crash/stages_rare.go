@@ -3,9 +3,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -23,7 +28,177 @@ func rare() []stage {
 			do:   carryAndApply,
 			want: &want{"confirmed", newest, "v3", secretOne}, activates: []move{{"v3", "v2"}},
 		},
+		{
+			name: "trust root rotated",
+			do:   rotate,
+			want: &want{"confirmed", newest, "v2", secretOne}, activates: []move{{"v2", "v3"}},
+		},
+		{
+			name: "an operator comes, stages, and goes",
+			do:   comesAndGoes,
+			want: &want{"confirmed", newest, "v3", secretTwo}, activates: []move{{"v3", "v2"}},
+		},
+		{
+			name: "inventory imported",
+			do:   importInventory,
+			want: &want{"confirmed", newest, "v3", secretTwo},
+		},
+		{
+			name: "trust root reset on the host",
+			do:   resetTrust,
+			want: &want{"confirmed", newest, "v2", secretTwo}, activates: []move{{"v2", "v3"}},
+		},
+		{
+			name: "journal damaged, recovered", off: true,
+			prepare: (*world).damageJournal,
+			do:      recoverJournal,
+			want:    &want{"confirmed", newest, "v3", secretOne}, activates: []move{{"v3", "v2"}},
+		},
 	}
+}
+
+// rotate replaces the release key.
+func rotate(ctx context.Context, w *world) error {
+	if _, err := w.fleetctl(ctx, "trust", "rotate", "release"); err != nil {
+		return err
+	}
+	// As somebody elsewhere signs it, who was sent the draft.
+	draft, err := os.ReadFile(w.path("fleet", "trust", "draft.json"))
+	if err != nil {
+		return err
+	}
+	if err := w.writeFile(w.path("sent.json"), draft); err != nil {
+		return err
+	}
+	if _, err := w.fleetctl(ctx, "trust", "sign", "--yes", "sent.json"); err != nil {
+		return err
+	}
+	if err := w.newRoot(ctx); err != nil {
+		return err
+	}
+	if _, err := w.fleetctl(ctx, "trust", "publish"); err != nil {
+		return err
+	}
+	return w.release(ctx, "v2", secretOne)
+}
+
+// newRoot makes a trust root with another release key, which only the repository
+// has.
+func (w *world) newRoot(ctx context.Context) error {
+	if _, err := w.fleetctl(ctx, "trust", "rotate", "release"); err != nil {
+		return err
+	}
+	_, err := w.do(ctx, saysOnly("no draft"), "fleetctl", "--timeout", "5s", "trust", "sign", "--yes")
+	return err
+}
+
+// comesAndGoes has another operator stage a release, and signs it. The publish
+// after it says what its number is at least.
+func comesAndGoes(ctx context.Context, w *world) error {
+	const name, home = "dana", "dana"
+	as := func(home string, args ...string) ([]byte, error) {
+		w.home = home
+		defer func() { w.home = "config" }()
+		return w.fleetctl(ctx, args...)
+	}
+	request, err := as(home, "operator", "request")
+	if err != nil {
+		return err
+	}
+	if err := w.writeFile(w.path("request"), request); err != nil {
+		return err
+	}
+	if _, err := w.fleetctl(ctx, "operator", "add", name, "--role", "deployer", "--request", "request"); err != nil {
+		return err
+	}
+	if err := w.describe("v3", secretTwo); err != nil {
+		return err
+	}
+	out, err := as(home, "publish", "--stage", machine, "-o", "json")
+	if err != nil {
+		return err
+	}
+	var staged struct{ Release string }
+	if err := json.Unmarshal(out, &staged); err != nil || staged.Release == "" {
+		return fmt.Errorf("publish --stage printed %q: %w", out, err)
+	}
+	if _, err := w.do(ctx, saysOnly("committed already", "nothing waits", "not waiting", "no such"), "fleetctl", "--timeout", "5s", "sign", "--yes", staged.Release); err != nil {
+		return err
+	}
+	if _, err := w.fleetctl(ctx, "operator", "remove", name, "--reason", "left"); err != nil {
+		return err
+	}
+	return w.publish(ctx)
+}
+
+// importInventory writes the inventory's file, and goes on without it.
+func importInventory(ctx context.Context, w *world) error {
+	const evaluated = `{"machines": {"box9": {"name": "box9", "machineClass": "nixos", "tags": ["all"]}}}`
+	before, err := os.ReadFile(w.path("fleet", "fleet.yaml"))
+	if err != nil {
+		return err
+	}
+	err = errors.Join(w.writeFile(w.path("evaluated.json"), []byte(evaluated)),
+		w.writeFile(w.path("fleet", "fleet.yaml"), append([]byte("inventory: {file: inventory.json}\n"), before...)))
+	if err != nil {
+		return err
+	}
+	if _, err := w.fleetctl(ctx, "inventory", "import", "--from-file", "evaluated.json"); err != nil {
+		return err
+	}
+	return errors.Join(w.writeFile(w.path("fleet", "fleet.yaml"), before), w.publish(ctx))
+}
+
+// resetTrust gives the host the fleet's newest trust root by hand, before the
+// coordinator has it.
+func resetTrust(ctx context.Context, w *world) error {
+	if err := w.newRoot(ctx); err != nil {
+		return err
+	}
+	roots, err := filepath.Glob(w.path("fleet", "trust", "root", "*.json"))
+	if err != nil || len(roots) == 0 {
+		return fmt.Errorf("finding trust roots: %w", err)
+	}
+	file := slices.MaxFunc(roots, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	out, err := w.fleetctl(ctx, "trust", "show", "-o", "json")
+	if err != nil {
+		return err
+	}
+	var shown struct{ Digest string }
+	if err := json.Unmarshal(out, &shown); err != nil || shown.Digest == "" {
+		return fmt.Errorf("trust show printed %q: %w", out, err)
+	}
+	if err := w.local(ctx, saysOnly("trusts that root already"), "trust", "reset", file, "--pin", shown.Digest); err != nil {
+		return err
+	}
+	return w.release(ctx, "v2", secretTwo)
+}
+
+// damageJournal changes a byte in the middle of the agent's journal.
+func (w *world) damageJournal() error {
+	files, err := filepath.Glob(w.path("host", "journal*"))
+	if err != nil || len(files) != 1 {
+		return fmt.Errorf("journals are %q: %w", files, err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		return err
+	}
+	data[len(data)/2] ^= 1
+	return os.WriteFile(files[0], data, 0o600)
+}
+
+func recoverJournal(ctx context.Context, w *world) error {
+	if err := w.coordinator.start(); err != nil {
+		return err
+	}
+	if err := w.local(ctx, saysOnly("is whole", "not damaged", "nothing to recover"), "recover"); err != nil {
+		return err
+	}
+	if err := w.agent.start(); err != nil {
+		return err
+	}
+	return w.release(ctx, "v3", secretOne)
 }
 
 // backUpAndRestore loses everything of the coordinator once its backup was

@@ -38,6 +38,8 @@ type world struct {
 	address  string
 	trigger  string
 
+	// home of the operator who acts, below dir.
+	home string
 	// power supply; nil where programs are killed and the machine lives on.
 	power *power
 
@@ -73,7 +75,7 @@ func newWorld(programs, top string) (*world, error) {
 	if err = errors.Join(err, l.Close()); err != nil {
 		return nil, err
 	}
-	w := &world{programs: programs, top: top, dir: filepath.Join(top, "w"), run: run, address: address}
+	w := &world{programs: programs, top: top, dir: filepath.Join(top, "w"), run: run, address: address, home: "config"}
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -107,7 +109,7 @@ func (w *world) command(log, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(w.programs, name), args...) //nolint:noctx // Ended by its service, or by its caller's context.
 	cmd.Dir = w.dir
 	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "XDG_CONFIG_HOME=" + w.path("config"), "FLEET_DIR=" + w.path("fleet"),
+		"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "XDG_CONFIG_HOME=" + w.path(w.home), "FLEET_DIR=" + w.path("fleet"),
 		"FLEET_CRASHPOINT=" + w.crashes(), "FLEET_CRASHPOINT_LOG=" + w.crashLog(),
 	}
 	if log != "" {
