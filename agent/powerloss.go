@@ -37,22 +37,37 @@ type bootRecord struct {
 // read is taken for a power loss too, of which it is a mark.
 func (a *Agent) openBoot() error {
 	file := filepath.Join(a.config.StateDir, bootFile)
-	var before bootRecord
-	data, err := os.ReadFile(file)
+	before := bootRecord{BootID: a.bootID}
+	data, err := atomicfile.ReadAtMost(file, maxBootBytes)
 	switch {
-	case errors.Is(err, os.ErrNotExist):
-		before.BootID = a.bootID
-	case err != nil:
-		return fmt.Errorf("reading what boot it was: %w", err)
-	case len(data) > maxBootBytes || json.Unmarshal(data, &before) != nil:
+	case errors.Is(err, atomicfile.ErrTooLarge):
 		before = bootRecord{Suspect: true}
+	case err == nil:
+		before = parseBoot(data)
+	case !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("reading what boot it was: %w", err)
 	}
-	suspect := before.Suspect || before.BootID != a.bootID && !before.Stopped
+	suspect := before.unclean(a.bootID)
 	a.suspect.Store(suspect)
 	if suspect {
 		a.config.Log.Warn("the host did not shut down in order; what lies ready is looked at before it is used")
 	}
 	return a.writeBoot(false)
+}
+
+// parseBoot reads a record; what is none is taken for the mark of a power loss.
+func parseBoot(data []byte) bootRecord {
+	var r bootRecord
+	if json.Unmarshal(data, &r) != nil {
+		return bootRecord{Suspect: true}
+	}
+	return r
+}
+
+// unclean says whether, in the boot id, what the boot of a record left is to be
+// looked at.
+func (r bootRecord) unclean(id string) bool {
+	return r.Suspect || r.BootID != id && !r.Stopped
 }
 
 func (a *Agent) writeBoot(stopped bool) error {

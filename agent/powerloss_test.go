@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -100,4 +101,21 @@ func TestWhichBootsAreSuspect(t *testing.T) {
 		t.Fatal(err)
 	}
 	try(true) // torn
+}
+
+// FuzzBootRecord: whatever is in the file, a boot that did not end in order is
+// looked at.
+func FuzzBootRecord(f *testing.F) {
+	f.Add([]byte(`{"boot_id":"a","stopped":true}`))
+	f.Add([]byte(`{"boot_id":"b"}`))
+	f.Add([]byte(`{"boot_id":"a","suspect":true`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := parseBoot(data)
+		if unclean := r.unclean("a"); !unclean && (r.Suspect || r.BootID != "a" && !r.Stopped) || r.BootID == "" && !r.Stopped && !unclean {
+			t.Errorf("%q: %+v", data, r)
+		}
+		if !json.Valid(data) && !r.unclean("a") {
+			t.Errorf("%q passes", data)
+		}
+	})
 }

@@ -1,14 +1,18 @@
 package atomicfile
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 )
 
+// ErrTooLarge is a file of more bytes than its reader takes.
+var ErrTooLarge = errors.New("file is too large")
+
 // ReadAtMost reads a file of at most so many bytes: what is larger is none that
 // was written here, and must not fill the memory. Errors name the file; a missing
-// one is os.ErrNotExist.
+// one is os.ErrNotExist, one that is larger ErrTooLarge.
 func ReadAtMost(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path) //nolint:gosec // The caller names its own file.
 	if err != nil {
@@ -20,7 +24,7 @@ func ReadAtMost(path string, most int64) ([]byte, error) {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	if int64(len(data)) > most {
-		return nil, fmt.Errorf("reading %s: it has more than %d bytes", path, most)
+		return nil, fmt.Errorf("reading %s: %w: it has more than %d bytes", path, ErrTooLarge, most)
 	}
 	return data, nil
 }

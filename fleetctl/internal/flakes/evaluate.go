@@ -70,11 +70,16 @@ func (n *Nix) Evaluate(ctx context.Context, attrs []Attr) (map[Attr]Output, erro
 }
 
 func (n *Nix) evaluate(ctx context.Context, e expression, to map[Attr]Output) error {
-	attrs := e.attrs
 	text, err := n.run(ctx, maxOutput, "eval", "--json", "--expr", e.text)
 	if err != nil {
-		return evalError(err, attrs)
+		return evalError(err, e.attrs)
 	}
+	return e.decode(text, to)
+}
+
+// decode reads what the expression evaluated to.
+func (e *expression) decode(text []byte, to map[Attr]Output) error {
+	attrs := e.attrs
 	var res evaluated
 	if err := strictjson.Unmarshal(text, maxOutput, &res); err != nil {
 		return fmt.Errorf("evaluating: %w: %w", ErrOutput, err)

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/flakes/nixtest"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/nix"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
@@ -266,6 +267,28 @@ func TestExpression(t *testing.T) {
 	if n := len(e.attrs); err != nil || len(e.text) > maxExpression || n < 100 || n >= len(attrs) {
 		t.Errorf("%d bytes, %d of %d, %v", len(e.text), n, len(attrs), err)
 	}
+}
+
+// FuzzDecodeEvaluated: whatever nix prints, an output that is taken is one of a
+// store.
+func FuzzDecodeEvaluated(f *testing.F) {
+	unhashed := Locked{URL: "git+file:///r?rev=1"}
+	e := expression{attrs: []Attr{attr("a"), {Flake: unhashed, Path: "b"}}, flakes: []Locked{locked, unhashed}, trees: true}
+	f.Add([]byte(`{"nix":"2.26.3","trees":["x","y"],"results":[{"drv":"/nix/store/l4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-a.drv","out":"` +
+		nixtest.SystemA + `","output":"out"},{"missing":true}]}`))
+	f.Add([]byte(`{"nix":"2.3","results":[{"is":"int"},{}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		out := map[Attr]Output{}
+		err := e.decode(data, out)
+		for _, o := range out {
+			if fleet.ValidateStorePath(o.Path) != nil || fleet.ValidateStorePath(o.Drv) != nil || o.Name == "" {
+				t.Errorf("%+v", o)
+			}
+		}
+		if err == nil && len(out) != len(e.attrs) {
+			t.Errorf("%d outputs", len(out))
+		}
+	})
 }
 
 func FuzzDecodeMetadata(f *testing.F) {
