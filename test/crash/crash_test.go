@@ -102,6 +102,8 @@ func TestChecksSee(t *testing.T) {
 		"good":                {w: lived(t, both, "v2 v1 10"), s: forth, events: one},
 		"there, back, there":  {w: lived(t, both, "v2 v1 10", "v1 v2 11", "v2 v1 12"), s: forth, events: two},
 		"twice by a runner":   {w: lived(t, both, "v2 v1 10", "v2 v1 10"), s: forth, events: two, want: "twice"},
+		"twice, orphaned":     {w: lived(t, both, "v2 v1 1", "v2 v1 1"), s: forth, events: two},
+		"orphaned too often":  {w: lived(t, both, "v2 v1 1", "v2 v1 1"), s: forth, events: one, want: "on record"},
 		"more than on record": {w: lived(t, both, "v2 v1 10", "v2 v1 11"), s: forth, events: one, want: "on record"},
 		"an agent died only":  {w: lived(t, both, "v2 v1 10", "v2 v1 11"), s: forth, events: two, agent: true, want: "2 activations ran"},
 		"nobody wanted":       {w: lived(t, both, "bad v1 10"), s: forth, events: one, want: "nobody wanted"},
