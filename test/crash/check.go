@@ -212,7 +212,7 @@ func (w *world) acknowledged(events []event) error {
 
 var activating = regexp.MustCompile(`^system: activating generation `)
 
-// orphaned is the parent of a program whose runner was gone before it could look:
+// orphaned is the number of the parent of a program whose runner was gone before it could look:
 // which one that was, only the record of activations tells.
 const orphaned = "1"
 

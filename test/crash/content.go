@@ -20,7 +20,13 @@ set -eu
 previous=none
 [ -z "${FLEET_PREVIOUS:-}" ] || read -r previous <"$FLEET_PREVIOUS/version"
 read -r version <"$FLEET_BUNDLE/version"
-echo "$version $previous $PPID" >>'LOG'
+runner=$PPID
+read -r stat </proc/$PPID/stat || stat=
+# The field after the 21st is when the runner began: numbers come again.
+# shellcheck disable=SC2086
+set -- $stat
+[ "$runner" = 1 ] || runner=$runner-${22:-gone}
+echo "$version $previous $runner" >>'LOG'
 [ "$version" != bad ] || exit 7
 cp "$FLEET_BUNDLE/version" "$FLEET_STATE/version.new"
 mv "$FLEET_STATE/version.new" "$FLEET_STATE/version"
