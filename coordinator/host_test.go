@@ -362,3 +362,32 @@ func TestRollBackPassesOverRefused(t *testing.T) {
 		t.Errorf("sent back to %s, which the host refuses (r2 is %s); want r1 %s", got, r2.Digest, r1.Digest)
 	}
 }
+
+// TestSignedReport: operators get a host's report as the host signed it, where
+// they ask for it, so that they need not believe the coordinator.
+func TestSignedReport(t *testing.T) {
+	w := newWorld(t)
+	a := w.enrolled("cinnabar")
+	ref := fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 1}, Digest: fleet.DigestOf([]byte("x"))}
+	a.confirm(ref)
+	for _, asked := range []bool{false, true} {
+		s, err := w.operator("vic").ListHosts(t.Context(), &fleetv1.ListHostsRequest{Machine: "cinnabar", Reports: asked})
+		check(t, err)
+		m, err := s.Recv()
+		check(t, err)
+		if got := m.GetHost().GetReport(); (len(got) > 0) != asked {
+			t.Errorf("asked: %v, %d bytes", asked, len(got))
+		}
+		if asked {
+			keys, err := pki.ParseHostKeys(a.keys)
+			check(t, err)
+			pub, err := keys.ReportKey()
+			check(t, err)
+			r, err := release.OpenReport(m.GetHost().GetReport(), pub)
+			check(t, err)
+			if r.Profiles[0].Current != ref {
+				t.Errorf("it says %+v", r.Profiles)
+			}
+		}
+	}
+}

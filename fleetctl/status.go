@@ -17,10 +17,16 @@ import (
 const statusHelp = `Show where each machine is and why; with MACHINE, all that is known of it and
 what to do next.
 
+The generations in each host's signed report are compared with releases/. One that
+this checkout does not know is an ALARM and ends with exit code 3: a stolen key
+signed it, or this checkout is behind.
+
 JSON: {"machines": [{machine, class, tags, mode, disabled, enrolled, banned,
 connected, last_seen, agent_version, identity_expires, in_inventory, known,
 profiles: [{profile, state, reason: {code, message, hint}, desired, current,
-confirmed, last_good, highest: {number, digest, release}, refused: […]}]}]}`
+confirmed, last_good, highest: {number, digest, release}, refused: […]}]}],
+digests: {releases, alarms: [{machine, profile, number, digest, release}],
+unverified: [{machine, reason}], more}}`
 
 func newStatusCommand(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -42,6 +48,7 @@ func newStatusCommand(o *options) *cobra.Command {
 // statusResult is the JSON form of status.
 type statusResult struct {
 	Machines []machineStatus `json:"machines"`
+	Digests  *tripwire       `json:"digests"`
 }
 
 type machineStatus struct {
@@ -103,7 +110,11 @@ func runStatus(ctx context.Context, o *options, name string) error {
 			machines = nil // A stray one, perhaps.
 		}
 	}
-	hosts, err := s.Hosts(ctx, fleet.MachineName(name))
+	wire, err := newTripwire(s.workspace)
+	if err != nil {
+		return err
+	}
+	hosts, err := s.HostsReported(ctx, fleet.MachineName(name), wire.check)
 	// One that the coordinator does not know yet is shown as such.
 	if err != nil && !errors.Is(err, client.ErrNotFound) {
 		return err
@@ -111,7 +122,7 @@ func runStatus(ctx context.Context, o *options, name string) error {
 	if unknown != nil && len(hosts) == 0 {
 		return unknown
 	}
-	res := statusResult{Machines: combine(machines, hosts)}
+	res := statusResult{Machines: combine(machines, hosts), Digests: wire}
 	for i := range res.Machines {
 		if err := res.Machines[i].judge(s.workspace); err != nil {
 			return err
@@ -125,13 +136,17 @@ func runStatus(ctx context.Context, o *options, name string) error {
 	p := o.printer()
 	switch {
 	case p.JSON():
-		return p.Value(res)
+		if err := p.Value(res); err != nil {
+			return err
+		}
+		return wire.verdict()
 	case name != "":
 		showMachine(p, &res.Machines[0], o.Now())
 	default:
 		showFleet(p, res.Machines, o.Now())
 	}
-	return nil
+	wire.show(p)
+	return wire.verdict()
 }
 
 // combine joins the inventory with what the coordinator knows, by name.

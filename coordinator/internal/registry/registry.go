@@ -148,6 +148,20 @@ func (r *Registry) Hosts() []Host {
 	return hosts
 }
 
+// SignedReport returns the newest report of a machine that brought transitions,
+// as the host signed it; nil where there is none. It may come from an instance
+// that another one has replaced since.
+func (r *Registry) SignedReport(ctx context.Context, name fleet.MachineName) ([]byte, error) {
+	kv, err := r.o.Store.Get(ctx, reportPrefix+string(name))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the report of %s: %w", name, err)
+	}
+	return kv.Value, nil
+}
+
 // Role returns an operator's role.
 func (r *Registry) Role(name fleet.OperatorName) (fleet.Role, bool) {
 	o, ok := r.Operator(name)

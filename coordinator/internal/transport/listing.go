@@ -89,7 +89,15 @@ func (o *operatorService) ListHosts(req *fleetv1.ListHostsRequest, stream grpc.S
 		if h.Machine == nil && !h.Identity.Known() && h.Banned == "" {
 			continue
 		}
-		if err := stream.Send(&fleetv1.ListHostsResponse{Host: hostToProto(h, o.s.o.Publisher.Desired(h.Name), o.s.o.Now())}); err != nil {
+		out := hostToProto(h, o.s.o.Publisher.Desired(h.Name), o.s.o.Now())
+		if req.GetReports() {
+			report, err := o.s.o.Registry.SignedReport(stream.Context(), h.Name)
+			if err != nil {
+				return err
+			}
+			out.Report = report
+		}
+		if err := stream.Send(&fleetv1.ListHostsResponse{Host: out}); err != nil {
 			return err
 		}
 	}

@@ -51,6 +51,13 @@ type Ref struct {
 
 // Hosts asks for one machine, or all where machine is empty.
 func (c *Client) Hosts(ctx context.Context, machine fleet.MachineName) ([]Host, error) {
+	return c.HostsReported(ctx, machine, nil)
+}
+
+// HostsReported does the same and calls each with every host and the report that
+// it signed last, which may be empty: nothing here has verified it. Reports are
+// not bounded together, so each MUST NOT keep them. A nil each asks for none.
+func (c *Client) HostsReported(ctx context.Context, machine fleet.MachineName, each func(h *Host, report []byte) error) ([]Host, error) {
 	most := maxHosts
 	if machine != "" {
 		most = 1
@@ -59,15 +66,15 @@ func (c *Client) Hosts(ctx context.Context, machine fleet.MachineName) ([]Host, 
 	defer cancel()
 	ctx, in, end := c.intake(ctx, most, maxHostsBytes, pace.Default)
 	defer end()
-	out, err := c.hosts(ctx, in, machine)
+	out, err := c.hosts(ctx, in, machine, each)
 	if err != nil {
 		return nil, fmt.Errorf("asking for the hosts: %w", err)
 	}
 	return out, nil
 }
 
-func (c *Client) hosts(ctx context.Context, in *intake, machine fleet.MachineName) ([]Host, error) {
-	stream, err := c.rpc.ListHosts(ctx, &fleetv1.ListHostsRequest{Machine: string(machine)})
+func (c *Client) hosts(ctx context.Context, in *intake, machine fleet.MachineName, each func(*Host, []byte) error) ([]Host, error) {
+	stream, err := c.rpc.ListHosts(ctx, &fleetv1.ListHostsRequest{Machine: string(machine), Reports: each != nil})
 	if err != nil {
 		return nil, c.explain(ctx, err)
 	}
@@ -78,12 +85,21 @@ func (c *Client) hosts(ctx context.Context, in *intake, machine fleet.MachineNam
 			return out, nil
 		}
 		if err == nil {
+			if each != nil {
+				size -= len(m.GetHost().GetReport())
+			}
 			err = in.take(size + hostCost(m.GetHost()))
 		}
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, host(m.GetHost()))
+		h := host(m.GetHost())
+		if each != nil {
+			if err := each(&h, m.GetHost().GetReport()); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, h)
 	}
 }
 

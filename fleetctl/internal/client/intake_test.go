@@ -128,7 +128,7 @@ func TestEndlessAnswers(t *testing.T) {
 				wantTooMuch(t, err)
 				end()
 				ctx, in, end = c.intake(t.Context(), bound.entries, bound.bytes, pace.Default)
-				_, err = c.hosts(ctx, in, "")
+				_, err = c.hosts(ctx, in, "", nil)
 				wantTooMuch(t, err)
 				end()
 			}

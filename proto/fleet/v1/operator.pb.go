@@ -1378,7 +1378,9 @@ func (x *Release) GetFailed() uint32 {
 type ListHostsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this machine; empty for all.
-	Machine       string `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	Machine string `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	// With each host's newest signed report of transitions.
+	Reports       bool `protobuf:"varint,2,opt,name=reports,proto3" json:"reports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1418,6 +1420,13 @@ func (x *ListHostsRequest) GetMachine() string {
 		return x.Machine
 	}
 	return ""
+}
+
+func (x *ListHostsRequest) GetReports() bool {
+	if x != nil {
+		return x.Reports
+	}
+	return false
 }
 
 // ListHostsResponse is one host.
@@ -1487,8 +1496,11 @@ type Host struct {
 	Profiles []*ProfileStatus `protobuf:"bytes,8,rep,name=profiles,proto3" json:"profiles,omitempty"`
 	// When the host identity expires.
 	IdentityExpires *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=identity_expires,json=identityExpires,proto3" json:"identity_expires,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// DSSE envelope of the newest report that brought transitions, as the host
+	// signed it; only where it was asked for.
+	Report        []byte `protobuf:"bytes,10,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Host) Reset() {
@@ -1580,6 +1592,13 @@ func (x *Host) GetProfiles() []*ProfileStatus {
 func (x *Host) GetIdentityExpires() *timestamppb.Timestamp {
 	if x != nil {
 		return x.IdentityExpires
+	}
+	return nil
+}
+
+func (x *Host) GetReport() []byte {
+	if x != nil {
+		return x.Report
 	}
 	return nil
 }
@@ -3196,11 +3215,12 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\brevision\x18\x04 \x01(\tR\brevision\x12\x1a\n" +
 	"\bmachines\x18\x05 \x01(\rR\bmachines\x12\x1c\n" +
 	"\tconfirmed\x18\x06 \x01(\rR\tconfirmed\x12\x16\n" +
-	"\x06failed\x18\a \x01(\rR\x06failed\",\n" +
+	"\x06failed\x18\a \x01(\rR\x06failed\"F\n" +
 	"\x10ListHostsRequest\x12\x18\n" +
-	"\amachine\x18\x01 \x01(\tR\amachine\"7\n" +
+	"\amachine\x18\x01 \x01(\tR\amachine\x12\x18\n" +
+	"\areports\x18\x02 \x01(\bR\areports\"7\n" +
 	"\x11ListHostsResponse\x12\"\n" +
-	"\x04host\x18\x01 \x01(\v2\x0e.fleet.v1.HostR\x04host\"\xf3\x02\n" +
+	"\x04host\x18\x01 \x01(\v2\x0e.fleet.v1.HostR\x04host\"\x8b\x03\n" +
 	"\x04Host\x12+\n" +
 	"\amachine\x18\x01 \x01(\v2\x11.fleet.v1.MachineR\amachine\x12\x1a\n" +
 	"\benrolled\x18\x02 \x01(\bR\benrolled\x12\x16\n" +
@@ -3210,7 +3230,9 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\x04mode\x18\x06 \x01(\tR\x04mode\x12#\n" +
 	"\ragent_version\x18\a \x01(\tR\fagentVersion\x123\n" +
 	"\bprofiles\x18\b \x03(\v2\x17.fleet.v1.ProfileStatusR\bprofiles\x12E\n" +
-	"\x10identity_expires\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x0fidentityExpires\"a\n" +
+	"\x10identity_expires\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x0fidentityExpires\x12\x16\n" +
+	"\x06report\x18\n" +
+	" \x01(\fR\x06report\"a\n" +
 	"\x12WatchEventsRequest\x12\x19\n" +
 	"\bfrom_seq\x18\x01 \x01(\x04R\afromSeq\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x18\n" +
