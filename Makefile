@@ -39,7 +39,7 @@ lab: build ## Scenarios on real booted hosts with a real Nix; Linux, root (docs/
 crash: ## Kill the programs at every crash point, once and twice in a row (half an hour on 2 cores).
 	$(GO) run ./test/crash $(CRASHFLAGS)
 
-power: ## Cut the power of a fleet's disk at every crash point; Linux, root (three minutes).
+power: ## Cut the power of a fleet's disk at every crash point; Linux, root (some minutes).
 	$(GO) run ./test/crash -power -first $(CRASHFLAGS)
 
 attack: ## Run the tables of hostile peers and write them to docs/measurements.md (two minutes).

@@ -95,9 +95,19 @@ func (p *power) newBoot() error {
 func (p *power) booted(cmd *exec.Cmd) {
 	// A copy of another world's mount would keep its disk from going off. That may
 	// be off just now: nothing of it may be looked at.
-	const script = `for dir in "${0%/*}"/*/; do [ "$dir" = "$0/" ] || umount --no-canonicalize --lazy "${dir}w" 2>/dev/null; done
-mount --bind "$0/boot_id" /proc/sys/kernel/random/boot_id && exec "$@"`
-	cmd.Args = append([]string{"/bin/sh", "-c", script, p.w.top, cmd.Path}, cmd.Args[1:]...)
+	const script = `IFS='
+'
+umount --no-canonicalize --lazy $1 2>/dev/null
+top=$0; shift
+mount --bind "$top/boot_id" /proc/sys/kernel/random/boot_id && exec "$@"`
+	tops, _ := filepath.Glob(filepath.Join(filepath.Dir(p.w.top), "world*"))
+	var others []string
+	for _, top := range tops {
+		if top != p.w.top {
+			others = append(others, filepath.Join(top, filepath.Base(p.w.dir)))
+		}
+	}
+	cmd.Args = append([]string{"/bin/sh", "-c", script, p.w.top, strings.Join(others, "\n"), cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = "/bin/sh"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 }

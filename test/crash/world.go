@@ -131,7 +131,8 @@ var errGaveUp = errors.New("gave up")
 // killed, again after a moment when it failed, as when the coordinator was. An
 // answer that done accepts counts as success.
 func (w *world) do(ctx context.Context, done func(output string) bool, name string, args ...string) ([]byte, error) {
-	for {
+	// Many fleets that ask again without a rest leave a slow machine no time for what they wait for.
+	for rest := 50 * time.Millisecond; ; rest = min(2*rest, time.Second) {
 		cmd := w.command("", name, args...)
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -149,7 +150,7 @@ func (w *world) do(ctx context.Context, done func(output string) bool, name stri
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(rest):
 		}
 	}
 }
