@@ -69,45 +69,6 @@ func (a *Agent) mayAct() error {
 	return nil
 }
 
-// RollBack returns a profile to its last-good and refuses what runs.
-func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, actor string) (fleet.Ref, error) {
-	if _, err := a.enrolled(); err != nil {
-		return fleet.Ref{}, err
-	}
-	w, err := a.known(p)
-	if err != nil {
-		return fleet.Ref{}, err
-	}
-	if err := a.mayAct(); err != nil {
-		return fleet.Ref{}, err
-	}
-	st := a.journal.State()
-	ps := st.Profile(p)
-	target, ok := lastGood(ps)
-	switch {
-	case ps.Activation != nil && ps.Phase == journal.PhaseActivated:
-		target = ps.Activation.Back().Ref
-	case ps.Activation != nil:
-		return fleet.Ref{}, control.NotPossible("wait until that has ended: fleet-agent status tells", "the profile is %s", ps.Phase)
-	case ps.Current.Ref.Digest == "":
-		return fleet.Ref{}, control.NotPossible("", "what runs is no generation of this fleet")
-	case !ok:
-		return fleet.Ref{}, control.NotPossible("publish a new generation instead", "there is no last-good generation to go to")
-	}
-	// On record before it is answered: the agent may die before it begins.
-	if err := w.append(journal.Record{
-		Kind: journal.KindRollBackAsked, Digest: ps.Current.Ref.Digest, Actor: actor,
-		Reason: fleet.Reason{
-			Code: fleet.ReasonOperatorRefused, Message: "rolled back by " + actor,
-			Hint: "publish a new generation, or try this one again with fleet-agent retry",
-		},
-	}); err != nil {
-		return fleet.Ref{}, err
-	}
-	w.wake()
-	return target, nil
-}
-
 // Retry forgets that what is desired failed or was refused, and ends waits.
 func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (control.Retried, error) {
 	var none control.Retried

@@ -22,7 +22,7 @@ func TestObserveIsAPromise(t *testing.T) {
 	h.config.Observe = true
 	h.start()
 	c := h.client()
-	_, back := c.RollBack(t.Context(), fleet.System)
+	_, back := c.RollBack(t.Context(), fleet.System, fleet.Number{})
 	_, again := c.Retry(t.Context(), fleet.System)
 	for what, err := range map[string]error{"rollback": back, "retry": again} {
 		if !errors.Is(err, control.ErrNotPossible) || !strings.Contains(ui.HintOf(err), "without --observe") {

@@ -21,7 +21,7 @@ func TestRetryAfterRestartOffline(t *testing.T) {
 	h.start()
 	first, second := h.confirmed(1, "one"), h.confirmed(2, "two")
 	h.coord.Stop()
-	if _, err := h.client().RollBack(t.Context(), fleet.System); err != nil {
+	if _, err := h.client().RollBack(t.Context(), fleet.System, fleet.Number{}); err != nil {
 		t.Fatal(err)
 	}
 	waitProfile(t, h, "rolled back", func(p control.Profile) bool {

@@ -55,23 +55,6 @@ func newResumeCommand(o *options) *cobra.Command {
 	}
 }
 
-func newRollbackCommand(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use:   "rollback [PROFILE]",
-		Short: "Return to the last good generation, and refuse the current one",
-		Args:  optionalProfile,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.ask(cmd.Context(), func(ctx context.Context, c *control.Client) error {
-				ref, err := c.RollBack(ctx, profileArg(args))
-				if err != nil {
-					return err
-				}
-				return o.target("rolling back to", ref)
-			})
-		},
-	}
-}
-
 func newRetryCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "retry [PROFILE]",

@@ -229,15 +229,15 @@ func TestLocalRollBackAndRetry(t *testing.T) {
 	h := newHost(t)
 	h.start()
 	c := h.client()
-	if _, err := c.RollBack(t.Context(), ""); !errors.Is(err, control.ErrNotPossible) {
+	if _, err := c.RollBack(t.Context(), "", fleet.Number{}); !errors.Is(err, control.ErrNotPossible) {
 		t.Errorf("rolling back from nothing: %v", err)
 	}
 	first := h.confirmed(1, "one")
 	second := h.confirmed(2, "two")
 	// Without a coordinator: it is local.
 	h.coord.Stop()
-	to, err := c.RollBack(t.Context(), fleet.System)
-	if err != nil || to != first {
+	to, err := c.RollBack(t.Context(), fleet.System, second.Number)
+	if err != nil || to != (control.RolledBack{Target: first}) {
 		t.Fatalf("RollBack: %v, %v; want %v", to, err, first)
 	}
 	p := waitLocal(t, h, fleet.StateRolledBack)
@@ -255,6 +255,43 @@ func TestLocalRollBackAndRetry(t *testing.T) {
 	h.expectServing("two")
 }
 
+// TestRollBackLeaving: who names what to leave, and got no answer, can ask again
+// at any moment, and goes back once.
+func TestRollBackLeaving(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	c := h.client()
+	h.confirmed(1, "one")
+	second, third := h.confirmed(2, "two"), h.confirmed(3, "three")
+	if _, err := c.RollBack(t.Context(), fleet.System, second.Number); !errors.Is(err, control.ErrNotPossible) || !strings.Contains(err.Error(), "1.2 does not run here: 1.3 does") {
+		t.Errorf("leaving what does not run: %v", err)
+	}
+	if b, err := c.RollBack(t.Context(), fleet.System, third.Number); err != nil || b.Already || b.Target != second {
+		t.Fatalf("leaving: %+v, %v", b, err)
+	}
+	for range 50 { // asked again while it begins, runs, and when it has ended
+		if b, err := c.RollBack(t.Context(), fleet.System, third.Number); err != nil || !b.Already || b.Target != second {
+			t.Fatalf("again: %+v, %v", b, err)
+		}
+		time.Sleep(5 * time.Millisecond) // spreads them; nothing depends on its length
+	}
+	if p := waitLocal(t, h, fleet.StateRolledBack); p.Current != second {
+		t.Errorf("current: %v, want %v", p.Current, second)
+	}
+	if b, err := c.RollBack(t.Context(), fleet.System, third.Number); err != nil || !b.Already || b.Target != second {
+		t.Fatalf("when back: %+v, %v", b, err)
+	}
+	h.expectServing("two")
+	// One that was allowed again is left again.
+	if _, err := c.Retry(t.Context(), fleet.System); err != nil {
+		t.Fatal(err)
+	}
+	waitProfile(t, h, "forward", func(p control.Profile) bool { return p.Current == third && p.State == fleet.StateConfirmed })
+	if b, err := c.RollBack(t.Context(), fleet.System, third.Number); err != nil || b.Already || b.Target != second {
+		t.Errorf("leaving once more: %+v, %v", b, err)
+	}
+}
+
 // TestConfirmedAgain: back to nothing, and the same generation once more, which
 // was confirmed before.
 func TestConfirmedAgain(t *testing.T) {
@@ -262,7 +299,7 @@ func TestConfirmedAgain(t *testing.T) {
 	h.start()
 	c := h.client()
 	first := h.confirmed(1, "one")
-	if _, err := c.RollBack(t.Context(), fleet.System); err != nil {
+	if _, err := c.RollBack(t.Context(), fleet.System, fleet.Number{}); err != nil {
 		t.Fatal(err)
 	}
 	waitLocal(t, h, fleet.StateRolledBack)

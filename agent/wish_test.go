@@ -22,7 +22,7 @@ func TestWishSurvivesFailure(t *testing.T) {
 	if err := os.Rename(path, path+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.client().RollBack(t.Context(), fleet.System); err != nil {
+	if _, err := h.client().RollBack(t.Context(), fleet.System, fleet.Number{}); err != nil {
 		t.Fatal(err)
 	}
 	waitProfile(t, h, "unable", func(p control.Profile) bool {
@@ -46,7 +46,7 @@ func TestWishIsOnRecord(t *testing.T) {
 	if err := os.Rename(path, path+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.client().RollBack(t.Context(), fleet.System); err != nil {
+	if _, err := h.client().RollBack(t.Context(), fleet.System, fleet.Number{}); err != nil {
 		t.Fatal(err)
 	}
 	h.crash()

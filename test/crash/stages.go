@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
@@ -226,31 +225,8 @@ func rollBackHere(ctx context.Context, w *world) error {
 	if err := w.local(ctx, nil, "resume"); err != nil {
 		return err
 	}
-	// A rollback without an answer may be on its way: who orders it again without
-	// looking may go back twice.
-	for {
-		asking, cancel := context.WithCancel(ctx)
-		cancel() // one attempt
-		err := w.local(asking, saysOnly("no last-good", "wait until that has ended"), "rollback")
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		if w.onItsWay(ctx) {
-			return nil
-		}
-	}
-}
-
-// onItsWay looks for some seconds whether the host goes back, or is back.
-func (w *world) onItsWay(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	return w.until(ctx, func(h *fleetv1.Host) error {
-		if len(h.GetProfiles()) == 1 && h.GetProfiles()[0].GetCurrent().GetNumber() == w.acked.Good {
-			return nil
-		}
-		return errors.New("it runs what it ran")
-	}) == nil
+	// Without an answer it is asked for again: that must not go back twice.
+	return w.local(ctx, saysOnly("no last-good", "wait until that has ended"), "rollback", "--leaving", w.acked.Number)
 }
 
 func banAndKit(ctx context.Context, w *world) error {

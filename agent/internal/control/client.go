@@ -70,10 +70,16 @@ func (c *Client) Resume(ctx context.Context) error {
 	return c.explain(err)
 }
 
-// RollBack begins a return to last-good and says where that is.
-func (c *Client) RollBack(ctx context.Context, profile fleet.ProfileName) (fleet.Ref, error) {
-	m, err := c.rpc.LocalRollBack(ctx, &fleetv1.LocalRollBackRequest{Profile: string(profile)})
-	return refOf(m.GetTarget()), c.explain(err)
+// RollBack begins a return to last-good and says where that is. With a number
+// that is not zero it leaves that generation and no other one, and can be called
+// again where no answer came.
+func (c *Client) RollBack(ctx context.Context, profile fleet.ProfileName, leaving fleet.Number) (RolledBack, error) {
+	r := &fleetv1.LocalRollBackRequest{Profile: string(profile)}
+	if !leaving.IsZero() {
+		r.Leaving = leaving.String()
+	}
+	m, err := c.rpc.LocalRollBack(ctx, r)
+	return RolledBack{Target: refOf(m.GetTarget()), Already: m.GetAlready()}, c.explain(err)
 }
 
 // Retry has the desired generation tried again and says which that is.

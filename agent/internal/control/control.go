@@ -65,6 +65,14 @@ type Profile struct {
 	Desired fleet.Ref
 }
 
+// RolledBack is what a rollback set going.
+type RolledBack struct {
+	// Target is where it leads; zero for what was there before the fleet.
+	Target fleet.Ref
+	// Already says that the profile was sent back before.
+	Already bool
+}
+
 // Retried is what a retry set going.
 type Retried struct {
 	// Target is tried again.
@@ -82,8 +90,9 @@ type Host interface {
 	Pause(ctx context.Context, reason, actor string) error
 	Resume(ctx context.Context, actor string) error
 	// RollBack returns a profile to its last-good, refuses what runs, and
-	// returns where to, when that has begun.
-	RollBack(ctx context.Context, profile fleet.ProfileName, actor string) (fleet.Ref, error)
+	// returns where to, when that has begun. Unless leaving is zero, it begins
+	// only where that generation runs.
+	RollBack(ctx context.Context, profile fleet.ProfileName, leaving fleet.Number, actor string) (RolledBack, error)
 	// Retry forgets that the desired generation failed or was refused, and ends
 	// its wait; where there is neither, it returns ErrNothingRefused.
 	Retry(ctx context.Context, profile fleet.ProfileName, actor string) (Retried, error)

@@ -42,8 +42,9 @@ func (h *fakeHost) Pause(_ context.Context, reason, actor string) error {
 
 func (h *fakeHost) Resume(_ context.Context, actor string) error { return h.ask("resume by %s", actor) }
 
-func (h *fakeHost) RollBack(_ context.Context, p fleet.ProfileName, actor string) (fleet.Ref, error) {
-	return fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 1}}, h.ask("roll back %s by %s", p, actor)
+func (h *fakeHost) RollBack(_ context.Context, p fleet.ProfileName, leaving fleet.Number, actor string) (RolledBack, error) {
+	target := fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 1}}
+	return RolledBack{Target: target, Already: true}, h.ask("roll back %s from %s by %s", p, leaving, actor)
 }
 
 func (h *fakeHost) Retry(_ context.Context, p fleet.ProfileName, actor string) (Retried, error) {
@@ -122,7 +123,7 @@ func TestRoundTrip(t *testing.T) {
 	if err := c.Logs(ctx, "", &log); err != nil || log.String() != h.log {
 		t.Errorf("logs: %d bytes, %v", log.Len(), err)
 	}
-	if r, err := c.RollBack(ctx, "home/eve"); err != nil || r.Number.Seq != 1 {
+	if r, err := c.RollBack(ctx, "home/eve", fleet.Number{Epoch: 1, Seq: 2}); err != nil || r.Target.Number.Seq != 1 || !r.Already {
 		t.Errorf("RollBack: %v, %v", r, err)
 	}
 	if r, err := c.Retry(ctx, ""); err != nil || r.Target.Number.Seq != 2 || r.Waited.Code != fleet.ReasonFetchFailed {
@@ -133,7 +134,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	me := fmt.Sprintf("local/uid-%d", os.Geteuid())
 	want := []string{
-		"roll back home/eve by " + me, "retry system by " + me, "pause lunch by " + me, "resume by " + me,
+		"roll back home/eve from 1.2 by " + me, "retry system by " + me, "pause lunch by " + me, "resume by " + me,
 	}
 	if d := cmp.Diff(want, h.asked); d != "" {
 		t.Errorf("asked (-want +got):\n%s", d)
@@ -141,7 +142,7 @@ func TestRoundTrip(t *testing.T) {
 	if err := c.Pause(ctx, "  "); err == nil {
 		t.Error("paused without a reason")
 	}
-	if _, err := c.RollBack(ctx, "../etc"); err == nil {
+	if _, err := c.RollBack(ctx, "../etc", fleet.Number{}); err == nil {
 		t.Error("rolled back a profile that can't be")
 	}
 	h.err = NotPossible("wait", "there is %s", "nothing")

@@ -142,11 +142,17 @@ func (s *service) LocalRollBack(ctx context.Context, r *fleetv1.LocalRollBackReq
 	if err != nil {
 		return nil, err
 	}
-	ref, err := s.host.RollBack(ctx, profile, actorOf(ctx))
+	var leaving fleet.Number
+	if text := r.GetLeaving(); text != "" {
+		if leaving, err = fleet.ParseNumber(text); err != nil {
+			return nil, refusal.New(codes.InvalidArgument, fleet.Reason{Code: refusal.Malformed, Message: err.Error()})
+		}
+	}
+	b, err := s.host.RollBack(ctx, profile, leaving, actorOf(ctx))
 	if err != nil {
 		return nil, answer(err)
 	}
-	return &fleetv1.LocalRollBackResponse{Target: refMessage(ref)}, nil
+	return &fleetv1.LocalRollBackResponse{Target: refMessage(b.Target), Already: b.Already}, nil
 }
 
 // LocalRetry forgets a refusal.

@@ -338,7 +338,11 @@ func (*ResumeResponse) Descriptor() ([]byte, []int) {
 type LocalRollBackRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Profile; empty means system.
-	Profile       string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	Profile string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Number of the generation to leave, as "epoch.number". Where another one
+	// runs nothing begins, so that who got no answer can ask again. Empty means
+	// whichever runs.
+	Leaving       string `protobuf:"bytes,2,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -380,11 +384,20 @@ func (x *LocalRollBackRequest) GetProfile() string {
 	return ""
 }
 
+func (x *LocalRollBackRequest) GetLeaving() string {
+	if x != nil {
+		return x.Leaving
+	}
+	return ""
+}
+
 // LocalRollBackResponse says where to.
 type LocalRollBackResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Generation that is activated now.
-	Target        *GenerationRef `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// Generation that is activated now, or runs already.
+	Target *GenerationRef `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// The profile was sent back from that generation before: nothing begins.
+	Already       bool `protobuf:"varint,2,opt,name=already,proto3" json:"already,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -424,6 +437,13 @@ func (x *LocalRollBackResponse) GetTarget() *GenerationRef {
 		return x.Target
 	}
 	return nil
+}
+
+func (x *LocalRollBackResponse) GetAlready() bool {
+	if x != nil {
+		return x.Already
+	}
+	return false
 }
 
 // LocalRetryRequest retries.
@@ -841,11 +861,13 @@ const file_fleet_v1_control_proto_rawDesc = "" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x0f\n" +
 	"\rPauseResponse\"\x0f\n" +
 	"\rResumeRequest\"\x10\n" +
-	"\x0eResumeResponse\"0\n" +
+	"\x0eResumeResponse\"J\n" +
 	"\x14LocalRollBackRequest\x12\x18\n" +
-	"\aprofile\x18\x01 \x01(\tR\aprofile\"H\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x18\n" +
+	"\aleaving\x18\x02 \x01(\tR\aleaving\"b\n" +
 	"\x15LocalRollBackResponse\x12/\n" +
-	"\x06target\x18\x01 \x01(\v2\x17.fleet.v1.GenerationRefR\x06target\"-\n" +
+	"\x06target\x18\x01 \x01(\v2\x17.fleet.v1.GenerationRefR\x06target\x12\x18\n" +
+	"\aalready\x18\x02 \x01(\bR\aalready\"-\n" +
 	"\x11LocalRetryRequest\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\"o\n" +
 	"\x12LocalRetryResponse\x12/\n" +
