@@ -58,8 +58,9 @@ type Agent struct {
 	// fetches has an element for each profile that fetches.
 	fetches chan struct{}
 
-	link *link
-	rest *rest
+	link     *link
+	rest     *rest
+	logHeads *logHeads
 
 	// taking is held while documents are taken, whoever brings them, and while
 	// the trust root is reset.
@@ -125,6 +126,9 @@ func (a *Agent) open() (err error) {
 	a.identity, err = identity.Open(identity.Options{Dir: filepath.Join(c.StateDir, identityDir), AgeIdentity: c.AgeIdentity})
 	if err != nil {
 		return err
+	}
+	if a.logHeads, err = openLogHeads(c.StateDir); err != nil {
+		c.Log.Warn("what this host kept of the coordinator's event log can't be read, and is begun anew", "error", err)
 	}
 	a.executor, err = execute.New(filepath.Join(c.StateDir, runsDir), c.Runner, execute.Options{Log: c.Log})
 	if err != nil {

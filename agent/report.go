@@ -128,7 +128,7 @@ func (a *Agent) seal(b *bound) (envelope []byte, last uint64, err error) {
 	r := fleet.Report{
 		Fleet: b.fleet, Machine: b.machine, InstanceID: a.identity.InstanceID(), BootID: a.bootID,
 		AgentVersion: a.config.Version, Time: a.now().UTC(), Mode: status.Mode, Paused: status.Paused,
-		Acked: a.journal.State().Acked,
+		Acked: a.journal.State().Acked, LogHeads: a.logHeads.of(b.fleet),
 	}
 	for _, p := range status.Profiles {
 		r.Profiles = append(r.Profiles, p.ProfileStatus)

@@ -67,6 +67,8 @@ func TestAuthorization(t *testing.T) {
 		fleetv1.OperatorService_ListProposals_FullMethodName:  forViewers,
 		fleetv1.OperatorService_GetProposal_FullMethodName:    forViewers,
 		fleetv1.OperatorService_ExportEvents_FullMethodName:   forViewers,
+		fleetv1.OperatorService_LookAtLog_FullMethodName:      forViewers,
+		fleetv1.OperatorService_Countersign_FullMethodName:    forViewers,
 
 		grpc_health_v1.Health_Check_FullMethodName: forKnown,
 		grpc_health_v1.Health_List_FullMethodName:  forKnown,

@@ -20,6 +20,7 @@ import (
 	"github.com/cameronraysmith/fleet/coordinator/internal/blob"
 	"github.com/cameronraysmith/fleet/coordinator/internal/ca"
 	"github.com/cameronraysmith/fleet/coordinator/internal/enrol"
+	"github.com/cameronraysmith/fleet/coordinator/internal/looks"
 	"github.com/cameronraysmith/fleet/coordinator/internal/publish"
 	"github.com/cameronraysmith/fleet/coordinator/internal/registry"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
@@ -188,12 +189,16 @@ func (co *Coordinator) assemble(ctx context.Context, c Config, trust *release.Tr
 	if err != nil {
 		return err
 	}
+	looked, err := looks.Open(ctx, co.store, log, c.Kit.Fleet, c.Log)
+	if err != nil {
+		return err
+	}
 	enroller := enrol.New(enrol.Options{
 		Store: co.store, Log: log, Registry: co.registry, Authority: authority, Now: c.Now, Slog: c.Log,
 	})
 	co.server = transport.New(transport.Options{
 		Fleet: c.Kit.Fleet, Registry: co.registry, Publisher: publisher, Enroller: enroller, Authority: authority,
-		Log: log, Blobs: co.blobs, TransferPace: c.TransferPace, Now: c.Now, Slog: c.Log,
+		Log: log, Looks: looked, Blobs: co.blobs, TransferPace: c.TransferPace, Now: c.Now, Slog: c.Log,
 	})
 	started := []audit.Entry{{Actor: actor, Kind: KindStarted, Message: fmt.Sprintf("trust root %d", publisher.Trust().Root().Version)}}
 	if notice := co.store.Notice(); notice != "" {

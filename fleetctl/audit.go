@@ -34,8 +34,9 @@ func newAuditCommand(o *options) *cobra.Command {
 		Use:   "verify FILE…",
 		Short: "Verify exports of the event log, and compare them with the repository",
 		Long: `Verify the chain of an export, or of several in order, which may overlap, and name
-the first record that is not what was written. Each --head must be on the chain:
-NUMBER:HASH, as an earlier verify printed it.
+the first record that is not what was written. Each --head, and each line of
+--heads, must be on the chain: NUMBER:HASH, as an earlier verify or audit heads
+printed it.
 
 Then compare with releases/: a release, or a generation that runs somewhere, which
 the repository lacks was signed by somebody else. Exit code 3 where anything is
@@ -49,6 +50,7 @@ JSON: {first, last, hash, heads, findings, missing}`,
 		RunE: func(_ *cobra.Command, args []string) error { return runAuditVerify(o, opts, args) },
 	}
 	verify.Flags().StringArrayVar(&opts.Heads, "head", nil, "a record that is known, `NUMBER:HASH`; may be repeated")
+	verify.Flags().StringVar(&opts.HeadsFile, "heads", "", "`file` of records that are known, as audit heads prints them")
 	from := uint64(0)
 	export := &cobra.Command{
 		Use:   "export [FILE]",
@@ -63,7 +65,7 @@ repeated shows a log that was rewritten.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runAuditExport(cmd.Context(), o, from, args) },
 	}
 	export.Flags().Uint64Var(&from, "from", 0, "first sequence `number`; not for a FILE that has records")
-	cmd.AddCommand(export, verify)
+	cmd.AddCommand(export, verify, newAuditHeadsCommand(o), newAuditAcceptCommand(o))
 	return cmd
 }
 
@@ -151,7 +153,8 @@ func (o *options) export(ctx context.Context, out io.Writer, v *auditlog.Verifie
 }
 
 type auditVerifyOptions struct {
-	Heads []string
+	Heads     []string
+	HeadsFile string
 }
 
 // auditResult is the JSON form of audit verify.
@@ -176,6 +179,13 @@ func runAuditVerify(o *options, opts *auditVerifyOptions, files []string) error 
 			return usageError{err}
 		}
 		v.Known = append(v.Known, h)
+	}
+	if opts.HeadsFile != "" {
+		heads, err := readHeads(opts.HeadsFile)
+		if err != nil {
+			return err
+		}
+		v.Known = append(v.Known, heads...)
 	}
 	w, err := o.open()
 	if err != nil {

@@ -19,14 +19,17 @@ what to do next.
 
 The generations in each host's signed report are compared with releases/. One that
 this checkout does not know is an ALARM and ends with exit code 3: a stolen key
-signed it, or this checkout is behind.
+signed it, or this checkout is behind. So is an event log that lacks what you saw of
+it, what another operator countersigned, or what a host was told; what you see is
+countersigned, at most once an hour.
 
 JSON: {"machines": [{machine, class, tags, mode, disabled, enrolled, banned,
 connected, last_seen, agent_version, identity_expires, in_inventory, known,
 profiles: [{profile, state, reason: {code, message, hint}, desired, current,
 confirmed, last_good, highest: {number, digest, release}, refused: […]}]}],
 digests: {releases, alarms: [{machine, profile, number, digest, release}],
-unverified: [{machine, reason}], more}}`
+unverified: [{machine, reason}], more}, log: {head: {seq, hash}, known,
+lost: [{seq, hash, who}]}}`
 
 func newStatusCommand(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -49,6 +52,7 @@ func newStatusCommand(o *options) *cobra.Command {
 type statusResult struct {
 	Machines []machineStatus `json:"machines"`
 	Digests  *tripwire       `json:"digests"`
+	Log      *logLook        `json:"log"`
 }
 
 type machineStatus struct {
@@ -122,7 +126,11 @@ func runStatus(ctx context.Context, o *options, name string) error {
 	if unknown != nil && len(hosts) == 0 {
 		return unknown
 	}
-	res := statusResult{Machines: combine(machines, hosts), Digests: wire}
+	look, err := o.lookAt(ctx, s, wire.echoed())
+	if err != nil {
+		return err
+	}
+	res := statusResult{Machines: combine(machines, hosts), Digests: wire, Log: look}
 	for i := range res.Machines {
 		if err := res.Machines[i].judge(s.workspace); err != nil {
 			return err
@@ -139,14 +147,15 @@ func runStatus(ctx context.Context, o *options, name string) error {
 		if err := p.Value(res); err != nil {
 			return err
 		}
-		return wire.verdict()
+		return errors.Join(wire.verdict(), look.verdict(), look.keep(ctx, o, s, o.Stderr))
 	case name != "":
 		showMachine(p, &res.Machines[0], o.Now())
 	default:
 		showFleet(p, res.Machines, o.Now())
 	}
 	wire.show(p)
-	return wire.verdict()
+	look.show(p)
+	return errors.Join(wire.verdict(), look.verdict(), look.keep(ctx, o, s, o.Stderr))
 }
 
 // combine joins the inventory with what the coordinator knows, by name.

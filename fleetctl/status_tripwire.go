@@ -30,6 +30,14 @@ type tripwire struct {
 
 	w     *workspace
 	known map[fleet.Digest]bool
+	// heads of the event log that hosts say they were told.
+	heads map[fleet.LogHead]*echo
+}
+
+// echo is who says that they were told of a head.
+type echo struct {
+	first string
+	more  int
 }
 
 // strange is a generation that a host accepted and this checkout does not know.
@@ -59,7 +67,7 @@ const strangeHint = `a stolen key signed them, or this checkout is behind: git p
 
 // newTripwire reads releases/, once for all hosts.
 func newTripwire(w *workspace) (*tripwire, error) {
-	t := &tripwire{Alarms: []strange{}, Unverified: []unverified{}, w: w, known: map[fleet.Digest]bool{}}
+	t := &tripwire{Alarms: []strange{}, Unverified: []unverified{}, w: w, known: map[fleet.Digest]bool{}, heads: map[fleet.LogHead]*echo{}}
 	switch _, err := os.Stat(w.Path("releases")); {
 	case errors.Is(err, os.ErrNotExist):
 		return t, nil
@@ -95,6 +103,14 @@ func (t *tripwire) check(h *client.Host, envelope []byte) error {
 		t.Unverified = append(t.Unverified, unverified{h.Machine, err.Error()})
 		return nil //nolint:nilerr // It is said, and no reason to show less.
 	}
+	for _, k := range r.LogHeads {
+		switch e := t.heads[k.LogHead]; {
+		case e != nil:
+			e.more++
+		case len(t.heads) < maxEchoes && k.Validate() == nil:
+			t.heads[k.LogHead] = &echo{first: h.Machine}
+		}
+	}
 	seen := map[fleet.Digest]bool{}
 	look := func(p fleet.ProfileName, ref fleet.Ref) {
 		if ref.Digest == "" || t.known[ref.Digest] || seen[ref.Digest] {
@@ -116,6 +132,18 @@ func (t *tripwire) check(h *client.Host, envelope []byte) error {
 		look(tr.Profile, tr.Ref)
 	}
 	return nil
+}
+
+// echoed says who was told of which heads of the event log.
+func (t *tripwire) echoed() map[fleet.LogHead]string {
+	out := map[fleet.LogHead]string{}
+	for h, e := range t.heads {
+		out[h] = e.first
+		if e.more > 0 {
+			out[h] = fmt.Sprintf("%s and %s", e.first, plural(e.more, "other host"))
+		}
+	}
+	return out
 }
 
 // open verifies a report with the key that the repository has of the machine,

@@ -84,6 +84,7 @@ const (
 	TypeRoot       = "root"
 	TypeLoosening  = "loosening"
 	TypeReport     = "report"
+	TypeLook       = "look"
 	TypeClosure    = "closure"
 	TypeFreshness  = "freshness"
 )

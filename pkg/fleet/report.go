@@ -18,6 +18,9 @@ type Report struct {
 	// Acked is the highest transition that was acknowledged to this host: a
 	// coordinator that knows of fewer has an older store than it once had.
 	Acked uint64 `json:"acked,omitempty"`
+	// LogHeads are what the coordinator told this host of its event log, days
+	// apart, oldest first, at most MaxKeptHeads.
+	LogHeads []KeptHead `json:"log_heads,omitempty"`
 	// Transitions not acknowledged yet, by rising Seq, at most MaxTransitions.
 	Transitions []Transition `json:"transitions,omitempty"`
 }

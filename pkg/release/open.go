@@ -95,8 +95,8 @@ func OpenReport(envelope []byte, pub ed25519.PublicKey) (*fleet.Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening report: %w", err)
 	}
-	if r.Type != fleet.TypeReport || len(r.Profiles) > fleet.MaxProfiles || len(r.Transitions) > fleet.MaxTransitions {
-		return nil, fmt.Errorf("opening report: %w: more profiles or transitions than allowed", ErrMalformed)
+	if r.Type != fleet.TypeReport || len(r.Profiles) > fleet.MaxProfiles || len(r.Transitions) > fleet.MaxTransitions || len(r.LogHeads) > fleet.MaxKeptHeads {
+		return nil, fmt.Errorf("opening report: %w: more profiles, transitions or heads than allowed", ErrMalformed)
 	}
 	return &r, nil
 }

@@ -109,8 +109,15 @@ func common() []stage {
 			want: &want{"rolled-back", good, "v2", secretTwo}, activates: []move{{"bad", "v2"}},
 		},
 		{
-			name: "rotation of a secret alone",
-			do:   func(ctx context.Context, w *world) error { return w.release(ctx, "v2", secretOne) },
+			name: "rotation of a secret alone, and a look",
+			do: func(ctx context.Context, w *world) error {
+				if err := w.release(ctx, "v2", secretOne); err != nil {
+					return err
+				}
+				// It is an alarm where the log lacks what was seen before the kill.
+				_, err := w.fleetctl(ctx, "status")
+				return err
+			},
 			want: &want{"confirmed", newest, "v2", secretOne},
 		},
 		{

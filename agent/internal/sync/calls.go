@@ -39,10 +39,12 @@ type Desired struct {
 	Loosenings [][]byte
 	// Freshness is a freshness statement; empty for none.
 	Freshness []byte
+	// LogHead is a head of the coordinator's event log, as it says; zero for none.
+	LogHead fleet.LogHead
 }
 
 // maxAnswerFields is all that an answer may have together.
-const maxAnswerFields = fleet.MaxProfiles + maxLoosenings + maxRoots
+const maxAnswerFields = fleet.MaxProfiles + maxLoosenings + maxRoots + 2
 
 // GetDesired asks what is desired; rootVersion is that of the newest trust
 // root here, 0 for none.
@@ -83,6 +85,12 @@ func desiredOf(m *fleetv1.GetDesiredResponse) (Desired, error) {
 		}
 	}
 	d := Desired{Roots: m.GetRoots(), Loosenings: m.GetLoosenings(), Freshness: m.GetFreshness()}
+	if h := m.GetLogHead(); h != nil {
+		d.LogHead = fleet.LogHead{Seq: h.GetSeq(), Hash: h.GetHash()}
+		if err := d.LogHead.Validate(); err != nil {
+			return Desired{}, fmt.Errorf("%w: %w", ErrAnswer, err)
+		}
+	}
 	for _, p := range m.GetProfiles() {
 		name, err := fleet.ParseProfileName(p.GetProfile())
 		if err != nil {

@@ -2,8 +2,11 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+
+	"github.com/cameronraysmith/fleet/coordinator/internal/store"
 )
 
 // Records goes through the records from number from on, as they are stored, up
@@ -47,3 +50,22 @@ func (l *Log) records(ctx context.Context, from uint64, yield func([]byte) bool)
 	}
 	return nil
 }
+
+// Record returns a record as it is stored; nil where there is none of that
+// number.
+func (l *Log) Record(ctx context.Context, seq uint64) ([]byte, error) {
+	kv, err := l.store.Get(ctx, recordKey(seq))
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("reading the event log: %w", err)
+	}
+	if e, _, err := decode(kv); err != nil || e.Seq != seq {
+		return nil, err
+	}
+	return kv.Value, nil
+}
+
+// HashOf is the hash by which the next record names this one.
+func HashOf(record []byte) string { return hashOf(record) }

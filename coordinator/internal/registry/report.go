@@ -22,7 +22,8 @@ const (
 // Report takes a report whose signature and shape were checked, and returns
 // the highest transition that is durable. Transitions that were taken before
 // are skipped, so that a host may send again what it got no answer to. A
-// report without news of transitions is written with the next Flush. Errors:
+// report without news of transitions is written with the next Flush, and kept as
+// it was signed only where there is none of the host yet. Errors:
 // ErrDuplicate, ErrTooOften.
 func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *fleet.Report, envelope []byte) (acked uint64, err error) {
 	e := r.entry(name)
@@ -41,6 +42,13 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 			report.Acked, old.Acked))
 	}
 	if len(fresh) == 0 {
+		if old.Instance == "" {
+			// The first that this store has of the host, which has nothing new to tell
+			// for long perhaps: operators compare what it signed with what they know.
+			if _, err := r.o.Store.Txn(ctx, nil, []store.Op{{Key: reportPrefix + string(name), Value: envelope}}); err != nil {
+				return 0, fmt.Errorf("writing a report of %s: %w", name, err)
+			}
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if !sameStatus(old, next) || next.Acked != old.Acked {

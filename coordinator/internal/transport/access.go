@@ -79,6 +79,8 @@ var methods = map[string]access{
 	fleetv1.OperatorService_ListProposals_FullMethodName:  {who: operator, role: fleet.RoleViewer},
 	fleetv1.OperatorService_GetProposal_FullMethodName:    {who: operator, role: fleet.RoleViewer},
 	fleetv1.OperatorService_ExportEvents_FullMethodName:   {who: operator, role: fleet.RoleViewer},
+	fleetv1.OperatorService_LookAtLog_FullMethodName:      {who: operator, role: fleet.RoleViewer},
+	fleetv1.OperatorService_Countersign_FullMethodName:    {who: operator, role: fleet.RoleViewer},
 
 	grpc_health_v1.Health_Check_FullMethodName: {who: identified},
 	grpc_health_v1.Health_List_FullMethodName:  {who: identified},

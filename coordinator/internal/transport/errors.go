@@ -10,6 +10,7 @@ import (
 	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
 	"github.com/cameronraysmith/fleet/coordinator/internal/blob"
 	"github.com/cameronraysmith/fleet/coordinator/internal/enrol"
+	"github.com/cameronraysmith/fleet/coordinator/internal/looks"
 	"github.com/cameronraysmith/fleet/coordinator/internal/publish"
 	"github.com/cameronraysmith/fleet/coordinator/internal/registry"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
@@ -72,6 +73,9 @@ var answers = []struct {
 	{publish.ErrFuture, codes.FailedPrecondition, fleet.ReasonClock, "set the clocks of the publisher and of the coordinator, then publish again"},
 	{publish.ErrTooMany, codes.ResourceExhausted, refusal.TooMany, ""},
 	{publish.ErrUnnamed, codes.NotFound, refusal.NotFound, ""},
+
+	{looks.ErrWrong, codes.InvalidArgument, refusal.Malformed, ""},
+	{looks.ErrOtherLog, codes.FailedPrecondition, refusal.StoreDamaged, "the coordinator restored an older store, or its log was written anew: fleetctl status tells"},
 
 	{blob.ErrNotFound, codes.NotFound, refusal.NotFound, "publish again: it uploads what is missing"},
 	{blob.ErrTooLarge, codes.ResourceExhausted, release.ErrTooLarge.Code, ""},

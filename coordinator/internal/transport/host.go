@@ -48,6 +48,9 @@ type hostService struct {
 func (h *hostService) GetDesired(ctx context.Context, req *fleetv1.GetDesiredRequest) (*fleetv1.GetDesiredResponse, error) {
 	m := callerOf(ctx).machine()
 	out := &fleetv1.GetDesiredResponse{Loosenings: h.s.o.Publisher.Loosenings(m), Freshness: h.s.o.Publisher.Freshness(m)}
+	if h := h.s.o.Looks.Newest(); !h.IsZero() {
+		out.LogHead = &fleetv1.LogHead{Seq: h.Seq, Hash: h.Hash}
+	}
 	// Versions count from 1, without gaps.
 	if n, roots := req.GetRootVersion(), h.s.o.Publisher.Roots(); n < uint64(len(roots)) {
 		out.Roots = roots[n:]

@@ -18,6 +18,7 @@ import (
 	"github.com/cameronraysmith/fleet/coordinator/internal/blob"
 	"github.com/cameronraysmith/fleet/coordinator/internal/ca"
 	"github.com/cameronraysmith/fleet/coordinator/internal/enrol"
+	"github.com/cameronraysmith/fleet/coordinator/internal/looks"
 	"github.com/cameronraysmith/fleet/coordinator/internal/publish"
 	"github.com/cameronraysmith/fleet/coordinator/internal/registry"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -64,6 +65,7 @@ type Options struct {
 	Enroller  *enrol.Enroller
 	Authority *ca.Authority
 	Log       *audit.Log
+	Looks     *looks.Looks
 	Blobs     *blob.Store
 	// TransferPace is the slowest upload or download that is put up with.
 	TransferPace pace.Limit

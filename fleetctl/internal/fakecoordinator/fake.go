@@ -69,6 +69,8 @@ type State struct {
 	OperatorStates map[string]*fleetv1.OperatorStatus
 	// Records of the event log, as they are stored.
 	Records [][]byte
+	// Looks that were countersigned.
+	Looks [][]byte
 	// Proposals by release.
 	Proposals map[string]*fleetv1.Proposal
 	// Roots are those that were handed over.

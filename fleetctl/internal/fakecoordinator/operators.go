@@ -2,6 +2,8 @@ package fakecoordinator
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"maps"
 	"slices"
 	"strings"
@@ -143,4 +145,31 @@ func (s *Server) ExportEvents(req *fleetv1.ExportEventsRequest, stream grpc.Serv
 		}
 	}
 	return nil
+}
+
+// LookAtLog shows the records that a test made, and what was countersigned.
+func (s *Server) LookAtLog(_ context.Context, req *fleetv1.LookAtLogRequest) (*fleetv1.LookAtLogResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &fleetv1.LookAtLogResponse{Looks: s.Looks}
+	hash := func(b []byte) string { sum := sha256.Sum256(b); return hex.EncodeToString(sum[:]) }
+	if n := len(s.Records); n > 0 {
+		out.Head = &fleetv1.LogHead{Seq: uint64(n), Hash: hash(s.Records[n-1])}
+	}
+	for _, seq := range req.GetRecords() {
+		var record []byte
+		if seq >= 1 && seq <= uint64(len(s.Records)) {
+			record = s.Records[seq-1]
+		}
+		out.Records = append(out.Records, record)
+	}
+	return out, nil
+}
+
+// Countersign keeps a look.
+func (s *Server) Countersign(_ context.Context, req *fleetv1.CountersignRequest) (*fleetv1.CountersignResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Looks = append(s.Looks, req.GetLook())
+	return &fleetv1.CountersignResponse{}, nil
 }

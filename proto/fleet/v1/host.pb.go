@@ -264,7 +264,10 @@ type GetDesiredResponse struct {
 	Loosenings [][]byte `protobuf:"bytes,3,rep,name=loosenings,proto3" json:"loosenings,omitempty"`
 	// DSSE envelope of the newest freshness statement for this machine; empty
 	// where there is none.
-	Freshness     []byte `protobuf:"bytes,4,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	Freshness []byte `protobuf:"bytes,4,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// Newest head of the event log that an operator countersigned; unset for
+	// none. The host keeps it, so that a log that is written anew shows.
+	LogHead       *LogHead `protobuf:"bytes,5,opt,name=log_head,json=logHead,proto3" json:"log_head,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -323,6 +326,13 @@ func (x *GetDesiredResponse) GetLoosenings() [][]byte {
 func (x *GetDesiredResponse) GetFreshness() []byte {
 	if x != nil {
 		return x.Freshness
+	}
+	return nil
+}
+
+func (x *GetDesiredResponse) GetLogHead() *LogHead {
+	if x != nil {
+		return x.LogHead
 	}
 	return nil
 }
@@ -825,14 +835,15 @@ const file_fleet_v1_host_proto_rawDesc = "" +
 	"\rWatchResponse\x12,\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x14.fleet.v1.WakeReasonR\x06reason\"6\n" +
 	"\x11GetDesiredRequest\x12!\n" +
-	"\froot_version\x18\x01 \x01(\x04R\vrootVersion\"\x9e\x01\n" +
+	"\froot_version\x18\x01 \x01(\x04R\vrootVersion\"\xcc\x01\n" +
 	"\x12GetDesiredResponse\x12\x14\n" +
 	"\x05roots\x18\x01 \x03(\fR\x05roots\x124\n" +
 	"\bprofiles\x18\x02 \x03(\v2\x18.fleet.v1.DesiredProfileR\bprofiles\x12\x1e\n" +
 	"\n" +
 	"loosenings\x18\x03 \x03(\fR\n" +
 	"loosenings\x12\x1c\n" +
-	"\tfreshness\x18\x04 \x01(\fR\tfreshness\"\x92\x01\n" +
+	"\tfreshness\x18\x04 \x01(\fR\tfreshness\x12,\n" +
+	"\blog_head\x18\x05 \x01(\v2\x11.fleet.v1.LogHeadR\alogHead\"\x92\x01\n" +
 	"\x0eDesiredProfile\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x122\n" +
 	"\x06newest\x18\x02 \x01(\v2\x1a.fleet.v1.SignedGenerationR\x06newest\x122\n" +
@@ -904,31 +915,33 @@ var file_fleet_v1_host_proto_goTypes = []any{
 	(*PutFreshnessResponse)(nil), // 11: fleet.v1.PutFreshnessResponse
 	(*RenewRequest)(nil),         // 12: fleet.v1.RenewRequest
 	(*RenewResponse)(nil),        // 13: fleet.v1.RenewResponse
-	(*SignedGeneration)(nil),     // 14: fleet.v1.SignedGeneration
+	(*LogHead)(nil),              // 14: fleet.v1.LogHead
+	(*SignedGeneration)(nil),     // 15: fleet.v1.SignedGeneration
 }
 var file_fleet_v1_host_proto_depIdxs = []int32{
 	0,  // 0: fleet.v1.WatchResponse.reason:type_name -> fleet.v1.WakeReason
 	5,  // 1: fleet.v1.GetDesiredResponse.profiles:type_name -> fleet.v1.DesiredProfile
-	14, // 2: fleet.v1.DesiredProfile.newest:type_name -> fleet.v1.SignedGeneration
-	14, // 3: fleet.v1.DesiredProfile.revert:type_name -> fleet.v1.SignedGeneration
-	14, // 4: fleet.v1.ReportRequest.accepted:type_name -> fleet.v1.SignedGeneration
-	1,  // 5: fleet.v1.HostService.Watch:input_type -> fleet.v1.WatchRequest
-	3,  // 6: fleet.v1.HostService.GetDesired:input_type -> fleet.v1.GetDesiredRequest
-	6,  // 7: fleet.v1.HostService.GetBlob:input_type -> fleet.v1.GetBlobRequest
-	8,  // 8: fleet.v1.HostService.Report:input_type -> fleet.v1.ReportRequest
-	10, // 9: fleet.v1.HostService.PutFreshness:input_type -> fleet.v1.PutFreshnessRequest
-	12, // 10: fleet.v1.HostService.Renew:input_type -> fleet.v1.RenewRequest
-	2,  // 11: fleet.v1.HostService.Watch:output_type -> fleet.v1.WatchResponse
-	4,  // 12: fleet.v1.HostService.GetDesired:output_type -> fleet.v1.GetDesiredResponse
-	7,  // 13: fleet.v1.HostService.GetBlob:output_type -> fleet.v1.GetBlobResponse
-	9,  // 14: fleet.v1.HostService.Report:output_type -> fleet.v1.ReportResponse
-	11, // 15: fleet.v1.HostService.PutFreshness:output_type -> fleet.v1.PutFreshnessResponse
-	13, // 16: fleet.v1.HostService.Renew:output_type -> fleet.v1.RenewResponse
-	11, // [11:17] is the sub-list for method output_type
-	5,  // [5:11] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	14, // 2: fleet.v1.GetDesiredResponse.log_head:type_name -> fleet.v1.LogHead
+	15, // 3: fleet.v1.DesiredProfile.newest:type_name -> fleet.v1.SignedGeneration
+	15, // 4: fleet.v1.DesiredProfile.revert:type_name -> fleet.v1.SignedGeneration
+	15, // 5: fleet.v1.ReportRequest.accepted:type_name -> fleet.v1.SignedGeneration
+	1,  // 6: fleet.v1.HostService.Watch:input_type -> fleet.v1.WatchRequest
+	3,  // 7: fleet.v1.HostService.GetDesired:input_type -> fleet.v1.GetDesiredRequest
+	6,  // 8: fleet.v1.HostService.GetBlob:input_type -> fleet.v1.GetBlobRequest
+	8,  // 9: fleet.v1.HostService.Report:input_type -> fleet.v1.ReportRequest
+	10, // 10: fleet.v1.HostService.PutFreshness:input_type -> fleet.v1.PutFreshnessRequest
+	12, // 11: fleet.v1.HostService.Renew:input_type -> fleet.v1.RenewRequest
+	2,  // 12: fleet.v1.HostService.Watch:output_type -> fleet.v1.WatchResponse
+	4,  // 13: fleet.v1.HostService.GetDesired:output_type -> fleet.v1.GetDesiredResponse
+	7,  // 14: fleet.v1.HostService.GetBlob:output_type -> fleet.v1.GetBlobResponse
+	9,  // 15: fleet.v1.HostService.Report:output_type -> fleet.v1.ReportResponse
+	11, // 16: fleet.v1.HostService.PutFreshness:output_type -> fleet.v1.PutFreshnessResponse
+	13, // 17: fleet.v1.HostService.Renew:output_type -> fleet.v1.RenewResponse
+	12, // [12:18] is the sub-list for method output_type
+	6,  // [6:12] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_host_proto_init() }

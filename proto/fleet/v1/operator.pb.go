@@ -3126,6 +3126,202 @@ func (x *ExportEventsResponse) GetRecord() []byte {
 	return nil
 }
 
+// LookAtLogRequest asks for the head of the event log.
+type LookAtLogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Numbers of records that the caller wants to see, at most 16.
+	Records       []uint64 `protobuf:"varint,1,rep,packed,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookAtLogRequest) Reset() {
+	*x = LookAtLogRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookAtLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookAtLogRequest) ProtoMessage() {}
+
+func (x *LookAtLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookAtLogRequest.ProtoReflect.Descriptor instead.
+func (*LookAtLogRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *LookAtLogRequest) GetRecords() []uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+// LookAtLogResponse is what the event log is.
+type LookAtLogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its head; unset where it is empty.
+	Head *LogHead `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	// DSSE envelopes of what operators countersigned, one of each operator, the
+	// highest heads first, at most 128.
+	Looks [][]byte `protobuf:"bytes,2,rep,name=looks,proto3" json:"looks,omitempty"`
+	// The records asked for, as they are stored, in that order; empty where
+	// there is none of that number.
+	Records       [][]byte `protobuf:"bytes,3,rep,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookAtLogResponse) Reset() {
+	*x = LookAtLogResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookAtLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookAtLogResponse) ProtoMessage() {}
+
+func (x *LookAtLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookAtLogResponse.ProtoReflect.Descriptor instead.
+func (*LookAtLogResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *LookAtLogResponse) GetHead() *LogHead {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+func (x *LookAtLogResponse) GetLooks() [][]byte {
+	if x != nil {
+		return x.Looks
+	}
+	return nil
+}
+
+func (x *LookAtLogResponse) GetRecords() [][]byte {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+// CountersignRequest hands over a countersignature.
+type CountersignRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DSSE envelope of the look, signed with the key of the caller's certificate;
+	// at most 4 KiB.
+	Look          []byte `protobuf:"bytes,1,opt,name=look,proto3" json:"look,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountersignRequest) Reset() {
+	*x = CountersignRequest{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountersignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountersignRequest) ProtoMessage() {}
+
+func (x *CountersignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountersignRequest.ProtoReflect.Descriptor instead.
+func (*CountersignRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *CountersignRequest) GetLook() []byte {
+	if x != nil {
+		return x.Look
+	}
+	return nil
+}
+
+// CountersignResponse answers Countersign.
+type CountersignResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountersignResponse) Reset() {
+	*x = CountersignResponse{}
+	mi := &file_fleet_v1_operator_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountersignResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountersignResponse) ProtoMessage() {}
+
+func (x *CountersignResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_operator_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountersignResponse.ProtoReflect.Descriptor instead.
+func (*CountersignResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_operator_proto_rawDescGZIP(), []int{57}
+}
+
 var File_fleet_v1_operator_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_operator_proto_rawDesc = "" +
@@ -3316,7 +3512,16 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\x13ExportEventsRequest\x12\x19\n" +
 	"\bfrom_seq\x18\x01 \x01(\x04R\afromSeq\".\n" +
 	"\x14ExportEventsResponse\x12\x16\n" +
-	"\x06record\x18\x01 \x01(\fR\x06record2\xa2\r\n" +
+	"\x06record\x18\x01 \x01(\fR\x06record\",\n" +
+	"\x10LookAtLogRequest\x12\x18\n" +
+	"\arecords\x18\x01 \x03(\x04R\arecords\"j\n" +
+	"\x11LookAtLogResponse\x12%\n" +
+	"\x04head\x18\x01 \x01(\v2\x11.fleet.v1.LogHeadR\x04head\x12\x14\n" +
+	"\x05looks\x18\x02 \x03(\fR\x05looks\x12\x18\n" +
+	"\arecords\x18\x03 \x03(\fR\arecords\"(\n" +
+	"\x12CountersignRequest\x12\x12\n" +
+	"\x04look\x18\x01 \x01(\fR\x04look\"\x15\n" +
+	"\x13CountersignResponse2\xb4\x0e\n" +
 	"\x0fOperatorService\x12S\n" +
 	"\x0eApplyInventory\x12\x1f.fleet.v1.ApplyInventoryRequest\x1a .fleet.v1.ApplyInventoryResponse\x12J\n" +
 	"\vCreateToken\x12\x1c.fleet.v1.CreateTokenRequest\x1a\x1d.fleet.v1.CreateTokenResponse\x12M\n" +
@@ -3340,7 +3545,9 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\aPropose\x12\x18.fleet.v1.ProposeRequest\x1a\x19.fleet.v1.ProposeResponse\x12P\n" +
 	"\rListProposals\x12\x1e.fleet.v1.ListProposalsRequest\x1a\x1f.fleet.v1.ListProposalsResponse\x12L\n" +
 	"\vGetProposal\x12\x1c.fleet.v1.GetProposalRequest\x1a\x1d.fleet.v1.GetProposalResponse0\x01\x12O\n" +
-	"\fExportEvents\x12\x1d.fleet.v1.ExportEventsRequest\x1a\x1e.fleet.v1.ExportEventsResponse0\x01B9Z7github.com/cameronraysmith/fleet/proto/fleet/v1;fleetv1b\x06proto3"
+	"\fExportEvents\x12\x1d.fleet.v1.ExportEventsRequest\x1a\x1e.fleet.v1.ExportEventsResponse0\x01\x12D\n" +
+	"\tLookAtLog\x12\x1a.fleet.v1.LookAtLogRequest\x1a\x1b.fleet.v1.LookAtLogResponse\x12J\n" +
+	"\vCountersign\x12\x1c.fleet.v1.CountersignRequest\x1a\x1d.fleet.v1.CountersignResponseB9Z7github.com/cameronraysmith/fleet/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_operator_proto_rawDescOnce sync.Once
@@ -3354,7 +3561,7 @@ func file_fleet_v1_operator_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_operator_proto_rawDescData
 }
 
-var file_fleet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_fleet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_fleet_v1_operator_proto_goTypes = []any{
 	(*Machine)(nil),                // 0: fleet.v1.Machine
 	(*Operator)(nil),               // 1: fleet.v1.Operator
@@ -3410,91 +3617,101 @@ var file_fleet_v1_operator_proto_goTypes = []any{
 	(*GetProposalResponse)(nil),    // 51: fleet.v1.GetProposalResponse
 	(*ExportEventsRequest)(nil),    // 52: fleet.v1.ExportEventsRequest
 	(*ExportEventsResponse)(nil),   // 53: fleet.v1.ExportEventsResponse
-	(*timestamppb.Timestamp)(nil),  // 54: google.protobuf.Timestamp
-	(*SignedGeneration)(nil),       // 55: fleet.v1.SignedGeneration
-	(*ProfileStatus)(nil),          // 56: fleet.v1.ProfileStatus
-	(*GenerationRef)(nil),          // 57: fleet.v1.GenerationRef
+	(*LookAtLogRequest)(nil),       // 54: fleet.v1.LookAtLogRequest
+	(*LookAtLogResponse)(nil),      // 55: fleet.v1.LookAtLogResponse
+	(*CountersignRequest)(nil),     // 56: fleet.v1.CountersignRequest
+	(*CountersignResponse)(nil),    // 57: fleet.v1.CountersignResponse
+	(*timestamppb.Timestamp)(nil),  // 58: google.protobuf.Timestamp
+	(*SignedGeneration)(nil),       // 59: fleet.v1.SignedGeneration
+	(*ProfileStatus)(nil),          // 60: fleet.v1.ProfileStatus
+	(*GenerationRef)(nil),          // 61: fleet.v1.GenerationRef
+	(*LogHead)(nil),                // 62: fleet.v1.LogHead
 }
 var file_fleet_v1_operator_proto_depIdxs = []int32{
-	54, // 0: fleet.v1.Operator.changed:type_name -> google.protobuf.Timestamp
+	58, // 0: fleet.v1.Operator.changed:type_name -> google.protobuf.Timestamp
 	0,  // 1: fleet.v1.ApplyInventoryRequest.machines:type_name -> fleet.v1.Machine
 	1,  // 2: fleet.v1.ApplyInventoryRequest.operators:type_name -> fleet.v1.Operator
 	3,  // 3: fleet.v1.ApplyInventoryRequest.bans:type_name -> fleet.v1.RecordedBan
-	54, // 4: fleet.v1.RecordedBan.time:type_name -> google.protobuf.Timestamp
-	54, // 5: fleet.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	58, // 4: fleet.v1.RecordedBan.time:type_name -> google.protobuf.Timestamp
+	58, // 5: fleet.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
 	9,  // 6: fleet.v1.ListHostKeysResponse.hosts:type_name -> fleet.v1.HostKeys
-	55, // 7: fleet.v1.GetHeadResponse.generation:type_name -> fleet.v1.SignedGeneration
-	54, // 8: fleet.v1.GetHeadResponse.time:type_name -> google.protobuf.Timestamp
-	55, // 9: fleet.v1.StageRequest.generation:type_name -> fleet.v1.SignedGeneration
+	59, // 7: fleet.v1.GetHeadResponse.generation:type_name -> fleet.v1.SignedGeneration
+	58, // 8: fleet.v1.GetHeadResponse.time:type_name -> google.protobuf.Timestamp
+	59, // 9: fleet.v1.StageRequest.generation:type_name -> fleet.v1.SignedGeneration
 	22, // 10: fleet.v1.ListReleasesResponse.releases:type_name -> fleet.v1.Release
-	54, // 11: fleet.v1.Release.committed:type_name -> google.protobuf.Timestamp
+	58, // 11: fleet.v1.Release.committed:type_name -> google.protobuf.Timestamp
 	25, // 12: fleet.v1.ListHostsResponse.host:type_name -> fleet.v1.Host
 	0,  // 13: fleet.v1.Host.machine:type_name -> fleet.v1.Machine
-	54, // 14: fleet.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
-	56, // 15: fleet.v1.Host.profiles:type_name -> fleet.v1.ProfileStatus
-	54, // 16: fleet.v1.Host.identity_expires:type_name -> google.protobuf.Timestamp
-	54, // 17: fleet.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	57, // 18: fleet.v1.RollBackResponse.target:type_name -> fleet.v1.GenerationRef
+	58, // 14: fleet.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
+	60, // 15: fleet.v1.Host.profiles:type_name -> fleet.v1.ProfileStatus
+	58, // 16: fleet.v1.Host.identity_expires:type_name -> google.protobuf.Timestamp
+	58, // 17: fleet.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	61, // 18: fleet.v1.RollBackResponse.target:type_name -> fleet.v1.GenerationRef
 	1,  // 19: fleet.v1.AddOperatorResponse.operator:type_name -> fleet.v1.Operator
 	1,  // 20: fleet.v1.RemoveOperatorResponse.operator:type_name -> fleet.v1.Operator
 	42, // 21: fleet.v1.ListOperatorsResponse.operators:type_name -> fleet.v1.OperatorStatus
 	1,  // 22: fleet.v1.OperatorStatus.operator:type_name -> fleet.v1.Operator
-	54, // 23: fleet.v1.OperatorStatus.last_seen:type_name -> google.protobuf.Timestamp
-	54, // 24: fleet.v1.OperatorStatus.expires:type_name -> google.protobuf.Timestamp
-	54, // 25: fleet.v1.Proposal.time:type_name -> google.protobuf.Timestamp
+	58, // 23: fleet.v1.OperatorStatus.last_seen:type_name -> google.protobuf.Timestamp
+	58, // 24: fleet.v1.OperatorStatus.expires:type_name -> google.protobuf.Timestamp
+	58, // 25: fleet.v1.Proposal.time:type_name -> google.protobuf.Timestamp
 	45, // 26: fleet.v1.ListProposalsResponse.proposals:type_name -> fleet.v1.Proposal
 	45, // 27: fleet.v1.GetProposalResponse.proposal:type_name -> fleet.v1.Proposal
-	2,  // 28: fleet.v1.OperatorService.ApplyInventory:input_type -> fleet.v1.ApplyInventoryRequest
-	5,  // 29: fleet.v1.OperatorService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
-	7,  // 30: fleet.v1.OperatorService.ListHostKeys:input_type -> fleet.v1.ListHostKeysRequest
-	10, // 31: fleet.v1.OperatorService.GetHead:input_type -> fleet.v1.GetHeadRequest
-	12, // 32: fleet.v1.OperatorService.StatBlob:input_type -> fleet.v1.StatBlobRequest
-	14, // 33: fleet.v1.OperatorService.PutBlob:input_type -> fleet.v1.PutBlobRequest
-	16, // 34: fleet.v1.OperatorService.Stage:input_type -> fleet.v1.StageRequest
-	18, // 35: fleet.v1.OperatorService.Commit:input_type -> fleet.v1.CommitRequest
-	20, // 36: fleet.v1.OperatorService.ListReleases:input_type -> fleet.v1.ListReleasesRequest
-	23, // 37: fleet.v1.OperatorService.ListHosts:input_type -> fleet.v1.ListHostsRequest
-	26, // 38: fleet.v1.OperatorService.WatchEvents:input_type -> fleet.v1.WatchEventsRequest
-	28, // 39: fleet.v1.OperatorService.RollBack:input_type -> fleet.v1.RollBackRequest
-	30, // 40: fleet.v1.OperatorService.Loosen:input_type -> fleet.v1.LoosenRequest
-	32, // 41: fleet.v1.OperatorService.Ban:input_type -> fleet.v1.BanRequest
-	34, // 42: fleet.v1.OperatorService.AddTrustRoots:input_type -> fleet.v1.AddTrustRootsRequest
-	36, // 43: fleet.v1.OperatorService.AddOperator:input_type -> fleet.v1.AddOperatorRequest
-	38, // 44: fleet.v1.OperatorService.RemoveOperator:input_type -> fleet.v1.RemoveOperatorRequest
-	40, // 45: fleet.v1.OperatorService.ListOperators:input_type -> fleet.v1.ListOperatorsRequest
-	43, // 46: fleet.v1.OperatorService.RenewOperator:input_type -> fleet.v1.RenewOperatorRequest
-	46, // 47: fleet.v1.OperatorService.Propose:input_type -> fleet.v1.ProposeRequest
-	48, // 48: fleet.v1.OperatorService.ListProposals:input_type -> fleet.v1.ListProposalsRequest
-	50, // 49: fleet.v1.OperatorService.GetProposal:input_type -> fleet.v1.GetProposalRequest
-	52, // 50: fleet.v1.OperatorService.ExportEvents:input_type -> fleet.v1.ExportEventsRequest
-	4,  // 51: fleet.v1.OperatorService.ApplyInventory:output_type -> fleet.v1.ApplyInventoryResponse
-	6,  // 52: fleet.v1.OperatorService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
-	8,  // 53: fleet.v1.OperatorService.ListHostKeys:output_type -> fleet.v1.ListHostKeysResponse
-	11, // 54: fleet.v1.OperatorService.GetHead:output_type -> fleet.v1.GetHeadResponse
-	13, // 55: fleet.v1.OperatorService.StatBlob:output_type -> fleet.v1.StatBlobResponse
-	15, // 56: fleet.v1.OperatorService.PutBlob:output_type -> fleet.v1.PutBlobResponse
-	17, // 57: fleet.v1.OperatorService.Stage:output_type -> fleet.v1.StageResponse
-	19, // 58: fleet.v1.OperatorService.Commit:output_type -> fleet.v1.CommitResponse
-	21, // 59: fleet.v1.OperatorService.ListReleases:output_type -> fleet.v1.ListReleasesResponse
-	24, // 60: fleet.v1.OperatorService.ListHosts:output_type -> fleet.v1.ListHostsResponse
-	27, // 61: fleet.v1.OperatorService.WatchEvents:output_type -> fleet.v1.WatchEventsResponse
-	29, // 62: fleet.v1.OperatorService.RollBack:output_type -> fleet.v1.RollBackResponse
-	31, // 63: fleet.v1.OperatorService.Loosen:output_type -> fleet.v1.LoosenResponse
-	33, // 64: fleet.v1.OperatorService.Ban:output_type -> fleet.v1.BanResponse
-	35, // 65: fleet.v1.OperatorService.AddTrustRoots:output_type -> fleet.v1.AddTrustRootsResponse
-	37, // 66: fleet.v1.OperatorService.AddOperator:output_type -> fleet.v1.AddOperatorResponse
-	39, // 67: fleet.v1.OperatorService.RemoveOperator:output_type -> fleet.v1.RemoveOperatorResponse
-	41, // 68: fleet.v1.OperatorService.ListOperators:output_type -> fleet.v1.ListOperatorsResponse
-	44, // 69: fleet.v1.OperatorService.RenewOperator:output_type -> fleet.v1.RenewOperatorResponse
-	47, // 70: fleet.v1.OperatorService.Propose:output_type -> fleet.v1.ProposeResponse
-	49, // 71: fleet.v1.OperatorService.ListProposals:output_type -> fleet.v1.ListProposalsResponse
-	51, // 72: fleet.v1.OperatorService.GetProposal:output_type -> fleet.v1.GetProposalResponse
-	53, // 73: fleet.v1.OperatorService.ExportEvents:output_type -> fleet.v1.ExportEventsResponse
-	51, // [51:74] is the sub-list for method output_type
-	28, // [28:51] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	62, // 28: fleet.v1.LookAtLogResponse.head:type_name -> fleet.v1.LogHead
+	2,  // 29: fleet.v1.OperatorService.ApplyInventory:input_type -> fleet.v1.ApplyInventoryRequest
+	5,  // 30: fleet.v1.OperatorService.CreateToken:input_type -> fleet.v1.CreateTokenRequest
+	7,  // 31: fleet.v1.OperatorService.ListHostKeys:input_type -> fleet.v1.ListHostKeysRequest
+	10, // 32: fleet.v1.OperatorService.GetHead:input_type -> fleet.v1.GetHeadRequest
+	12, // 33: fleet.v1.OperatorService.StatBlob:input_type -> fleet.v1.StatBlobRequest
+	14, // 34: fleet.v1.OperatorService.PutBlob:input_type -> fleet.v1.PutBlobRequest
+	16, // 35: fleet.v1.OperatorService.Stage:input_type -> fleet.v1.StageRequest
+	18, // 36: fleet.v1.OperatorService.Commit:input_type -> fleet.v1.CommitRequest
+	20, // 37: fleet.v1.OperatorService.ListReleases:input_type -> fleet.v1.ListReleasesRequest
+	23, // 38: fleet.v1.OperatorService.ListHosts:input_type -> fleet.v1.ListHostsRequest
+	26, // 39: fleet.v1.OperatorService.WatchEvents:input_type -> fleet.v1.WatchEventsRequest
+	28, // 40: fleet.v1.OperatorService.RollBack:input_type -> fleet.v1.RollBackRequest
+	30, // 41: fleet.v1.OperatorService.Loosen:input_type -> fleet.v1.LoosenRequest
+	32, // 42: fleet.v1.OperatorService.Ban:input_type -> fleet.v1.BanRequest
+	34, // 43: fleet.v1.OperatorService.AddTrustRoots:input_type -> fleet.v1.AddTrustRootsRequest
+	36, // 44: fleet.v1.OperatorService.AddOperator:input_type -> fleet.v1.AddOperatorRequest
+	38, // 45: fleet.v1.OperatorService.RemoveOperator:input_type -> fleet.v1.RemoveOperatorRequest
+	40, // 46: fleet.v1.OperatorService.ListOperators:input_type -> fleet.v1.ListOperatorsRequest
+	43, // 47: fleet.v1.OperatorService.RenewOperator:input_type -> fleet.v1.RenewOperatorRequest
+	46, // 48: fleet.v1.OperatorService.Propose:input_type -> fleet.v1.ProposeRequest
+	48, // 49: fleet.v1.OperatorService.ListProposals:input_type -> fleet.v1.ListProposalsRequest
+	50, // 50: fleet.v1.OperatorService.GetProposal:input_type -> fleet.v1.GetProposalRequest
+	52, // 51: fleet.v1.OperatorService.ExportEvents:input_type -> fleet.v1.ExportEventsRequest
+	54, // 52: fleet.v1.OperatorService.LookAtLog:input_type -> fleet.v1.LookAtLogRequest
+	56, // 53: fleet.v1.OperatorService.Countersign:input_type -> fleet.v1.CountersignRequest
+	4,  // 54: fleet.v1.OperatorService.ApplyInventory:output_type -> fleet.v1.ApplyInventoryResponse
+	6,  // 55: fleet.v1.OperatorService.CreateToken:output_type -> fleet.v1.CreateTokenResponse
+	8,  // 56: fleet.v1.OperatorService.ListHostKeys:output_type -> fleet.v1.ListHostKeysResponse
+	11, // 57: fleet.v1.OperatorService.GetHead:output_type -> fleet.v1.GetHeadResponse
+	13, // 58: fleet.v1.OperatorService.StatBlob:output_type -> fleet.v1.StatBlobResponse
+	15, // 59: fleet.v1.OperatorService.PutBlob:output_type -> fleet.v1.PutBlobResponse
+	17, // 60: fleet.v1.OperatorService.Stage:output_type -> fleet.v1.StageResponse
+	19, // 61: fleet.v1.OperatorService.Commit:output_type -> fleet.v1.CommitResponse
+	21, // 62: fleet.v1.OperatorService.ListReleases:output_type -> fleet.v1.ListReleasesResponse
+	24, // 63: fleet.v1.OperatorService.ListHosts:output_type -> fleet.v1.ListHostsResponse
+	27, // 64: fleet.v1.OperatorService.WatchEvents:output_type -> fleet.v1.WatchEventsResponse
+	29, // 65: fleet.v1.OperatorService.RollBack:output_type -> fleet.v1.RollBackResponse
+	31, // 66: fleet.v1.OperatorService.Loosen:output_type -> fleet.v1.LoosenResponse
+	33, // 67: fleet.v1.OperatorService.Ban:output_type -> fleet.v1.BanResponse
+	35, // 68: fleet.v1.OperatorService.AddTrustRoots:output_type -> fleet.v1.AddTrustRootsResponse
+	37, // 69: fleet.v1.OperatorService.AddOperator:output_type -> fleet.v1.AddOperatorResponse
+	39, // 70: fleet.v1.OperatorService.RemoveOperator:output_type -> fleet.v1.RemoveOperatorResponse
+	41, // 71: fleet.v1.OperatorService.ListOperators:output_type -> fleet.v1.ListOperatorsResponse
+	44, // 72: fleet.v1.OperatorService.RenewOperator:output_type -> fleet.v1.RenewOperatorResponse
+	47, // 73: fleet.v1.OperatorService.Propose:output_type -> fleet.v1.ProposeResponse
+	49, // 74: fleet.v1.OperatorService.ListProposals:output_type -> fleet.v1.ListProposalsResponse
+	51, // 75: fleet.v1.OperatorService.GetProposal:output_type -> fleet.v1.GetProposalResponse
+	53, // 76: fleet.v1.OperatorService.ExportEvents:output_type -> fleet.v1.ExportEventsResponse
+	55, // 77: fleet.v1.OperatorService.LookAtLog:output_type -> fleet.v1.LookAtLogResponse
+	57, // 78: fleet.v1.OperatorService.Countersign:output_type -> fleet.v1.CountersignResponse
+	54, // [54:79] is the sub-list for method output_type
+	29, // [29:54] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_operator_proto_init() }
@@ -3509,7 +3726,7 @@ func file_fleet_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_operator_proto_rawDesc), len(file_fleet_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   54,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

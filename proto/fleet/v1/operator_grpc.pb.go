@@ -42,6 +42,8 @@ const (
 	OperatorService_ListProposals_FullMethodName  = "/fleet.v1.OperatorService/ListProposals"
 	OperatorService_GetProposal_FullMethodName    = "/fleet.v1.OperatorService/GetProposal"
 	OperatorService_ExportEvents_FullMethodName   = "/fleet.v1.OperatorService/ExportEvents"
+	OperatorService_LookAtLog_FullMethodName      = "/fleet.v1.OperatorService/LookAtLog"
+	OperatorService_Countersign_FullMethodName    = "/fleet.v1.OperatorService/Countersign"
 )
 
 // OperatorServiceClient is the client API for OperatorService service.
@@ -106,6 +108,13 @@ type OperatorServiceClient interface {
 	// ExportEvents streams the records of the event log as they are stored, so
 	// that their chain can be verified elsewhere.
 	ExportEvents(ctx context.Context, in *ExportEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportEventsResponse], error)
+	// LookAtLog returns the head of the event log, what operators countersigned
+	// of it, and the records that somebody remembers.
+	LookAtLog(ctx context.Context, in *LookAtLogRequest, opts ...grpc.CallOption) (*LookAtLogResponse, error)
+	// Countersign keeps the caller's signature of a head of the event log, one of
+	// each operator: the newest. FAILED_PRECONDITION where the log does not have
+	// that record. Idempotent.
+	Countersign(ctx context.Context, in *CountersignRequest, opts ...grpc.CallOption) (*CountersignResponse, error)
 }
 
 type operatorServiceClient struct {
@@ -397,6 +406,26 @@ func (c *operatorServiceClient) ExportEvents(ctx context.Context, in *ExportEven
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type OperatorService_ExportEventsClient = grpc.ServerStreamingClient[ExportEventsResponse]
 
+func (c *operatorServiceClient) LookAtLog(ctx context.Context, in *LookAtLogRequest, opts ...grpc.CallOption) (*LookAtLogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LookAtLogResponse)
+	err := c.cc.Invoke(ctx, OperatorService_LookAtLog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) Countersign(ctx context.Context, in *CountersignRequest, opts ...grpc.CallOption) (*CountersignResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountersignResponse)
+	err := c.cc.Invoke(ctx, OperatorService_Countersign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServiceServer is the server API for OperatorService service.
 // All implementations must embed UnimplementedOperatorServiceServer
 // for forward compatibility.
@@ -459,6 +488,13 @@ type OperatorServiceServer interface {
 	// ExportEvents streams the records of the event log as they are stored, so
 	// that their chain can be verified elsewhere.
 	ExportEvents(*ExportEventsRequest, grpc.ServerStreamingServer[ExportEventsResponse]) error
+	// LookAtLog returns the head of the event log, what operators countersigned
+	// of it, and the records that somebody remembers.
+	LookAtLog(context.Context, *LookAtLogRequest) (*LookAtLogResponse, error)
+	// Countersign keeps the caller's signature of a head of the event log, one of
+	// each operator: the newest. FAILED_PRECONDITION where the log does not have
+	// that record. Idempotent.
+	Countersign(context.Context, *CountersignRequest) (*CountersignResponse, error)
 	mustEmbedUnimplementedOperatorServiceServer()
 }
 
@@ -537,6 +573,12 @@ func (UnimplementedOperatorServiceServer) GetProposal(*GetProposalRequest, grpc.
 }
 func (UnimplementedOperatorServiceServer) ExportEvents(*ExportEventsRequest, grpc.ServerStreamingServer[ExportEventsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ExportEvents not implemented")
+}
+func (UnimplementedOperatorServiceServer) LookAtLog(context.Context, *LookAtLogRequest) (*LookAtLogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method LookAtLog not implemented")
+}
+func (UnimplementedOperatorServiceServer) Countersign(context.Context, *CountersignRequest) (*CountersignResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Countersign not implemented")
 }
 func (UnimplementedOperatorServiceServer) mustEmbedUnimplementedOperatorServiceServer() {}
 func (UnimplementedOperatorServiceServer) testEmbeddedByValue()                         {}
@@ -916,6 +958,42 @@ func _OperatorService_ExportEvents_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type OperatorService_ExportEventsServer = grpc.ServerStreamingServer[ExportEventsResponse]
 
+func _OperatorService_LookAtLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LookAtLogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).LookAtLog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_LookAtLog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).LookAtLog(ctx, req.(*LookAtLogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_Countersign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountersignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).Countersign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_Countersign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).Countersign(ctx, req.(*CountersignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // OperatorService_ServiceDesc is the grpc.ServiceDesc for OperatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -986,6 +1064,14 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListProposals",
 			Handler:    _OperatorService_ListProposals_Handler,
+		},
+		{
+			MethodName: "LookAtLog",
+			Handler:    _OperatorService_LookAtLog_Handler,
+		},
+		{
+			MethodName: "Countersign",
+			Handler:    _OperatorService_Countersign_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -322,6 +322,61 @@ func (x *Reason) GetHint() string {
 	return ""
 }
 
+// LogHead names a record of the event log.
+type LogHead struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the record, from 1.
+	Seq uint64 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	// SHA-256 of its bytes, in hex.
+	Hash          string `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogHead) Reset() {
+	*x = LogHead{}
+	mi := &file_fleet_v1_types_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogHead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogHead) ProtoMessage() {}
+
+func (x *LogHead) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_types_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogHead.ProtoReflect.Descriptor instead.
+func (*LogHead) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_types_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LogHead) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *LogHead) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
 var File_fleet_v1_types_proto protoreflect.FileDescriptor
 
 const file_fleet_v1_types_proto_rawDesc = "" +
@@ -349,7 +404,10 @@ const file_fleet_v1_types_proto_rawDesc = "" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
-	"\x04hint\x18\x03 \x01(\tR\x04hintB9Z7github.com/cameronraysmith/fleet/proto/fleet/v1;fleetv1b\x06proto3"
+	"\x04hint\x18\x03 \x01(\tR\x04hint\"/\n" +
+	"\aLogHead\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hashB9Z7github.com/cameronraysmith/fleet/proto/fleet/v1;fleetv1b\x06proto3"
 
 var (
 	file_fleet_v1_types_proto_rawDescOnce sync.Once
@@ -363,12 +421,13 @@ func file_fleet_v1_types_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_types_proto_rawDescData
 }
 
-var file_fleet_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_fleet_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_fleet_v1_types_proto_goTypes = []any{
 	(*SignedGeneration)(nil), // 0: fleet.v1.SignedGeneration
 	(*ProfileStatus)(nil),    // 1: fleet.v1.ProfileStatus
 	(*GenerationRef)(nil),    // 2: fleet.v1.GenerationRef
 	(*Reason)(nil),           // 3: fleet.v1.Reason
+	(*LogHead)(nil),          // 4: fleet.v1.LogHead
 }
 var file_fleet_v1_types_proto_depIdxs = []int32{
 	3, // 0: fleet.v1.ProfileStatus.reason:type_name -> fleet.v1.Reason
@@ -396,7 +455,7 @@ func file_fleet_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_types_proto_rawDesc), len(file_fleet_v1_types_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

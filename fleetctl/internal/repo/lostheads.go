@@ -1,0 +1,59 @@
+package repo
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
+)
+
+const (
+	// maxLostHeads bounds the heads that a repository lists as lost.
+	maxLostHeads = 10_000
+	maxLostFile  = 4 << 20
+)
+
+// LostHead is a record of the event log that somebody saw, that is gone, and
+// that an operator found out why of.
+type LostHead struct {
+	fleet.LogHead
+	By     string    `json:"by"`
+	Time   time.Time `json:"time"`
+	Reason string    `json:"reason"`
+}
+
+// lostHeads is the content of trust/lost-heads.json.
+type lostHeads struct {
+	Heads []LostHead `json:"heads"`
+}
+
+// LostHeads reads the heads that are known to be lost.
+func (r *Repository) LostHeads() ([]LostHead, error) {
+	var l lostHeads
+	err := r.readJSON(maxLostFile, &l, "trust", "lost-heads.json")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	for _, h := range l.Heads {
+		if verr := h.Validate(); err == nil && verr != nil {
+			err = ui.WithHint(fmt.Errorf("reading trust/lost-heads.json: %w: %w", ErrCorrupt, verr), "restore it from version control")
+		}
+	}
+	return l.Heads, err
+}
+
+// AddLostHeads records more of them.
+func (r *Repository) AddLostHeads(more []LostHead) error {
+	have, err := r.LostHeads()
+	if err != nil {
+		return err
+	}
+	have = append(have, more...)
+	if len(have) > maxLostHeads {
+		return fmt.Errorf("recording lost heads: %d, at most %d", len(have), maxLostHeads)
+	}
+	return r.writeJSON(lostHeads{have}, "trust", "lost-heads.json")
+}
