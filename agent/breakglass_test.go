@@ -138,7 +138,7 @@ func TestApplyRefuses(t *testing.T) {
 	if _, _, err := c.Apply(t.Context(), bytes.NewReader(h.carried(env, nil, blob))); err != nil {
 		t.Errorf("the good one: %v", err)
 	}
-	waitLocal(t, h, fleet.StateConfirmed)
+	waitProfile(t, h, "six", func(p control.Profile) bool { return p.Current.Number.Seq == 6 && p.State == fleet.StateConfirmed })
 	h.expectServing("six")
 }
 
