@@ -86,6 +86,7 @@ type bound struct {
 	machine fleet.MachineName
 	desired *desired.Store
 	client  *sync.Client
+	latest  func() time.Time
 }
 
 // New opens the state directory, for itself alone. Close gives it back; Run
@@ -175,7 +176,7 @@ func (a *Agent) bind() error {
 		a.worker(p)
 	}
 	a.bound.Store(&bound{
-		fleet: id.Fleet, machine: id.Machine, desired: store, client: a.newClient(id),
+		fleet: id.Fleet, machine: id.Machine, desired: store, client: a.newClient(id), latest: a.latest,
 	})
 	return nil
 }
@@ -287,6 +288,19 @@ func (a *Agent) now() time.Time {
 		return floor
 	}
 	return now
+}
+
+// publisherAhead is how far the publisher's clock may be ahead of this host's.
+const publisherAhead = time.Hour
+
+// latest is when a document may be issued at the latest; zero where this host's
+// clock is not known to be right. It goes by the clock alone: by the floor, each
+// document from the future would make room for the next.
+func (a *Agent) latest() time.Time {
+	if a.config.ClockSynced == nil || !a.config.ClockSynced() {
+		return time.Time{}
+	}
+	return a.config.Now().Add(publisherAhead)
 }
 
 // raiseFloor lifts the floor of now; it never sinks.

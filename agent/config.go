@@ -54,6 +54,9 @@ type Config struct {
 	Version string
 	// Now is wall time; default time.Now.
 	Now func() time.Time
+	// ClockSynced says whether Now is known to be right, such as by NTP; nil where
+	// nobody knows.
+	ClockSynced func() bool
 	// Log; default none.
 	Log *slog.Logger
 	// DiskReserve is what fetching leaves free on the state directory's disk, in

@@ -16,7 +16,7 @@ func (a *Agent) takeFreshness(b *bound, envelope []byte) error {
 		a.link.note(troubleFreshness, fleet.Reason{})
 		return nil
 	}
-	err := b.desired.TakeFreshness(b.fleet, b.machine, envelope)
+	err := b.desired.TakeFreshness(b.fleet, b.machine, a.latest(), envelope)
 	a.link.note(troubleFreshness, release.ReasonOf(err))
 	if err != nil {
 		a.config.Log.Warn("freshness statement not taken", "reason", string(release.ReasonOf(err).Code), "error", err)

@@ -63,6 +63,7 @@ type options struct {
 	stdin            io.Reader
 	stdout, stderr   io.Writer
 	now              func() time.Time
+	clockSynced      func() bool // whether now is known to be right
 	getenv           func(string) string
 	// started is set once a command's own code runs: errors before that are
 	// mistakes on the command line.
@@ -85,7 +86,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer stop()
 	o := &options{
 		stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv,
-		now: time.Now, //nolint:forbidigo // Injected from here on.
+		now: time.Now, clockSynced: clockSynced, //nolint:forbidigo // Injected from here on.
 	}
 	cmd := newRootCommand(o)
 	cmd.SetArgs(args)

@@ -183,7 +183,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 		Join: join, JoinFile: o.joinFile, Coordinator: o.coordinator, Observe: o.observe,
 		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, ExtraEnv: o.env,
 		Plugins:  PluginConfig{Dir: plugins},
-		Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, Log: log,
+		Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },
 	})
 }

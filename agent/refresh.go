@@ -127,7 +127,7 @@ func notRefusal(err error) error {
 }
 
 func (b *bound) host(p fleet.ProfileName, highest fleet.Ref) release.Host {
-	return release.Host{Fleet: b.fleet, Machine: b.machine, Profile: p, Highest: highest}
+	return release.Host{Fleet: b.fleet, Machine: b.machine, Profile: p, Highest: highest, Latest: b.latest()}
 }
 
 func (a *Agent) recordRoot(t *release.Trust) error {

@@ -15,6 +15,9 @@ type Host struct {
 	Profile fleet.ProfileName
 	// Highest generation that the host ever accepted for the profile.
 	Highest fleet.Ref
+	// Latest is when a document may be issued at the latest; zero where the host's
+	// clock is not known to be right, so that it learns the time from documents.
+	Latest time.Time
 }
 
 // Admit makes every check of a newest generation for a host: root fresh, right
@@ -25,6 +28,9 @@ func (t *Trust) Admit(h Host, g *Signed[fleet.Generation], s *Signed[fleet.Secre
 	err := t.admitNewest(h, g, now)
 	if err == nil {
 		err = admitSecrets(g, s)
+	}
+	if err == nil && s != nil && g.Digest != h.Highest.Digest {
+		err = t.checkIssued(h.Latest, s.Doc.Issued)
 	}
 	if err == nil && s != nil && now.After(s.Doc.Expires) {
 		err = fmt.Errorf("secrets manifest: %w on %s", ErrExpired, s.Doc.Expires.Format(time.DateOnly))
@@ -46,9 +52,26 @@ func (t *Trust) admitNewest(h Host, g *Signed[fleet.Generation], now time.Time) 
 		if err := t.checkNumber(g.Doc.Number, h.Highest.Number); err != nil {
 			return err
 		}
+		if err := t.checkIssued(h.Latest, g.Doc.Issued); err != nil {
+			return err
+		}
 	}
 	if now.After(g.Doc.Expires) {
 		return fmt.Errorf("%w on %s", ErrExpired, g.Doc.Expires.Format(time.DateOnly))
+	}
+	return nil
+}
+
+// checkIssued refuses what was issued in the future. Hosts never go back behind
+// the newest signed time that they saw, so that a stolen key, or a publisher's
+// wrong clock, could have everything else expire for good. Where latest is not
+// known, the root's end is the bound: nothing that it vouches for is from later.
+func (t *Trust) checkIssued(latest, issued time.Time) error {
+	switch {
+	case issued.After(t.root.Expires):
+		return fmt.Errorf("%w: on %s, when the trust root has expired", ErrFuture, issued.Format(time.DateOnly))
+	case !latest.IsZero() && issued.After(latest):
+		return fmt.Errorf("%w: at %s, where it is before %s", ErrFuture, issued.UTC().Format(time.DateTime), latest.UTC().Format(time.DateTime))
 	}
 	return nil
 }
@@ -109,6 +132,9 @@ func (t *Trust) AdmitRevert(h Host, newest, target *Signed[fleet.Generation], s 
 		return r.Digest == target.Digest && r.Number == target.Doc.Number
 	}) {
 		err = ErrNotInRevertSet
+	}
+	if err == nil {
+		err = t.checkIssued(h.Latest, target.Doc.Issued)
 	}
 	if err == nil {
 		err = admitSecrets(target, s)

@@ -16,9 +16,10 @@ func (t *Trust) OpenFreshness(envelope []byte) (*Signed[fleet.Freshness], error)
 
 // AdmitFreshness checks that a statement is for the machine and not older than
 // the newest one seen, whose time of issue is last: an older one would hide what
-// that one told of. One that has expired is admitted, as being no news.
-func (t *Trust) AdmitFreshness(f fleet.FleetID, m fleet.MachineName, last time.Time, s *Signed[fleet.Freshness]) error {
-	var err error
+// that one told of. One that has expired is admitted, as being no news; one from
+// after latest (see Host) is not.
+func (t *Trust) AdmitFreshness(f fleet.FleetID, m fleet.MachineName, last, latest time.Time, s *Signed[fleet.Freshness]) error {
+	err := t.checkIssued(latest, s.Doc.Issued)
 	switch {
 	case s.Doc.Fleet != f:
 		err = ErrWrongFleet
@@ -26,7 +27,7 @@ func (t *Trust) AdmitFreshness(f fleet.FleetID, m fleet.MachineName, last time.T
 		err = ErrWrongMachine
 	case s.Doc.Issued.Before(last):
 		err = ErrOlderStatement
-	default:
+	case err == nil:
 		return nil
 	}
 	return fmt.Errorf("freshness statement for %s: %w", s.Doc.Machine, err)

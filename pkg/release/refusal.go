@@ -42,6 +42,7 @@ var (
 	ErrNumberJump      = refusal("number-jump", "its number is too far above the last one", "publish with a number within the cap, or raise the epoch in the trust root")
 	ErrWrongEpoch      = refusal("wrong-epoch", "its epoch is not that of the trust root", "publish again with today's trust root")
 	ErrExpired         = refusal("expired", "the document has expired", "publish again, or renew it with publish --refresh")
+	ErrFuture          = refusal("future-dated", "the document was issued in the future", "set the publisher's clock, or this host's, and publish again; where both are right, a stolen key signed it: docs/runbooks.md")
 	ErrRootVersion     = refusal("root-version", "the trust root is not the next version", "hand over every version in order")
 	ErrRootPin         = refusal("root-pin", "the trust root is not the pinned one", "compare the pin in the join string or configuration with trust/root of the fleet's repository")
 	ErrSecretsMismatch = refusal("secrets-mismatch", "the secrets manifest is not the one that the generation names", "publish again; if it repeats, the coordinator lies")

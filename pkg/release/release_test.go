@@ -265,6 +265,16 @@ func TestAdmit(t *testing.T) {
 	profile.Profile = "home/tara"
 	withSecrets := generation(6)
 	withSecrets.Secrets = &fleet.SecretsRef{Digest: fleet.DigestOf([]byte("x"))}
+	by := func(latest time.Time) release.Host {
+		h := h
+		h.Latest = latest
+		return h
+	}
+	issued := func(at time.Time) fleet.Generation {
+		g := generation(6)
+		g.Issued, g.Expires = at, at.AddDate(0, 0, 30)
+		return g
+	}
 	tests := []struct {
 		name string
 		h    release.Host
@@ -286,6 +296,11 @@ func TestAdmit(t *testing.T) {
 		{"expired", h, generation(6), t0.Add(fleet.DefaultExpiry + time.Second), release.ErrExpired},
 		{"root expired", h, generation(6), t0.AddDate(2, 0, 0), release.ErrExpired},
 		{"secrets missing", h, withSecrets, t0, release.ErrSecretsMismatch},
+		{"issued at the latest", by(t0), generation(6), t0, nil},
+		{"issued in the future", by(t0.Add(-time.Second)), generation(6), t0, release.ErrFuture},
+		{"the highest, by a clock that was set back", by(t0.AddDate(-1, 0, 0)), generation(5), t0, nil},
+		{"where the time is not known", h, issued(t0.AddDate(0, 6, 0)), t0, nil},
+		{"after the root's end", h, issued(k.trust.Root().Expires.Add(time.Second)), t0, release.ErrFuture},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

@@ -35,8 +35,9 @@ func (s *Store) loadFreshness() error {
 }
 
 // TakeFreshness keeps a freshness statement for the machine, where it is newer
-// than the one that is kept. Refusals are pkg/release's errors.
-func (s *Store) TakeFreshness(f fleet.FleetID, m fleet.MachineName, envelope []byte) error {
+// than the one that is kept; latest is as in release.Host. Refusals are
+// pkg/release's errors.
+func (s *Store) TakeFreshness(f fleet.FleetID, m fleet.MachineName, latest time.Time, envelope []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.trust == nil {
@@ -53,7 +54,7 @@ func (s *Store) TakeFreshness(f fleet.FleetID, m fleet.MachineName, envelope []b
 		}
 		last = s.freshness.Doc.Issued
 	}
-	if err := s.trust.AdmitFreshness(f, m, last, statement); err != nil {
+	if err := s.trust.AdmitFreshness(f, m, last, latest, statement); err != nil {
 		return err //nolint:wrapcheck // It says what was admitted.
 	}
 	if err := atomicfile.WriteFile(s.freshnessPath(), envelope, 0o600); err != nil {

@@ -155,6 +155,8 @@ func clocks() []attack {
 		g.Issued = g.Issued.AddDate(50, 0, 0)
 		g.Expires = g.Issued.Add(time.Hour)
 	}
+	ahead := func(g *fleet.Generation) { g.Issued = g.Issued.Add(2 * time.Hour) }
+	unsynced := func(h *host) { h.setup.Unsynced = true; h.enrolled() }
 	floor := func(h *host) {
 		st, _ := h.journal()
 		if st.Floor.After(time.Now()) {
@@ -170,11 +172,23 @@ func clocks() []attack {
 			}),
 		},
 		{
+			name: "a release key, and a generation of two hours from now", source: ownTime, refusal: release.ErrFuture.Code, held: floor,
+			lie: offer(ahead),
+		},
+		{
+			name: "a release key, and a generation of fifty years from now", source: ownTime, refusal: release.ErrFuture.Code, held: floor,
+			lie: offer(future),
+		},
+		{
+			name: "the same, on a host that does not know the time", source: ownTime, refusal: release.ErrFuture.Code, held: floor,
+			before: unsynced, lie: offer(future),
+		},
+		{
 			name: "a forged generation from the future", source: ownTime, refusal: release.ErrUnknownKey.Code, held: floor,
 			lie: offer(future, stranger),
 		},
 		{
-			name: "an expired generation, once the clock was set back", source: tufFreeze, refusal: release.ErrExpired.Code,
+			name: "an expired generation, once the clock was set back", source: tufFreeze, refusal: release.ErrExpired.Code, before: unsynced,
 			lie: func(h *host) {
 				h.publish(h.make(4, "evil", func(g *fleet.Generation) {
 					g.Issued = g.Issued.AddDate(0, 0, -40)

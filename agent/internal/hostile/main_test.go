@@ -56,6 +56,8 @@ type setup struct {
 	Join string
 	// Clock is how far the host's clock is ahead.
 	Clock time.Duration
+	// Unsynced says that the host does not know whether its clock is right.
+	Unsynced bool
 	// Pace of blobs.
 	Window time.Duration
 	Exe    string
@@ -74,7 +76,7 @@ func runAgent(encoded string) error {
 	a, err := agent.New(agent.Config{
 		StateDir: s.state(), RunDir: s.run(), SecretsDir: filepath.Join(s.Dir, "secrets"),
 		Join: s.Join, Runner: []string{s.Exe, beRunner}, Version: "test",
-		Now: func() time.Time { return time.Now().Add(s.Clock) },
+		Now: func() time.Time { return time.Now().Add(s.Clock) }, ClockSynced: func() bool { return !s.Unsynced },
 		// What waits for minutes on a real host.
 		Retry:    agent.Retry{First: 20 * time.Millisecond, Max: 200 * time.Millisecond, Slow: 200 * time.Millisecond},
 		BlobPace: pace.Limit{Bytes: 1 << 10, Window: s.Window},
