@@ -28,6 +28,7 @@ import (
 func (w *world) play(ctx context.Context, number int, s stage) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
+	w.agentArgs = nil
 	if s.prepare != nil {
 		if err := s.prepare(w); err != nil {
 			return err

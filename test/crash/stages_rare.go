@@ -5,6 +5,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +14,10 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/cameronraysmith/fleet/pkg/pki"
 )
 
 // rare are the stages of what operators do seldom: when something was lost, or
@@ -54,6 +60,64 @@ func rare() []stage {
 			do:      recoverJournal,
 			want:    &want{"confirmed", newest, "v3", secretOne}, activates: []move{{"v3", "v2"}},
 		},
+		{
+			name: "what is the newest, stated by the host",
+			do:   stateFreshness,
+			want: &want{"confirmed", newest, "v2", secretTwo}, activates: []move{{"v2", "v3"}},
+		},
+	}
+}
+
+// stateFreshness gives the agent the key of the freshness role: it states what is
+// the newest, for itself too, and keeps such a statement.
+func stateFreshness(ctx context.Context, w *world) error {
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	public, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(w.writeFile(w.path("freshness.pem"), pki.EncodeKey(der)), w.writeFile(w.path("freshness.pub"), ssh.MarshalAuthorizedKey(public)))
+	if err != nil {
+		return err
+	}
+	if _, err := w.do(ctx, saysOnly("already"), "fleetctl", "--timeout", "5s", "trust", "add-key", "freshness", "freshness.pub"); err != nil {
+		return err
+	}
+	if _, err := w.do(ctx, saysOnly("no draft"), "fleetctl", "--timeout", "5s", "trust", "sign", "--yes"); err != nil {
+		return err
+	}
+	if _, err := w.fleetctl(ctx, "trust", "publish"); err != nil {
+		return err
+	}
+	if err := w.release(ctx, "v2", secretTwo); err != nil {
+		return err
+	}
+	if err := w.agent.stop(); err != nil {
+		return err
+	}
+	w.agentArgs = []string{"--freshness-key", w.path("freshness.pem"), "--freshness-repository", w.path("fleet")}
+	if err := w.agent.start(); err != nil {
+		return err
+	}
+	for {
+		done := w.power.open()
+		_, err := os.Stat(w.path("host", "desired", "freshness.json"))
+		done()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the host keeps no statement of what is the newest: %w", err)
+		case <-time.After(pollPause):
+		}
 	}
 }
 

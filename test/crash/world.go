@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -38,6 +39,8 @@ type world struct {
 	address  string
 	trigger  string
 
+	// agentArgs are more arguments of the agent, of a stage.
+	agentArgs []string
 	// home of the operator who acts, below dir.
 	home string
 	// power supply; nil where programs are killed and the machine lives on.
@@ -85,8 +88,9 @@ func newWorld(programs, top string) (*world, error) {
 			"--state-dir", "coordinator", "--listen", w.address, "--address-file", "address")
 	}}
 	w.agent = &service{name: "the agent", begin: begin, make: func() *exec.Cmd {
-		return w.command("agent.log", "fleet-agent", "run", "--join-file", "join", "--state-dir", w.path("host"), "--run-dir", w.run,
-			"--secrets-dir", w.path("secrets"), "--poll-interval", "2s")
+		return w.command("agent.log", "fleet-agent", slices.Concat([]string{
+			"run", "--join-file", "join", "--state-dir", w.path("host"), "--run-dir", w.run, "--secrets-dir", w.path("secrets"), "--poll-interval", "2s",
+		}, w.agentArgs)...)
 	}}
 	return w, errors.Join(w.bundles(), os.WriteFile(w.activationsLog(), nil, 0o600))
 }

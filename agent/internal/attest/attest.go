@@ -132,11 +132,16 @@ func readTrust(dir string, pin fleet.Digest) (*release.Trust, error) {
 		}
 		chain = append(chain, b)
 	}
-	t, err := release.OpenChain(chain, pin)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
+	// A host that enrolled after a rotation, or whose trust was reset, is pinned to
+	// a later root than the first.
+	err := error(release.ErrRootPin)
+	for i := 0; i < len(chain) && errors.Is(err, release.ErrRootPin); i++ {
+		var t *release.Trust
+		if t, err = release.OpenChain(chain[i:], pin); err == nil {
+			return t, nil
+		}
 	}
-	return t, nil
+	return nil, fmt.Errorf("%s: %w", dir, err)
 }
 
 // Sign makes a statement for each machine, by name.

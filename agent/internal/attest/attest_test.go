@@ -2,6 +2,7 @@ package attest_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -100,6 +101,27 @@ func TestNewest(t *testing.T) {
 }
 
 // TestDoubtfulCheckouts: nothing is stated that isn't known.
+// TestLaterPin: a host that enrolled after a rotation is pinned to a later root,
+// and reads the same.
+func TestLaterPin(t *testing.T) {
+	c := newCheckout(t)
+	c.f.NextRoot()
+	c.f.NextRoot()
+	c.roots()
+	second, err := release.OpenChain(c.f.Roots[:2], c.f.RootPin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pin := range []fleet.Digest{c.f.RootPin, second.Digest()} {
+		if n, err := attest.Read(c.dir, pin); err != nil || n.Root != 3 {
+			t.Errorf("pinned to %s: %+v, %v", pin, n, err)
+		}
+	}
+	if _, err := attest.Read(c.dir, fleet.DigestOf([]byte("none"))); !errors.Is(err, release.ErrRootPin) {
+		t.Errorf("pinned to none of them: %v", err)
+	}
+}
+
 func TestDoubtfulCheckouts(t *testing.T) {
 	for name, spoil := range map[string]func(c *checkout){
 		"no trust root":      func(c *checkout) { _ = os.Remove(filepath.Join(c.dir, "trust/root/1.json")) },

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/strictjson"
@@ -139,6 +140,24 @@ func (rel *Release) checkSigned(g *Published) error {
 }
 
 // releaseDamaged says what to do about a release's file that can't be used.
+// maxDamagedNamed is how many damaged files are named.
+const maxDamagedNamed = 8
+
+// releasesDamaged names all damaged files at once: whoever restores them one by
+// one would run the command as often. first is what the first one has.
+func (r *Repository) releasesDamaged(files []string, first error) error {
+	err := r.releaseDamaged(files[0], first)
+	if len(files) == 1 {
+		return err
+	}
+	named := files[1:min(len(files), maxDamagedNamed)]
+	more := ""
+	if n := len(files) - 1 - len(named); n > 0 {
+		more = fmt.Sprintf(", and %d more", n)
+	}
+	return ui.WithHint(fmt.Errorf("%w; damaged too: %s%s", err, strings.Join(named, ", "), more), ui.HintOf(err)+"; the same with the others")
+}
+
 func (r *Repository) releaseDamaged(file string, err error) error {
 	return ui.WithHint(fmt.Errorf("reading %s: %w: %w", r.Path("releases", file), ErrCorrupt, err),
 		fmt.Sprintf(`"git checkout -- releases/%s" restores it, and check the disk; where nobody has committed it, move it away: `+

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -82,20 +83,26 @@ func (r *Repository) Releases() ([]*Release, error) {
 		return nil, fmt.Errorf("reading releases: %w", err)
 	}
 	var out []*Release
+	var damaged []string
+	var first error
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".json")
 		if !ok || strings.HasPrefix(name, ".") {
 			continue
 		}
 		data, err := r.Read(maxReleaseFile, "releases", e.Name())
-		if err != nil {
-			return nil, r.releaseDamaged(e.Name(), err)
+		var rel *Release
+		if err == nil {
+			rel, err = parseRelease(data, name)
 		}
-		rel, err := parseRelease(data, name)
 		if err != nil {
-			return nil, r.releaseDamaged(e.Name(), err)
+			damaged, first = append(damaged, e.Name()), cmp.Or(first, err)
+			continue
 		}
 		out = append(out, rel)
+	}
+	if len(damaged) > 0 {
+		return nil, r.releasesDamaged(damaged, first)
 	}
 	sort.SliceStable(out, func(i, j int) bool {
 		if !out[i].Created.Equal(out[j].Created) {
