@@ -48,6 +48,8 @@ const (
 	FetchDone
 	FetchedRemove
 	FetchedRemoved
+	PluginInstall
+	PluginInstalled
 	BundleState
 	BundleUnpack
 	BundleUnpacked
@@ -165,6 +167,8 @@ var registry = [...]Info{
 	FetchSynced:          {"fetch.synced", Agent, "They are durable under the name of a partial blob."},
 	FetchRenamed:         {"fetch.renamed", Agent, "They have the name of a whole blob; the directory is not synced."},
 	FetchDone:            {"fetch.done", Agent, "The blob is durable, and nobody was told."},
+	PluginInstall:        {"plugin.install", Agent, "A plugin's executable lies durable in their store, under a name that nothing looks for."},
+	PluginInstalled:      {"plugin.installed", Agent, "It is in place; the directory is not synced."},
 	FetchedRemove:        {"fetch.remove", Agent, "A blob that nobody needs is about to be removed."},
 	FetchedRemoved:       {"fetch.removed", Agent, "It was removed."},
 	BundleState:          {"bundle.state", Agent, "The state directory of a profile is there, not yet given to its user."},

@@ -34,7 +34,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.programs, "bin", "", "`directory` with the programs, built with -tags crashpoints (default: build them)")
+	flag.StringVar(&o.programs, "bin", "", "`directory` with the programs, built with -tags crashpoints, and the example plugin (default: build them)")
 	flag.StringVar(&o.dir, "dir", "", "`directory` to work in; it is kept (default: a temporary one, kept only with violations)")
 	flag.StringVar(&o.run, "run", "", "try only kills that match this `expression`: STAGE: PROCESS/POINT@WHAT#N")
 	flag.IntVar(&o.workers, "workers", 3*runtime.NumCPU(), "`number` of fleets at a time: most of the time they wait")
@@ -129,13 +129,26 @@ func crash(ctx context.Context, o options) error {
 	return nil
 }
 
-// build builds the programs with their crash points; root is the module's.
+// examplePlugin is a module under docs/examples, and the name of its program.
+const examplePlugin = "probe-certificate"
+
+// build builds the programs with their crash points, and the example plugin; root
+// is the module's.
 func build(ctx context.Context, root, to string) error {
+	to, err := filepath.Abs(to)
+	if err != nil {
+		return err
+	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-tags", "grpcnotrace,crashpoints", "-trimpath", "-o", to+string(filepath.Separator),
 		"./cmd/fleet-agent", "./cmd/fleet-coordinator", "./cmd/fleetctl")
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the programs: %w\n%s", err, out)
+	}
+	cmd = exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(to, examplePlugin), ".")
+	cmd.Dir, cmd.Env = filepath.Join(root, "docs", "examples", examplePlugin), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the example plugin: %w\n%s", err, out)
 	}
 	return nil
 }

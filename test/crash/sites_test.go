@@ -35,7 +35,6 @@ var pointless = map[string]string{
 	"plugin.(*process).run":             "what only one plugin's process needs",
 	"plugin.openStore":                  "what an agent that was killed left half-written",
 	"plugin.store.open":                 "bytes that turned out wrong; fetched again",
-	"plugin.store.install":              "no stage does this yet",
 	"plugin.store.prune":                "executables that no generation names",
 	"atomicdir.exchangeByTwo":           "only where the system can't swap in one step",
 	"blob.(*upload).discard":            "bytes that were never acknowledged",
@@ -53,7 +52,7 @@ var pointless = map[string]string{
 	"coordinator.checkEmpty":            "what an interrupted restore left",
 	"identity.saveKey":                  "the other way to keep a key, which the request that is written next ends",
 	"repo.(*Repository).RemoveDraft":    "the point after the root is written comes before it",
-	"repo.(*Repository).ForgetOperator": "no stage does this yet",
+	"repo.(*Repository).ForgetOperator": "undoes the write just before it: what a kill leaves, the next run goes on with",
 	"nixdriver.(*base).Prune":           "a root of Nix's garbage collector that nobody needs",
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -64,6 +65,11 @@ func rare() []stage {
 			name: "what is the newest, stated by the host",
 			do:   stateFreshness,
 			want: &want{"confirmed", newest, "v2", secretTwo}, activates: []move{{"v2", "v3"}},
+		},
+		{
+			name: "judged by a plugin",
+			do:   judgedByPlugin,
+			want: &want{"confirmed", newest, "v3", secretOne}, activates: []move{{"v3", "v2"}},
 		},
 	}
 }
@@ -316,4 +322,24 @@ func carryAndApply(ctx context.Context, w *world) error {
 		}
 	}
 	return w.coordinator.start()
+}
+
+// judgedByPlugin publishes a release that a plugin has to find good, which the
+// host does not have.
+func judgedByPlugin(ctx context.Context, w *world) error {
+	if err := w.describe("v3", secretOne); err != nil {
+		return err
+	}
+	file := w.path("fleet", "fleet.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	text = fmt.Appendf(text, "    plugins: {certificate: {kind: probe, file: {%s/%s: %s}}}\n"+
+		"    probes: {tls: {kind: plugin, plugin: certificate, config: {file: %q, days: 1}}}\n",
+		runtime.GOOS, runtime.GOARCH, filepath.Join(w.programs, examplePlugin), w.path("fleet", "trust", "ca.crt"))
+	if err := w.writeFile(file, text); err != nil {
+		return err
+	}
+	return w.publish(ctx)
 }

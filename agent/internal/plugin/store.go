@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
+	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -124,9 +125,11 @@ func (s store) install(ref fleet.BlobRef, from string) (err error) {
 	if err = errors.Join(check(f, ref), f.Close()); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.PluginInstall)
 	if err = os.Rename(out.Name(), s.path(ref.Digest)); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.PluginInstalled)
 	return atomicfile.SyncDir(s.dir)
 }
 
