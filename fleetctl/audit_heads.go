@@ -50,7 +50,9 @@ func newAuditAcceptCommand(o *options) *cobra.Command {
 		Short: "Record why the event log lacks records that were seen",
 		Long: `Record in trust/lost-heads.json that the records which status finds missing are
 gone, and why: a backup was restored, or the coordinator began anew. Commit the file:
-then nobody is told of them again.`,
+then nobody is told of them again.
+
+JSON: {accepted: [{seq, hash, who}]}`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditAccept(cmd.Context(), o, reason) },
 	}
@@ -112,7 +114,7 @@ func runAuditAccept(ctx context.Context, o *options, reason string) error {
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
-	accepted := 0
+	accepted := []lostHead{}
 	var l *logLook
 	for range maxEchoes/maxChecked + 1 { // each look compares some
 		if l, err = o.lookEverywhere(ctx, s); err != nil {
@@ -124,7 +126,7 @@ func runAuditAccept(ctx context.Context, o *options, reason string) error {
 		if err := l.accept(s.workspace, "operator/"+s.operator, strings.TrimSpace(reason), o.Now()); err != nil {
 			return err
 		}
-		accepted += len(l.Lost)
+		accepted = append(accepted, l.Lost...)
 	}
 	if err := l.keep(ctx, o, s, o.Stderr); err != nil {
 		return err
@@ -132,11 +134,14 @@ func runAuditAccept(ctx context.Context, o *options, reason string) error {
 	p := o.printer()
 	switch {
 	case p.JSON():
-		return p.Value(map[string]int{"accepted": accepted})
-	case accepted == 0:
+		return p.Value(map[string][]lostHead{"accepted": accepted})
+	case len(accepted) == 0:
 		p.Printf("Nothing is missing: the event log has all that is known of it.\n")
 	default:
-		p.Printf("%s recorded as lost in trust/lost-heads.json: commit it.\n", plural(accepted, "record"))
+		for _, h := range accepted[:min(len(accepted), maxLostShown)] {
+			p.Printf("%d:%.12s  %s\n", h.Seq, h.Hash, plainText(h.Who))
+		}
+		p.Printf("%s recorded as lost in trust/lost-heads.json: commit it.\n", plural(len(accepted), "record"))
 	}
 	return nil
 }

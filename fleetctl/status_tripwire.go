@@ -103,6 +103,9 @@ func (t *tripwire) check(h *client.Host, envelope []byte) error {
 		t.Unverified = append(t.Unverified, unverified{h.Machine, err.Error()})
 		return nil //nolint:nilerr // It is said, and no reason to show less.
 	}
+	if h.Banned != "" {
+		r.LogHeads = nil // Whoever has that host may say what they like.
+	}
 	for _, k := range r.LogHeads {
 		switch e := t.heads[k.LogHead]; {
 		case e != nil:
