@@ -770,7 +770,8 @@ type Exec struct {
 	BusyCodes []int32 `protobuf:"varint,6,rep,packed,name=busy_codes,json=busyCodes,proto3" json:"busy_codes,omitempty"`
 	// Exit code that says that some systemd unit is failed; 0 where none says
 	// that. It counts as success where no unit is failed that was not failed
-	// before.
+	// before; the agent's own is left out, because the agent may have been killed
+	// meanwhile.
 	FailedUnitsCode int32 `protobuf:"varint,7,opt,name=failed_units_code,json=failedUnitsCode,proto3" json:"failed_units_code,omitempty"`
 	// The program is not run where this link leads to its target already,
 	// over any number of links.
