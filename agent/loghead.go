@@ -77,8 +77,9 @@ func newestHeads(heads []fleet.KeptHead) []fleet.KeptHead {
 	return heads[max(0, len(heads)-fleet.MaxKeptHeads):]
 }
 
-// note keeps a head of a fleet's log, where the last one is old enough.
-func (l *logHeads) note(f fleet.FleetID, h fleet.LogHead, now time.Time) error {
+// note keeps a head of a fleet's log, where the last one is old enough, and says
+// whether it did.
+func (l *logHeads) note(f fleet.FleetID, h fleet.LogHead, now time.Time) (kept bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next := keptHeads{Fleet: f}
@@ -86,18 +87,18 @@ func (l *logHeads) note(f fleet.FleetID, h fleet.LogHead, now time.Time) error {
 		next.Heads = slices.Clone(l.Heads)
 	}
 	if n := len(next.Heads); h.IsZero() || n > 0 && (next.Heads[n-1].LogHead == h || now.Sub(next.Heads[n-1].Time) < logHeadEvery) {
-		return nil
+		return false, nil
 	}
 	next.Heads = newestHeads(append(next.Heads, fleet.KeptHead{LogHead: h, Time: now.UTC().Truncate(time.Second)}))
 	data, err := json.Marshal(next)
 	if err != nil {
-		return err //nolint:wrapcheck // Of this program's own values.
+		return false, err //nolint:wrapcheck // Of this program's own values.
 	}
 	if err := atomicfile.WriteFile(l.path, append(data, '\n'), 0o600); err != nil {
-		return err //nolint:wrapcheck // It says what failed.
+		return false, err //nolint:wrapcheck // It says what failed.
 	}
 	l.keptHeads = next
-	return nil
+	return true, nil
 }
 
 // of returns what is kept of a fleet's log, oldest first.

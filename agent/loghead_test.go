@@ -27,13 +27,13 @@ func TestLogHeads(t *testing.T) {
 	day := func(n int) {
 		for i := range 100 {
 			seq++
-			if err := l.note("lab", headOf(seq), start.AddDate(0, 0, n).Add(time.Duration(i)*time.Minute)); err != nil {
+			if _, err := l.note("lab", headOf(seq), start.AddDate(0, 0, n).Add(time.Duration(i)*time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	day(0)
-	if err := l.note("lab", fleet.LogHead{}, start.AddDate(1, 0, 0)); err != nil {
+	if _, err := l.note("lab", fleet.LogHead{}, start.AddDate(1, 0, 0)); err != nil {
 		t.Fatal(err)
 	}
 	day(1)
@@ -49,7 +49,7 @@ func TestLogHeads(t *testing.T) {
 	if got := l.of("lab"); len(got) != fleet.MaxKeptHeads || got[0].Seq != 1201 || got[7].Seq != 1901 {
 		t.Errorf("after 20 days: %v", got)
 	}
-	if err := l.note("other", headOf(7), start); err != nil || len(l.of("lab")) != 0 || len(l.of("other")) != 1 {
+	if _, err := l.note("other", headOf(7), start); err != nil || len(l.of("lab")) != 0 || len(l.of("other")) != 1 {
 		t.Errorf("of another fleet: %v, %v", l.of("other"), err)
 	}
 }
@@ -68,7 +68,7 @@ func TestLogHeadsDamaged(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: taken", name)
 		}
-		if err := l.note("lab", headOf(3), time.Now()); err != nil || len(l.of("lab")) != 1 {
+		if _, err := l.note("lab", headOf(3), time.Now()); err != nil || len(l.of("lab")) != 1 {
 			t.Errorf("%s: begun anew: %v, %v", name, l.of("lab"), err)
 		}
 	}

@@ -194,6 +194,9 @@ func runRun(ctx context.Context, o *runOptions) error {
 	if err != nil {
 		return err
 	}
+	if !o.clockSynced() {
+		a.config.Log.Info("nothing says that this host's clock is right (adjtimex): documents from the future are refused only after the trust root's end; chrony tells the kernel with rtcsync")
+	}
 	return a.Run(ctx)
 }
 

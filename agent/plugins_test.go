@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,8 @@ func pluginHost(t *testing.T) (*host, *testBuffer) {
 	t.Helper()
 	h := newHost(t)
 	h.config.Plugins = PluginConfig{Start: time.Minute, Call: time.Minute, Build: time.Minute, Idle: 50 * time.Millisecond}
+	// Longer than reports are put off, so that why it waits is in one.
+	h.config.Retry = Retry{First: 300 * time.Millisecond, Max: 300 * time.Millisecond, Slow: 300 * time.Millisecond}
 	log := &testBuffer{}
 	h.config.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	t.Cleanup(func() {
@@ -301,11 +304,23 @@ func expectSwapped(t *testing.T, log *testBuffer, evil string) {
 	}
 }
 
-// expectNoPlugins looks for processes of plugins with these names.
+// expectNoPlugins checks that soon no process of these names is a child of this
+// one: what was killed takes a moment to go.
 func expectNoPlugins(t *testing.T, names ...string) {
 	t.Helper()
+	left := pluginsLeft(t, names)
+	for limit := time.Now().Add(5 * time.Second); left != "" && time.Now().Before(limit); left = pluginsLeft(t, names) {
+		time.Sleep(10 * time.Millisecond) // polls; nothing depends on its length
+	}
+	if left != "" {
+		t.Error(left)
+	}
+}
+
+func pluginsLeft(t *testing.T, names []string) (left string) {
+	t.Helper()
 	if runtime.GOOS != "linux" {
-		return
+		return ""
 	}
 	me := fmt.Sprint(os.Getpid())
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -322,11 +337,9 @@ func expectNoPlugins(t *testing.T, names ...string) {
 		if err != nil || len(fields) < 2 || fields[1] != me {
 			continue
 		}
-		arg0, _, _ := strings.Cut(string(cmd), "\x00")
-		for _, name := range names {
-			if arg0 == name {
-				t.Errorf("process %s of plugin %s is left", filepath.Base(filepath.Dir(stat)), name)
-			}
+		if arg0, _, _ := strings.Cut(string(cmd), "\x00"); slices.Contains(names, arg0) {
+			left += fmt.Sprintf("process %s of plugin %s is left: %s\n", filepath.Base(filepath.Dir(stat)), arg0, b)
 		}
 	}
+	return left
 }

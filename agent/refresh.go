@@ -38,8 +38,12 @@ func (a *Agent) refresh(ctx context.Context, b *bound) (refreshEnd, error) {
 	a.link.answered(a.config.Now())
 	err = a.take(b, got)
 	a.judgeAge(b, got)
-	if err := a.logHeads.note(b.fleet, got.LogHead, a.config.Now()); err != nil {
-		a.config.Log.Warn("the head of the coordinator's event log could not be kept", "error", err)
+	kept, nerr := a.logHeads.note(b.fleet, got.LogHead, a.config.Now())
+	if nerr != nil {
+		a.config.Log.Warn("the head of the coordinator's event log could not be kept", "error", nerr)
+	}
+	if kept {
+		a.link.wantReport()
 	}
 	if errors.Is(err, journal.ErrBroken) || errors.Is(err, journal.ErrClosed) {
 		return notKept, err

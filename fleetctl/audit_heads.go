@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,18 +46,20 @@ JSON: {head: {seq, hash}, known, lost: [{seq, hash, who}], heads: [{seq, hash, w
 
 func newAuditAcceptCommand(o *options) *cobra.Command {
 	var reason string
+	var yes bool
 	cmd := &cobra.Command{
 		Use:   "accept --reason TEXT",
 		Short: "Record why the event log lacks records that were seen",
 		Long: `Record in trust/lost-heads.json that the records which status finds missing are
-gone, and why: a backup was restored, or the coordinator began anew. Commit the file:
-then nobody is told of them again.
+gone, and why: a backup was restored, or the coordinator began anew. They are listed,
+and recorded after a yes. Commit the file: then nobody is told of them again.
 
 JSON: {accepted: [{seq, hash, who}]}`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditAccept(cmd.Context(), o, reason) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditAccept(cmd.Context(), o, reason, yes) },
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "`why`, for people (required)")
+	cmd.Flags().BoolVar(&yes, "yes", false, "record them without asking")
 	_ = cmd.MarkFlagRequired("reason") // Fails only for a flag that isn't there.
 	return cmd
 }
@@ -70,7 +73,7 @@ func (o *options) lookEverywhere(ctx context.Context, s *session) (*logLook, err
 	if _, err := s.HostsReported(ctx, "", wire.check); err != nil && !errors.Is(err, client.ErrNotFound) {
 		return nil, err
 	}
-	return o.lookAt(ctx, s, wire.echoed())
+	return o.lookAt(ctx, s, wire.echoed(), maxEchoes)
 }
 
 func runAuditHeads(ctx context.Context, o *options) error {
@@ -105,7 +108,7 @@ func runAuditHeads(ctx context.Context, o *options) error {
 	return errors.Join(l.verdict(), l.keep(ctx, o, s, o.Stderr))
 }
 
-func runAuditAccept(ctx context.Context, o *options, reason string) error {
+func runAuditAccept(ctx context.Context, o *options, reason string, yes bool) error {
 	if n := len(strings.TrimSpace(reason)); n == 0 || n > fleet.MaxReasonBytes {
 		return usageError{fmt.Errorf("a reason is needed, of at most %d bytes", fleet.MaxReasonBytes)}
 	}
@@ -114,33 +117,37 @@ func runAuditAccept(ctx context.Context, o *options, reason string) error {
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
-	accepted := []lostHead{}
-	var l *logLook
-	for range maxEchoes/maxChecked + 1 { // each look compares some
-		if l, err = o.lookEverywhere(ctx, s); err != nil {
-			return err
+	l, err := o.lookEverywhere(ctx, s)
+	if err != nil {
+		return err
+	}
+	accepted := l.Lost
+	p := o.printer()
+	if len(accepted) > 0 {
+		if !p.JSON() {
+			for _, h := range accepted {
+				p.Printf("%d:%s  %s\n", h.Seq, h.Hash, plainText(h.Who))
+			}
 		}
-		if len(l.Lost) == 0 {
-			break
+		if err := o.confirm("Record that these are gone from the event log, which ends with "+strconv.FormatUint(l.Head.Seq, 10)+"?", yes); err != nil {
+			return err
 		}
 		if err := l.accept(s.workspace, "operator/"+s.operator, strings.TrimSpace(reason), o.Now()); err != nil {
 			return err
 		}
-		accepted = append(accepted, l.Lost...)
+		if l, err = o.lookEverywhere(ctx, s); err != nil {
+			return err
+		}
 	}
-	if err := l.keep(ctx, o, s, o.Stderr); err != nil {
+	if err := errors.Join(l.verdict(), l.keep(ctx, o, s, o.Stderr)); err != nil {
 		return err
 	}
-	p := o.printer()
 	switch {
 	case p.JSON():
 		return p.Value(map[string][]lostHead{"accepted": accepted})
 	case len(accepted) == 0:
 		p.Printf("Nothing is missing: the event log has all that is known of it.\n")
 	default:
-		for _, h := range accepted[:min(len(accepted), maxLostShown)] {
-			p.Printf("%d:%.12s  %s\n", h.Seq, h.Hash, plainText(h.Who))
-		}
 		p.Printf("%s recorded as lost in trust/lost-heads.json: commit it.\n", plural(len(accepted), "record"))
 	}
 	return nil

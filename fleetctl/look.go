@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -22,9 +23,13 @@ import (
 )
 
 const (
-	// maxChecked bounds the heads that one look compares, the highest first: a log
-	// that was written anew from some record on has none of those above it.
+	// maxChecked bounds the heads of hosts that one look compares, picked at random:
+	// by number, a coordinator that tells them others could choose for us. What
+	// operators saw is compared in any case.
 	maxChecked = 64
+	// maxWalked bounds the records that one look reads, to see that the head which
+	// is countersigned follows on what was seen before.
+	maxWalked = 10_000
 	// maxEchoes bounds the heads of hosts' reports that are gathered.
 	maxEchoes = 100_000
 	// signEvery keeps those whose key wants a touch from touching it each time.
@@ -41,6 +46,8 @@ type logLook struct {
 	Lost []lostHead `json:"lost"`
 
 	known map[fleet.LogHead]string
+	// seen are the heads that operators vouch for.
+	seen map[fleet.LogHead]bool
 }
 
 type lostHead struct {
@@ -55,21 +62,20 @@ var errLost = fmt.Errorf("%w: the coordinator's event log is not the one that wa
 const lostHint = `if the coordinator restored a backup, or lost its store: "fleetctl audit accept --reason TEXT"; else docs/runbooks.md, "The event log was written anew"`
 
 // lookAt compares the coordinator's event log with what this operator saw of it,
-// what others countersigned, and what hosts said they were told. Records in
-// between are not verified: that is audit verify.
-func (o *options) lookAt(ctx context.Context, s *session, echoes map[fleet.LogHead]string) (*logLook, error) {
+// what others countersigned, and of what hosts said they were told at most so many
+// heads. Records from before what this operator saw last are not verified: that is
+// audit verify.
+func (o *options) lookAt(ctx context.Context, s *session, echoes map[fleet.LogHead]string, most int) (*logLook, error) {
 	mem, err := auditlog.Recall(o.identityDir(s.fleet.ID()))
 	if err != nil {
 		return nil, err
 	}
 	shown, err := s.LookAtLog(ctx)
-	if errors.Is(err, client.ErrNoLooks) {
-		return &logLook{Lost: []lostHead{}}, nil
-	}
-	if err != nil {
+	older := errors.Is(err, client.ErrNoLooks)
+	if err != nil && !older {
 		return nil, err
 	}
-	known := maps.Clone(echoes)
+	known, seen := maps.Clone(echoes), map[fleet.LogHead]bool{}
 	if known == nil {
 		known = map[fleet.LogHead]string{}
 	}
@@ -77,7 +83,7 @@ func (o *options) lookAt(ctx context.Context, s *session, echoes map[fleet.LogHe
 		if before := known[h]; before != "" {
 			who += "; " + before
 		}
-		known[h] = who
+		known[h], seen[h] = who, true
 	}
 	for head, who := range s.looksOf(shown.Looks) {
 		also(head, who)
@@ -92,8 +98,18 @@ func (o *options) lookAt(ctx context.Context, s *session, echoes map[fleet.LogHe
 	for _, h := range gone {
 		delete(known, h.LogHead)
 	}
-	l := &logLook{Head: shown.Head, Lost: []lostHead{}, known: known}
-	return l, l.compare(ctx, s)
+	l := &logLook{Head: shown.Head, Lost: []lostHead{}, known: known, seen: seen}
+	if older {
+		// It showed its log before, so that it is no older one.
+		for h, who := range known {
+			l.Lost = append(l.Lost, lostHead{h, who})
+		}
+		return l, nil
+	}
+	if err := l.compare(ctx, s, most); err != nil {
+		return nil, err
+	}
+	return l, l.walk(ctx, s, mem.Seen)
 }
 
 // looksOf verifies countersignatures with the operators' recorded keys. What
@@ -127,12 +143,49 @@ func (s *session) looksOf(envelopes [][]byte) map[fleet.LogHead]string {
 	return out
 }
 
-// compare asks for the records that somebody knows, the highest first.
-func (l *logLook) compare(ctx context.Context, s *session) error {
-	heads := slices.SortedFunc(maps.Keys(l.known), func(a, b fleet.LogHead) int {
+// walk reads the records from what this operator saw last to the head, unless
+// there are too many: a coordinator could keep those that are known, and go on
+// behind them with others.
+func (l *logLook) walk(ctx context.Context, s *session, seen fleet.LogHead) error {
+	if seen.IsZero() || len(l.Lost) > 0 || l.known[seen] == "" || l.Head.Seq <= seen.Seq || l.Head.Seq-seen.Seq > maxWalked {
+		return nil
+	}
+	v := &auditlog.Verifier{Known: []auditlog.Head{{Seq: seen.Seq, Hash: seen.Hash}, {Seq: l.Head.Seq, Hash: l.Head.Hash}}}
+	errEnough := errors.New("enough")
+	err := s.Export(ctx, seen.Seq, func(record []byte) error {
+		if err := v.Add(record); err != nil {
+			return err
+		}
+		if v.Head().Seq >= l.Head.Seq {
+			return errEnough
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, errEnough):
+		return nil
+	case err == nil, errors.Is(err, auditlog.ErrBroken), errors.Is(err, auditlog.ErrRecord):
+		l.Lost = append(l.Lost, lostHead{seen, l.known[seen]})
+		return nil
+	}
+	return err
+}
+
+// compare asks for the records that somebody knows.
+func (l *logLook) compare(ctx context.Context, s *session, most int) error {
+	var heads, echoed []fleet.LogHead
+	for h := range l.known {
+		if l.seen[h] {
+			heads = append(heads, h)
+		} else {
+			echoed = append(echoed, h)
+		}
+	}
+	rand.Shuffle(len(echoed), func(i, j int) { echoed[i], echoed[j] = echoed[j], echoed[i] })
+	heads = append(heads, echoed[:min(len(echoed), most)]...)
+	slices.SortFunc(heads, func(a, b fleet.LogHead) int {
 		return cmp.Or(cmp.Compare(b.Seq, a.Seq), cmp.Compare(a.Hash, b.Hash))
 	})
-	heads = heads[:min(len(heads), maxChecked)]
 	l.Known = len(heads)
 	for some := range slices.Chunk(heads, client.MaxLookRecords) {
 		seqs := make([]uint64, len(some))
@@ -154,9 +207,10 @@ func (l *logLook) compare(ctx context.Context, s *session) error {
 	return nil
 }
 
-// keep remembers the head, and countersigns it: not where something is lost.
+// keep remembers the head, and countersigns it: not where something is lost that
+// an operator saw. What only a host says may be that host's lie.
 func (l *logLook) keep(ctx context.Context, o *options, s *session, warn io.Writer) error {
-	if l.Head.IsZero() || len(l.Lost) > 0 {
+	if l.Head.IsZero() || slices.ContainsFunc(l.Lost, func(h lostHead) bool { return l.seen[h.LogHead] }) {
 		return nil
 	}
 	dir := o.identityDir(s.fleet.ID())

@@ -80,15 +80,23 @@ func TestLookRemembers(t *testing.T) {
 	w.server.Records = whole
 	w.ok("status")
 
+	// What was seen is there, and what follows does not follow on it.
+	w.server.Records = slices.Clone(whole)
+	w.record("host-enrolled", "one")
+	w.record("host-enrolled", "two")
+	w.server.Records[7] = []byte(strings.Replace(string(w.server.Records[7]), "one", "other", 1))
+	w.alarms("does not have record 7:")
+
 	w.server.Records = nil
 	w.record("coordinator-started", "anew")
 	w.alarms("which ends with 1, does not have record 7:")
 	w.fails(exitUsage, "reason", "audit", "accept", "--reason", " ")
-	if out := w.ok("audit", "accept", "--reason", "its disk was lost"); !strings.Contains(out, "2 records recorded as lost in trust/lost-heads.json: commit it") {
+	w.fails(exitUsage, "confirmation", "audit", "accept", "--reason", "its disk was lost")
+	if out := w.ok("audit", "accept", "--yes", "--reason", "its disk was lost"); !strings.Contains(out, "2 records recorded as lost in trust/lost-heads.json: commit it") {
 		t.Errorf("accept:\n%s", out)
 	}
 	w.ok("status")
-	if out := w.ok("audit", "accept", "--reason", "again"); !strings.Contains(out, "Nothing is missing") {
+	if out := w.ok("audit", "accept", "--yes", "--reason", "again"); !strings.Contains(out, "Nothing is missing") {
 		t.Errorf("accept again:\n%s", out)
 	}
 	w.rewritten(1)
@@ -199,6 +207,10 @@ func TestLookUnsigned(t *testing.T) {
 			return status.Error(codes.Unimplemented, "unknown method LookAtLog")
 		}
 		return nil
+	}
+	w.alarms("does not have record 1:")
+	if err := os.Remove(filepath.Join(w.config, "fleet", "first", "log-head.json")); err != nil {
+		t.Fatal(err)
 	}
 	w.ok("status")
 	w.server.Before = nil

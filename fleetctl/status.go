@@ -126,7 +126,7 @@ func runStatus(ctx context.Context, o *options, name string) error {
 	if unknown != nil && len(hosts) == 0 {
 		return unknown
 	}
-	look, err := o.lookAt(ctx, s, wire.echoed())
+	look, err := o.lookAt(ctx, s, wire.echoed(), maxChecked)
 	if err != nil {
 		return err
 	}

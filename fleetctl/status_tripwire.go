@@ -32,6 +32,8 @@ type tripwire struct {
 	known map[fleet.Digest]bool
 	// heads of the event log that hosts say they were told.
 	heads map[fleet.LogHead]*echo
+	// heard are the hosts whose heads are in there.
+	heard map[fleet.MachineName]bool
 }
 
 // echo is who says that they were told of a head.
@@ -67,7 +69,7 @@ const strangeHint = `a stolen key signed them, or this checkout is behind: git p
 
 // newTripwire reads releases/, once for all hosts.
 func newTripwire(w *workspace) (*tripwire, error) {
-	t := &tripwire{Alarms: []strange{}, Unverified: []unverified{}, w: w, known: map[fleet.Digest]bool{}, heads: map[fleet.LogHead]*echo{}}
+	t := &tripwire{Alarms: []strange{}, Unverified: []unverified{}, w: w, known: map[fleet.Digest]bool{}, heads: map[fleet.LogHead]*echo{}, heard: map[fleet.MachineName]bool{}}
 	switch _, err := os.Stat(w.Path("releases")); {
 	case errors.Is(err, os.ErrNotExist):
 		return t, nil
@@ -103,17 +105,7 @@ func (t *tripwire) check(h *client.Host, envelope []byte) error {
 		t.Unverified = append(t.Unverified, unverified{h.Machine, err.Error()})
 		return nil //nolint:nilerr // It is said, and no reason to show less.
 	}
-	if h.Banned != "" {
-		r.LogHeads = nil // Whoever has that host may say what they like.
-	}
-	for _, k := range r.LogHeads {
-		switch e := t.heads[k.LogHead]; {
-		case e != nil:
-			e.more++
-		case len(t.heads) < maxEchoes && k.Validate() == nil:
-			t.heads[k.LogHead] = &echo{first: h.Machine}
-		}
-	}
+	t.hear(r)
 	seen := map[fleet.Digest]bool{}
 	look := func(p fleet.ProfileName, ref fleet.Ref) {
 		if ref.Digest == "" || t.known[ref.Digest] || seen[ref.Digest] {
@@ -135,6 +127,28 @@ func (t *tripwire) check(h *client.Host, envelope []byte) error {
 		look(tr.Profile, tr.Ref)
 	}
 	return nil
+}
+
+// hear takes in which heads a host says it was told. Whoever has a banned host may
+// say what they like; which ones are banned, the repository tells.
+func (t *tripwire) hear(r *fleet.Report) {
+	if _, banned := t.w.banned[r.Machine]; banned || t.heard[r.Machine] {
+		return
+	}
+	t.heard[r.Machine] = true
+	said := map[fleet.LogHead]bool{}
+	for _, k := range r.LogHeads {
+		if said[k.LogHead] || k.Validate() != nil {
+			continue
+		}
+		said[k.LogHead] = true
+		switch e := t.heads[k.LogHead]; {
+		case e != nil:
+			e.more++
+		case len(t.heads) < maxEchoes:
+			t.heads[k.LogHead] = &echo{first: string(r.Machine)}
+		}
+	}
 }
 
 // echoed says who was told of which heads of the event log.

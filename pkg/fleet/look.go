@@ -2,11 +2,12 @@ package fleet
 
 import (
 	"encoding/hex"
+	"strings"
 	"time"
 )
 
 // LogHead names a record of the coordinator's event log: its number, from 1, and
-// the SHA-256 of its bytes in hex, which the next record names.
+// the SHA-256 of its bytes in lower-case hex, which the next record names.
 type LogHead struct {
 	Seq  uint64 `json:"seq"`
 	Hash string `json:"hash"`
@@ -17,7 +18,7 @@ func (h LogHead) IsZero() bool { return h == LogHead{} }
 
 // Validate says what keeps h from naming a record.
 func (h LogHead) Validate() error {
-	if b, err := hex.DecodeString(h.Hash); err != nil || len(b) != 32 || h.Seq == 0 {
+	if b, err := hex.DecodeString(h.Hash); err != nil || len(b) != 32 || h.Seq == 0 || strings.ToLower(h.Hash) != h.Hash {
 		return invalid("%d:%s is no head of an event log", h.Seq, clip(h.Hash))
 	}
 	return nil

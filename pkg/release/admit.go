@@ -139,6 +139,9 @@ func (t *Trust) AdmitRevert(h Host, newest, target *Signed[fleet.Generation], s 
 	if err == nil {
 		err = admitSecrets(target, s)
 	}
+	if err == nil && s != nil {
+		err = t.checkIssued(h.Latest, s.Doc.Issued)
+	}
 	if err != nil {
 		return fmt.Errorf("going back to generation %s on %s: %w", target.Doc.Number, target.Doc.Machine, err)
 	}

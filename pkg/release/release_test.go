@@ -406,6 +406,35 @@ func TestAdmitRevert(t *testing.T) {
 	}
 }
 
+// TestAdmitRevertFuture: what is gone back to may not come from the future either,
+// nor its secrets: both lift the floor of the host's time.
+func TestAdmitRevertFuture(t *testing.T) {
+	k := newKeyring(t)
+	m := manifest()
+	m.Issued, m.Expires = t0.AddDate(70, 0, 0), t0.AddDate(71, 0, 0)
+	env, digest, err := release.Seal(fleet.TypeSecrets, m, k.secrets...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets, err := k.trust.OpenSecrets(env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := generation(4)
+	g.Secrets = &fleet.SecretsRef{Digest: digest}
+	target := k.open(t, g)
+	n := generation(5)
+	n.RevertTo = []fleet.Ref{{Number: g.Number, Digest: target.Digest}}
+	newest := k.open(t, n)
+	for _, latest := range []time.Time{{}, t0.Add(time.Hour)} {
+		h := host
+		h.Latest = latest
+		if err := k.trust.AdmitRevert(h, newest, target, secrets, t0); !errors.Is(err, release.ErrFuture) {
+			t.Errorf("latest %s: %v", latest, err)
+		}
+	}
+}
+
 func TestLoosening(t *testing.T) {
 	k := newKeyring(t)
 	l := fleet.Loosening{

@@ -27,6 +27,8 @@ type Observed struct {
 	Instance string `json:"instance,omitempty"`
 	// Acked is the highest sequence number that is durable here.
 	Acked uint64 `json:"acked,omitempty"`
+	// LogHead is the newest head of the event log in the signed report that is kept.
+	LogHead fleet.LogHead `json:"log_head,omitzero"`
 	// Confirmed generations of each profile, highest number first.
 	Confirmed map[fleet.ProfileName][]fleet.Ref `json:"confirmed,omitempty"`
 }

@@ -103,6 +103,9 @@ type entry struct {
 	// change orders durable changes of this machine, so that the store and the
 	// memory see them in the same order. Taken before mu.
 	change sync.Mutex
+	// kept is when a report without transitions was kept as it was signed. Guarded by
+	// change.
+	kept time.Time
 }
 
 func (e *entry) view() Host {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
@@ -17,13 +18,16 @@ const (
 	// reportChunk is how many transitions one transaction takes: an event, a
 	// slot each, the status and the report.
 	reportChunk = 40
+	// keepEvery bounds how often a report without transitions is kept as it was
+	// signed: a host keeps another head of the event log once a day.
+	keepEvery = time.Hour
 )
 
 // Report takes a report whose signature and shape were checked, and returns
 // the highest transition that is durable. Transitions that were taken before
 // are skipped, so that a host may send again what it got no answer to. A
 // report without news of transitions is written with the next Flush, and kept as
-// it was signed only where there is none of the host yet. Errors:
+// it was signed only where the kept one says less of the event log. Errors:
 // ErrDuplicate, ErrTooOften.
 func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *fleet.Report, envelope []byte) (acked uint64, err error) {
 	e := r.entry(name)
@@ -35,6 +39,10 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 	r.touch(e)
 	old := e.host.Load().Observed
 	next, fresh := old.Apply(report)
+	var newest fleet.LogHead
+	if n := len(report.LogHeads); n > 0 {
+		newest = report.LogHeads[n-1].LogHead
+	}
 	if old.Instance == report.InstanceID && report.Acked > old.Acked {
 		// The host never takes the number of an acknowledgement back, so this
 		// store did.
@@ -42,16 +50,18 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 			report.Acked, old.Acked))
 	}
 	if len(fresh) == 0 {
-		if old.Instance == "" {
-			// The first that this store has of the host, which has nothing new to tell
-			// for long perhaps: operators compare what it signed with what they know.
+		now := r.o.Now()
+		if old.Instance == "" || newest != old.LogHead && now.Sub(e.kept).Abs() >= keepEvery {
+			// What the host signed last may be old: it has nothing new to tell for long
+			// perhaps, and operators compare what it says with what they know.
 			if _, err := r.o.Store.Txn(ctx, nil, []store.Op{{Key: reportPrefix + string(name), Value: envelope}}); err != nil {
 				return 0, fmt.Errorf("writing a report of %s: %w", name, err)
 			}
+			next.LogHead, e.kept = newest, now
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if !sameStatus(old, next) || next.Acked != old.Acked {
+		if !sameStatus(old, next) || next.Acked != old.Acked || next.LogHead != old.LogHead {
 			r.pendingObserved[name] = true
 		}
 		e.updateLocked(func(h *Host) { h.Observed = next })
@@ -63,6 +73,7 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 	if err := r.spend(e, len(fresh)); err != nil {
 		return 0, fmt.Errorf("taking %d transitions of %s: %w", len(fresh), name, err)
 	}
+	next.LogHead = newest
 	unspent := len(fresh)
 	defer func() { r.refund(e, unspent) }()
 	// Before the first, there is nothing that it could follow on: a store that was

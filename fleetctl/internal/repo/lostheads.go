@@ -12,8 +12,8 @@ import (
 
 const (
 	// maxLostHeads bounds the heads that a repository lists as lost.
-	maxLostHeads = 10_000
-	maxLostFile  = 4 << 20
+	maxLostHeads = 200_000
+	maxLostFile  = 64 << 20
 )
 
 // LostHead is a record of the event log that somebody saw, that is gone, and
