@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type world struct {
 	dir    string // of the repository
 	config string // of the operator
 	clock  time.Time
+	began  atomic.Pointer[time.Time] // clock of the newest command
 	server *fakecoordinator.Server
 	nix    string // program in the place of nix; there is none by default
 	user   string // USER, where it matters
@@ -83,7 +85,14 @@ func newWorldIn(t *testing.T, dir string) *world {
 	return w
 }
 
-func (w *world) now() time.Time { return w.clock }
+// now is the clock as it was when the newest command began: a handshake that the
+// command left behind may look while the test sets the clock.
+func (w *world) now() time.Time {
+	if at := w.began.Load(); at != nil {
+		return *at
+	}
+	return w.clock
+}
 
 func (w *world) getenv(name string) string {
 	switch name {
@@ -113,6 +122,8 @@ func (w *world) run(args ...string) (code int, stdout, stderr string) {
 }
 
 func (w *world) runContext(ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	at := w.clock
+	w.began.Store(&at)
 	var out, errs bytes.Buffer
 	code = run(ctx, &options{
 		Stdin: strings.NewReader(w.answers), terminal: w.asked, Stdout: &out, Stderr: &errs, Now: w.now, Getenv: w.getenv,
