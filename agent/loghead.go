@@ -86,7 +86,7 @@ func (l *logHeads) note(f fleet.FleetID, h fleet.LogHead, now time.Time) (kept b
 	if l.Fleet == f {
 		next.Heads = slices.Clone(l.Heads)
 	}
-	if n := len(next.Heads); h.IsZero() || n > 0 && (next.Heads[n-1].LogHead == h || now.Sub(next.Heads[n-1].Time) < logHeadEvery) {
+	if n := len(next.Heads); h.IsZero() || n > 0 && (next.Heads[n-1].LogHead == h || now.Sub(next.Heads[n-1].Time).Abs() < logHeadEvery) {
 		return false, nil
 	}
 	next.Heads = newestHeads(append(next.Heads, fleet.KeptHead{LogHead: h, Time: now.UTC().Truncate(time.Second)}))

@@ -2,11 +2,13 @@ package agent
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 func newRollbackCommand(o *options) *cobra.Command {
@@ -37,7 +39,11 @@ func parseLeaving(text string) (fleet.Number, error) {
 	if text == "" {
 		return fleet.Number{}, nil
 	}
-	return fleet.ParseNumber(text) //nolint:wrapcheck // It says what failed.
+	n, err := fleet.ParseNumber(text)
+	if err == nil && n.IsZero() {
+		err = ui.WithHint(errors.New("--leaving 0: that is no generation of this fleet"), "fleet-agent status tells what runs")
+	}
+	return n, err //nolint:wrapcheck // It says what failed.
 }
 
 func (o *options) rollBack(ctx context.Context, c *control.Client, profile fleet.ProfileName, leaving fleet.Number) error {

@@ -272,7 +272,7 @@ func (res *auditResult) show(p *ui.Printer) {
 		p.Printf("%s found on the chain.\n", plural(res.Heads, "known record"))
 	}
 	for _, f := range res.Findings {
-		p.Printf("%s\n", p.Paint(ui.ToneBad, "ALARM: "+f))
+		p.Printf("%s\n", p.Paint(ui.ToneBad, "ALARM: "+plainText(f)))
 	}
 	for _, id := range res.Missing {
 		p.Printf("%s\n", p.Paint(ui.ToneWarn, "warning: release "+string(id)+" of this repository is not in the log: the coordinator lost its store since, or it is another's log"))

@@ -147,7 +147,7 @@ func (s *session) looksOf(envelopes [][]byte) map[fleet.LogHead]string {
 // there are too many: a coordinator could keep those that are known, and go on
 // behind them with others.
 func (l *logLook) walk(ctx context.Context, s *session, seen fleet.LogHead) error {
-	if seen.IsZero() || len(l.Lost) > 0 || l.known[seen] == "" || l.Head.Seq <= seen.Seq || l.Head.Seq-seen.Seq > maxWalked {
+	if seen.IsZero() || l.lostToOperators() || l.known[seen] == "" || l.Head.Seq <= seen.Seq || l.Head.Seq-seen.Seq > maxWalked {
 		return nil
 	}
 	v := &auditlog.Verifier{Known: []auditlog.Head{{Seq: seen.Seq, Hash: seen.Hash}, {Seq: l.Head.Seq, Hash: l.Head.Hash}}}
@@ -162,9 +162,10 @@ func (l *logLook) walk(ctx context.Context, s *session, seen fleet.LogHead) erro
 		return nil
 	})
 	switch {
-	case errors.Is(err, errEnough):
+	// All of it: a coordinator may begin its answer wherever it likes.
+	case errors.Is(err, errEnough) && v.Begun() == seen.Seq && v.Head() == v.Known[1]:
 		return nil
-	case err == nil, errors.Is(err, auditlog.ErrBroken), errors.Is(err, auditlog.ErrRecord):
+	case err == nil, errors.Is(err, errEnough), errors.Is(err, auditlog.ErrBroken), errors.Is(err, auditlog.ErrRecord):
 		l.Lost = append(l.Lost, lostHead{seen, l.known[seen]})
 		return nil
 	}
@@ -207,10 +208,15 @@ func (l *logLook) compare(ctx context.Context, s *session, most int) error {
 	return nil
 }
 
+// lostToOperators says whether something is lost that an operator saw.
+func (l *logLook) lostToOperators() bool {
+	return slices.ContainsFunc(l.Lost, func(h lostHead) bool { return l.seen[h.LogHead] })
+}
+
 // keep remembers the head, and countersigns it: not where something is lost that
 // an operator saw. What only a host says may be that host's lie.
 func (l *logLook) keep(ctx context.Context, o *options, s *session, warn io.Writer) error {
-	if l.Head.IsZero() || slices.ContainsFunc(l.Lost, func(h lostHead) bool { return l.seen[h.LogHead] }) {
+	if l.Head.IsZero() || l.lostToOperators() {
 		return nil
 	}
 	dir := o.identityDir(s.fleet.ID())
@@ -219,14 +225,14 @@ func (l *logLook) keep(ctx context.Context, o *options, s *session, warn io.Writ
 		return err
 	}
 	now := o.Now().UTC()
-	if mem.Seen == l.Head && !mem.Signed.IsZero() {
+	if mem.SignedSeq == l.Head.Seq && mem.Seen == l.Head {
 		return nil
 	}
 	due := mem.Signed.IsZero() || now.Sub(mem.Signed) >= signEvery || now.Before(mem.Signed)
 	if due {
 		switch err := l.countersign(ctx, s, now); {
 		case err == nil:
-			mem.Signed = now
+			mem.Signed, mem.SignedSeq = now, l.Head.Seq
 		case ctx.Err() != nil:
 			return err
 		default:

@@ -87,12 +87,30 @@ func TestLookRemembers(t *testing.T) {
 	w.server.Records[7] = []byte(strings.Replace(string(w.server.Records[7]), "one", "other", 1))
 	w.alarms("does not have record 7:")
 
+	// Nor does it help to show the end alone.
+	w.server.Records = slices.Clone(whole)
+	w.record("host-enrolled", "one")
+	w.server.LastOnly = true
+	w.alarms("does not have record 7:")
+	w.server.LastOnly = false
+	// What a host said may have any characters but those that end a line.
+	w.record("host-enrolled", "delete \x7f, and \u0085")
+	w.ok("status")
+	if len(w.server.Looks) != 2 {
+		t.Error("countersigned twice within the hour")
+	}
+	w.clock = w.clock.Add(time.Hour)
+	w.ok("status")
+	if len(w.server.Looks) != 3 {
+		t.Error("a head that stays is never countersigned")
+	}
+
 	w.server.Records = nil
 	w.record("coordinator-started", "anew")
 	w.alarms("which ends with 1, does not have record 7:")
 	w.fails(exitUsage, "reason", "audit", "accept", "--reason", " ")
 	w.fails(exitUsage, "confirmation", "audit", "accept", "--reason", "its disk was lost")
-	if out := w.ok("audit", "accept", "--yes", "--reason", "its disk was lost"); !strings.Contains(out, "2 records recorded as lost in trust/lost-heads.json: commit it") {
+	if out := w.ok("audit", "accept", "--yes", "--reason", "its disk was lost"); !strings.Contains(out, "3 records recorded as lost in trust/lost-heads.json: commit it") {
 		t.Errorf("accept:\n%s", out)
 	}
 	w.ok("status")

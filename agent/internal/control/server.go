@@ -144,7 +144,10 @@ func (s *service) LocalRollBack(ctx context.Context, r *fleetv1.LocalRollBackReq
 	}
 	var leaving fleet.Number
 	if text := r.GetLeaving(); text != "" {
-		if leaving, err = fleet.ParseNumber(text); err != nil {
+		if leaving, err = fleet.ParseNumber(text); err == nil && leaving.IsZero() {
+			err = errors.New("0 is no generation that could be left")
+		}
+		if err != nil {
 			return nil, refusal.New(codes.InvalidArgument, fleet.Reason{Code: refusal.Malformed, Message: err.Error()})
 		}
 	}

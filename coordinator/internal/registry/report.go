@@ -51,13 +51,18 @@ func (r *Registry) Report(ctx context.Context, name fleet.MachineName, report *f
 	}
 	if len(fresh) == 0 {
 		now := r.o.Now()
-		if old.Instance == "" || newest != old.LogHead && now.Sub(e.kept).Abs() >= keepEvery {
+		// Reports of one host may overtake each other.
+		newer := newest != old.LogHead && !newest.IsZero() && !report.Time.Before(old.Reported)
+		if old.Instance == "" || newer && now.Sub(e.kept).Abs() >= keepEvery {
 			// What the host signed last may be old: it has nothing new to tell for long
 			// perhaps, and operators compare what it says with what they know.
 			if _, err := r.o.Store.Txn(ctx, nil, []store.Op{{Key: reportPrefix + string(name), Value: envelope}}); err != nil {
 				return 0, fmt.Errorf("writing a report of %s: %w", name, err)
 			}
-			next.LogHead, e.kept = newest, now
+			next.LogHead = newest
+			if !newest.IsZero() {
+				e.kept = now
+			}
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -17,7 +17,6 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/cameronraysmith/fleet/pkg/strictjson"
 )
@@ -63,8 +62,9 @@ func HashOf(line []byte) string {
 
 // Parse reads a record, which is one line without its end.
 func Parse(line []byte) (*Record, error) {
-	// Raw control characters would end the line, or act on a terminal.
-	if bytes.ContainsFunc(line, unicode.IsControl) {
+	// They would end the line. Others that act on a terminal JSON may have raw: what a
+	// host said is in there, and is made plain where it is shown.
+	if bytes.ContainsFunc(line, func(r rune) bool { return r < ' ' }) {
 		return nil, fmt.Errorf("%w: a control character", ErrRecord)
 	}
 	r := &Record{}

@@ -24,8 +24,9 @@ const (
 type Memory struct {
 	Seen fleet.LogHead `json:"seen"`
 	Time time.Time     `json:"time"`
-	// Signed is when a head was countersigned last.
-	Signed time.Time `json:"signed,omitzero"`
+	// Signed is when a head was countersigned last, SignedSeq which.
+	Signed    time.Time `json:"signed,omitzero"`
+	SignedSeq uint64    `json:"signed_seq,omitempty"`
 }
 
 // Recall reads the memory in dir; zero where nothing was seen yet.

@@ -87,6 +87,8 @@ type Faults struct {
 	Before func(method string) error
 	// CutUploads ends that many uploads after CutAfter bytes.
 	CutUploads, CutAfter int
+	// LastOnly has an export begin with the last record, wherever it was to begin.
+	LastOnly bool
 	// CutEvents ends that many streams of events.
 	CutEvents int
 	// Skew is how far the coordinator's clock is ahead of the test's.

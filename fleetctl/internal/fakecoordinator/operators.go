@@ -137,7 +137,7 @@ func (s *Server) ExportEvents(req *fleetv1.ExportEventsRequest, stream grpc.Serv
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, r := range s.Records {
-		if uint64(i)+1 < req.GetFromSeq() {
+		if uint64(i)+1 < req.GetFromSeq() || s.LastOnly && i < len(s.Records)-1 {
 			continue
 		}
 		if err := stream.Send(&fleetv1.ExportEventsResponse{Record: r}); err != nil {
