@@ -85,7 +85,7 @@ type Event struct {
 }
 
 // Store keeps keys and values. All methods may be called at the same time
-// from many goroutines.
+// from many goroutines. What a read returns is durable, whoever wrote it.
 type Store interface {
 	// Get returns one key, or ErrNotFound.
 	Get(ctx context.Context, key string) (KV, error)

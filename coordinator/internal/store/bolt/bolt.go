@@ -10,7 +10,8 @@
 //
 // Transactions that arrive while another is being written wait and are written
 // together in one bbolt transaction (each with its own conditions and
-// revision): the two fsyncs are paid once for all of them.
+// revision): the two fsyncs are paid once for all of them. bbolt shows a change
+// before the second fsync; here readers wait for it (see settling).
 //
 // The file has a bucket "meta" (version, tally) and a bucket "data", where each
 // value is preceded by its revision and a checksum, 8 bytes each, big endian.
@@ -81,7 +82,8 @@ type Store struct {
 	failed uint64
 	tried  time.Time
 
-	watches watches
+	watches  watches
+	settling settling
 }
 
 var _ store.Store = (*Store)(nil)
@@ -142,7 +144,11 @@ func (s *Store) openFile() (err error) {
 	if err != nil {
 		return explain(err)
 	}
-	if err := s.prepare(); err != nil {
+	err = s.prepare()
+	if err == nil {
+		err = s.settle()
+	}
+	if err != nil {
 		return errors.Join(explain(err), s.db.Close())
 	}
 	return nil
@@ -165,25 +171,23 @@ func (s *Store) Check(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := s.use(func(db *bbolt.DB) error {
-		return db.View(func(tx *bbolt.Tx) error {
-			// The transaction keeps its pages from being used again.
-			f, err := os.Open(s.path)
-			if err != nil {
-				return err
+	err := s.view(ctx, func(tx *bbolt.Tx) error {
+		// The transaction keeps its pages from being used again.
+		f, err := os.Open(s.path)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }() // It was only read.
+		metas, _, err := readMetas(f)
+		if err != nil {
+			return err
+		}
+		for _, m := range metas {
+			if m.txid == uint64(tx.ID()) { //nolint:gosec // Not negative.
+				return newPages(f, m).check()
 			}
-			defer func() { _ = f.Close() }() // It was only read.
-			metas, _, err := readMetas(f)
-			if err != nil {
-				return err
-			}
-			for _, m := range metas {
-				if m.txid == uint64(tx.ID()) { //nolint:gosec // Not negative.
-					return newPages(f, m).check()
-				}
-			}
-			return damage("the meta page in use is lost")
-		})
+		}
+		return damage("the meta page in use is lost")
 	})
 	if err != nil {
 		return fmt.Errorf("checking store %s: %w", s.path, err)

@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -337,4 +338,65 @@ func TestAfterFailure(t *testing.T) {
 	}
 	wantError(t, afterFailure(s.db, id+1, errors.New("file resize error: truncate x: no space left on device")), store.ErrNoSpace, "make room")
 	wantError(t, afterFailure(s.db, id, syscall.EIO), store.ErrFailed, "check the disk")
+}
+
+// TestReadersWait: what a power cut could take back is not shown. It is shown
+// once it is durable, and never where that failed.
+func TestReadersWait(t *testing.T) {
+	s, err := Open(filled(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	// The newest transaction, as if it were not flushed yet.
+	id := txid(t, s)
+	writing := func() {
+		s.settling.settled = id - 1
+		s.settling.begin()
+	}
+	read := func(ctx context.Context) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := s.Get(ctx, "1")
+			done <- err
+		}()
+		return done
+	}
+	for durable, want := range map[int]error{id: nil, 0: store.ErrFailed} {
+		writing()
+		done := read(ctx)
+		select {
+		case err := <-done:
+			t.Fatalf("answered before it was durable: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+		s.settling.end(durable)
+		if err := <-done; !errors.Is(err, want) {
+			t.Errorf("durable %d: %v", durable, err)
+		}
+	}
+	writing()
+	ending, cancel := context.WithCancel(ctx)
+	done := read(ending)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("a reader that gave up: %v", err)
+	}
+	s.settling.end(id)
+	// A transaction that changes nothing has the number of the next that does.
+	if _, err := s.Txn(ctx, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if s.settling.settled != id {
+		t.Errorf("settled up to %d, of %d", s.settling.settled, id)
+	}
+	if _, err := s.Txn(ctx, nil, []store.Op{{Key: "new"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := txid(t, s); s.settling.settled != got {
+		t.Errorf("settled up to %d, of %d", s.settling.settled, got)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
 }

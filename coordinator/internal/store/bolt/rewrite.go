@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -121,12 +122,10 @@ func copyFile(w io.Writer, r io.ReaderAt, m metaPage) error {
 // durable, while others use it. Errors: store.ErrCorrupt, store.ErrNoSpace, of
 // the file system.
 func (s *Store) Snapshot(path string) error {
-	err := s.use(func(db *bbolt.DB) error {
-		return db.View(func(tx *bbolt.Tx) error {
-			return atomicfile.Write(path, 0o600, func(w io.Writer) error {
-				_, err := tx.WriteTo(w)
-				return err
-			})
+	err := s.view(context.Background(), func(tx *bbolt.Tx) error {
+		return atomicfile.Write(path, 0o600, func(w io.Writer) error {
+			_, err := tx.WriteTo(w)
+			return err
 		})
 	})
 	if err != nil {

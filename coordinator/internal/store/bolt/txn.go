@@ -43,15 +43,13 @@ func (s *Store) Get(ctx context.Context, key string) (kv store.KV, err error) {
 	if err := store.CheckKey(key); err != nil {
 		return kv, err
 	}
-	err = s.use(func(db *bbolt.DB) error {
-		return db.View(func(tx *bbolt.Tx) error {
-			raw := tx.Bucket(bucketData).Get([]byte(key))
-			if raw == nil {
-				return fmt.Errorf("getting %q: %w", key, store.ErrNotFound)
-			}
-			kv, _, err = decode(key, raw)
-			return err
-		})
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		raw := tx.Bucket(bucketData).Get([]byte(key))
+		if raw == nil {
+			return fmt.Errorf("getting %q: %w", key, store.ErrNotFound)
+		}
+		kv, _, err = decode(key, raw)
+		return err
 	})
 	return kv, err
 }
@@ -64,22 +62,20 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) (kvs 
 	if err := store.CheckList(limit); err != nil {
 		return nil, err
 	}
-	err = s.use(func(db *bbolt.DB) error {
-		return db.View(func(tx *bbolt.Tx) error {
-			c := tx.Bucket(bucketData).Cursor()
-			k, raw := c.Seek([]byte(max(prefix, after)))
-			if k != nil && string(k) == after {
-				k, raw = c.Next()
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucketData).Cursor()
+		k, raw := c.Seek([]byte(max(prefix, after)))
+		if k != nil && string(k) == after {
+			k, raw = c.Next()
+		}
+		for ; k != nil && bytes.HasPrefix(k, []byte(prefix)) && len(kvs) < limit; k, raw = c.Next() {
+			kv, _, err := decode(string(k), raw)
+			if err != nil {
+				return err
 			}
-			for ; k != nil && bytes.HasPrefix(k, []byte(prefix)) && len(kvs) < limit; k, raw = c.Next() {
-				kv, _, err := decode(string(k), raw)
-				if err != nil {
-					return err
-				}
-				kvs = append(kvs, kv)
-			}
-			return nil
-		})
+			kvs = append(kvs, kv)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -145,7 +141,7 @@ func (s *Store) writeBatch(batch []*request) {
 		}
 		panicked = true // unless what follows returns
 		id = tx.ID()
-		err = commit(db, tx, batch)
+		err = s.commit(db, tx, batch)
 		panicked = false
 		return err
 	})
@@ -178,7 +174,7 @@ func kindOf(batch []*request) string {
 }
 
 // commit carries out a batch in a transaction that has begun.
-func commit(db *bbolt.DB, tx *bbolt.Tx, batch []*request) error {
+func (s *Store) commit(db *bbolt.DB, tx *bbolt.Tx, batch []*request) error {
 	changed, err := apply(tx, batch)
 	if err != nil || !changed {
 		// Nothing was written to the file yet: the store is as it was.
@@ -187,11 +183,14 @@ func commit(db *bbolt.DB, tx *bbolt.Tx, batch []*request) error {
 		}
 		return err
 	}
-	id := tx.ID()
+	id, durable := tx.ID(), 0
 	crashpoint.HitFor(crashpoint.StoreWrite, kindOf(batch))
+	s.settling.begin()
+	defer func() { s.settling.end(durable) }()
 	if err := tx.Commit(); err != nil {
 		return afterFailure(db, id, err)
 	}
+	durable = id
 	crashpoint.HitFor(crashpoint.StoreWritten, kindOf(batch))
 	return nil
 }
