@@ -76,7 +76,7 @@ func listenBackups(ctx context.Context, dir string, s *bolt.Store, b *blob.Store
 		return nil, fmt.Errorf("opening the socket for backups: %w", err)
 	}
 	if u, ok := l.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // Its path may not be good any more.
+		u.SetUnlinkOnClose(false) // Its path may not be good any more: close does it.
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the socket for backups: %w", err), l.Close())
@@ -104,12 +104,28 @@ func removeSnapshots(dir string) error {
 	return nil
 }
 
+// close closes the socket and removes it. Closing again is no error.
+func (b *backups) close() error {
+	if err := b.l.Close(); err != nil {
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		return fmt.Errorf("closing the socket for backups: %w", err)
+	}
+	if err := os.Remove(filepath.Join(b.dir, socketFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("closing the socket for backups: %w", err)
+	}
+	return nil
+}
+
 // run answers, one at a time, until ctx ends.
 func (b *backups) run(ctx context.Context) {
 	var mu sync.Mutex // guards conn
 	var conn net.Conn
 	stop := context.AfterFunc(ctx, func() {
-		_ = b.l.Close()
+		if err := b.close(); err != nil {
+			b.log.Warn("the next start does it", "error", err)
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		if conn != nil {

@@ -90,6 +90,9 @@ func TestBackupWhileBusy(t *testing.T) {
 	}
 	// Also while it is stopped.
 	w.stop()
+	if _, err := os.Lstat(filepath.Join(w.state, "backup.sock")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket of a coordinator that ended: %v", err)
+	}
 	file := filepath.Join(t.TempDir(), "backup")
 	check(t, coordinator.BackupFile(t.Context(), w.state, w.clock.now(), file))
 	b, err := os.ReadFile(file)

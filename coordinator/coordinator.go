@@ -281,9 +281,7 @@ func (co *Coordinator) Close() error {
 		}
 	}
 	if co.backups != nil {
-		if e := co.backups.l.Close(); e != nil && !errors.Is(e, net.ErrClosed) {
-			err = errors.Join(err, e)
-		}
+		err = errors.Join(err, co.backups.close())
 	}
 	if e := co.store.Close(); e != nil && !errors.Is(e, store.ErrClosed) {
 		err = errors.Join(err, e)
