@@ -268,12 +268,28 @@ func (p *power) processes() (pids []int) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err == nil && bytes.Contains(env, []byte("="+p.w.top+"/")) && state(pid) != "Z" {
+		if bytes.Contains(environ(pid), []byte("="+p.w.top+"/")) && state(pid) != "Z" {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+// environ is the environment of a process; nil where it has none.
+func environ(pid int) []byte {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	for range 20 {
+		env, err := os.ReadFile(filepath.Join(dir, "environ"))
+		if err != nil || len(env) > 0 {
+			return env
+		}
+		if _, err := os.Readlink(filepath.Join(dir, "exe")); err != nil {
+			return nil // The kernel's own.
+		}
+		// While it executes another program it has none for a moment.
+		time.Sleep(time.Millisecond)
+	}
+	return nil
 }
 
 // open waits until the power is on, and keeps it on until the returned function
