@@ -64,7 +64,8 @@ JSON: {accepted: [{seq, hash, who}]}`,
 	return cmd
 }
 
-// lookEverywhere looks at the log with what all hosts say.
+// lookEverywhere looks at the log with what all hosts say: at all of it, or it is
+// an error.
 func (o *options) lookEverywhere(ctx context.Context, s *session) (*logLook, error) {
 	wire, err := newTripwire(s.workspace)
 	if err != nil {
@@ -73,7 +74,11 @@ func (o *options) lookEverywhere(ctx context.Context, s *session) (*logLook, err
 	if _, err := s.HostsReported(ctx, "", wire.check); err != nil && !errors.Is(err, client.ErrNotFound) {
 		return nil, err
 	}
-	return o.lookAt(ctx, s, wire.echoed(), maxEchoes)
+	l := o.lookAt(ctx, s, wire.echoed(), maxEchoes)
+	if l.err != nil {
+		return nil, l.verdict()
+	}
+	return l, nil
 }
 
 func runAuditHeads(ctx context.Context, o *options) error {
@@ -135,22 +140,27 @@ func runAuditAccept(ctx context.Context, o *options, reason string, yes bool) er
 		if err := l.accept(s.workspace, "operator/"+s.operator, strings.TrimSpace(reason), o.Now()); err != nil {
 			return err
 		}
-		if l, err = o.lookEverywhere(ctx, s); err != nil {
-			return err
-		}
 	}
-	if err := errors.Join(l.verdict(), l.keep(ctx, o, s, o.Stderr)); err != nil {
-		return err
-	}
+	// They are recorded, whatever becomes of what follows.
 	switch {
 	case p.JSON():
-		return p.Value(map[string][]lostHead{"accepted": accepted})
+		if err := p.Value(map[string][]lostHead{"accepted": accepted}); err != nil {
+			return err
+		}
 	case len(accepted) == 0:
 		p.Printf("Nothing is missing: the event log has all that is known of it.\n")
 	default:
 		p.Printf("%s recorded as lost in trust/lost-heads.json: commit it.\n", plural(len(accepted), "record"))
 	}
-	return nil
+	if len(accepted) > 0 {
+		if l, err = o.lookEverywhere(ctx, s); err != nil {
+			return err
+		}
+		if !p.JSON() {
+			l.show(p)
+		}
+	}
+	return errors.Join(l.verdict(), l.keep(ctx, o, s, o.Stderr))
 }
 
 // readHeads reads a file of lines that begin with a head.

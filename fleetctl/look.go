@@ -45,6 +45,11 @@ type logLook struct {
 	// Lost are those that the log does not have.
 	Lost []lostHead `json:"lost"`
 
+	// Failed is why not all was looked at; empty where it was.
+	Failed string `json:"failed,omitempty"`
+
+	err   error
+	mem   auditlog.Memory // what was seen before
 	known map[fleet.LogHead]string
 	// seen are the heads that operators vouch for.
 	seen map[fleet.LogHead]bool
@@ -64,52 +69,56 @@ const lostHint = `if the coordinator restored a backup, or lost its store: "flee
 // lookAt compares the coordinator's event log with what this operator saw of it,
 // what others countersigned, and of what hosts said they were told at most so many
 // heads. Records from before what this operator saw last are not verified: that is
-// audit verify.
-func (o *options) lookAt(ctx context.Context, s *session, echoes map[fleet.LogHead]string, most int) (*logLook, error) {
-	mem, err := auditlog.Recall(o.identityDir(s.fleet.ID()))
-	if err != nil {
-		return nil, err
+// audit verify. A look that failed says so: what else was asked for is shown.
+func (o *options) lookAt(ctx context.Context, s *session, echoes map[fleet.LogHead]string, most int) *logLook {
+	l := &logLook{Lost: []lostHead{}, known: map[fleet.LogHead]string{}, seen: map[fleet.LogHead]bool{}}
+	maps.Copy(l.known, echoes)
+	if l.err = l.look(ctx, o, s, most); l.err != nil {
+		l.Failed = l.err.Error()
+	}
+	return l
+}
+
+func (l *logLook) look(ctx context.Context, o *options, s *session, most int) (err error) {
+	if l.mem, err = auditlog.Recall(o.identityDir(s.fleet.ID())); err != nil {
+		return err
 	}
 	shown, err := s.LookAtLog(ctx)
 	older := errors.Is(err, client.ErrNoLooks)
 	if err != nil && !older {
-		return nil, err
+		return err
 	}
-	known, seen := maps.Clone(echoes), map[fleet.LogHead]bool{}
-	if known == nil {
-		known = map[fleet.LogHead]string{}
-	}
+	l.Head = shown.Head
 	also := func(h fleet.LogHead, who string) {
-		if before := known[h]; before != "" {
+		if before := l.known[h]; before != "" {
 			who += "; " + before
 		}
-		known[h], seen[h] = who, true
+		l.known[h], l.seen[h] = who, true
 	}
 	for head, who := range s.looksOf(shown.Looks) {
 		also(head, who)
 	}
-	if !mem.Seen.IsZero() {
-		also(mem.Seen, "you, "+mem.Time.UTC().Format(time.DateTime))
+	if !l.mem.Seen.IsZero() {
+		also(l.mem.Seen, "you, "+l.mem.Time.UTC().Format(time.DateTime))
 	}
 	gone, err := s.LostHeads()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, h := range gone {
-		delete(known, h.LogHead)
+		delete(l.known, h.LogHead)
 	}
-	l := &logLook{Head: shown.Head, Lost: []lostHead{}, known: known, seen: seen}
 	if older {
 		// It showed its log before, so that it is no older one.
-		for h, who := range known {
+		for h, who := range l.known {
 			l.Lost = append(l.Lost, lostHead{h, who})
 		}
-		return l, nil
+		return nil
 	}
 	if err := l.compare(ctx, s, most); err != nil {
-		return nil, err
+		return err
 	}
-	return l, l.walk(ctx, s, mem.Seen)
+	return l.walk(ctx, s)
 }
 
 // looksOf verifies countersignatures with the operators' recorded keys. What
@@ -146,7 +155,8 @@ func (s *session) looksOf(envelopes [][]byte) map[fleet.LogHead]string {
 // walk reads the records from what this operator saw last to the head, unless
 // there are too many: a coordinator could keep those that are known, and go on
 // behind them with others.
-func (l *logLook) walk(ctx context.Context, s *session, seen fleet.LogHead) error {
+func (l *logLook) walk(ctx context.Context, s *session) error {
+	seen := l.mem.Seen
 	if seen.IsZero() || l.lostToOperators() || l.known[seen] == "" || l.Head.Seq <= seen.Seq || l.Head.Seq-seen.Seq > maxWalked {
 		return nil
 	}
@@ -216,23 +226,18 @@ func (l *logLook) lostToOperators() bool {
 // keep remembers the head, and countersigns it: not where something is lost that
 // an operator saw. What only a host says may be that host's lie.
 func (l *logLook) keep(ctx context.Context, o *options, s *session, warn io.Writer) error {
-	if l.Head.IsZero() || l.lostToOperators() {
+	if l.Failed != "" || l.Head.IsZero() || l.lostToOperators() {
 		return nil
 	}
-	dir := o.identityDir(s.fleet.ID())
-	mem, err := auditlog.Recall(dir)
-	if err != nil {
-		return err
-	}
-	now := o.Now().UTC()
-	if mem.SignedSeq == l.Head.Seq && mem.Seen == l.Head {
+	before, now := l.mem, o.Now().UTC()
+	if before.SignedSeq == l.Head.Seq && before.Seen == l.Head {
 		return nil
 	}
-	due := mem.Signed.IsZero() || now.Sub(mem.Signed) >= signEvery || now.Before(mem.Signed)
-	if due {
+	signed := false
+	if before.Signed.IsZero() || now.Sub(before.Signed) >= signEvery || now.Before(before.Signed) {
 		switch err := l.countersign(ctx, s, now); {
 		case err == nil:
-			mem.Signed, mem.SignedSeq = now, l.Head.Seq
+			signed = true
 		case ctx.Err() != nil:
 			return err
 		default:
@@ -240,8 +245,15 @@ func (l *logLook) keep(ctx context.Context, o *options, s *session, warn io.Writ
 			_, _ = fmt.Fprintf(warn, "warning: the event log was not countersigned: %v\n", err)
 		}
 	}
-	mem.Seen, mem.Time = l.Head, now
-	return mem.Remember(dir)
+	return auditlog.Remember(o.identityDir(s.fleet.ID()), func(m *auditlog.Memory) {
+		if signed {
+			m.Signed, m.SignedSeq = now, l.Head.Seq
+		}
+		// Another look may have come later, and seen more.
+		if m.Seen == before.Seen {
+			m.Seen, m.Time = l.Head, now
+		}
+	})
 }
 
 func (l *logLook) countersign(ctx context.Context, s *session, now time.Time) error {
@@ -285,9 +297,9 @@ func (l *logLook) show(p *ui.Printer) {
 
 func (l *logLook) verdict() error {
 	if len(l.Lost) == 0 {
-		return nil
+		return l.err
 	}
-	return ui.WithHint(errLost, lostHint)
+	return errors.Join(ui.WithHint(errLost, lostHint), l.err)
 }
 
 // accept records that what is lost is lost for a reason.

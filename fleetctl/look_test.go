@@ -1,6 +1,8 @@
 package fleetctl
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/auditlog"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
 )
@@ -237,6 +240,104 @@ func TestLookUnsigned(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.fails(exitError, "audit heads", "status")
+}
+
+// TestLookFailed: a look that fails hides nothing of status, least of all another
+// alarm.
+func TestLookFailed(t *testing.T) {
+	w := newWorld(t)
+	w.enrol("galena")
+	w.published()
+	w.record("coordinator-started", "anew")
+	w.server.Before = func(method string) error {
+		if strings.HasSuffix(method, "LookAtLog") {
+			return status.Error(codes.Unavailable, "the store is busy")
+		}
+		return nil
+	}
+	code, out, errs := w.run("status")
+	if code == exitOK || !strings.Contains(out, "galena") || !strings.Contains(errs, "looking at the event log") {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
+	w.fails(exitUnreachable, "looking at the event log", "audit", "heads")
+	w.reports(of(fleet.Ref{Digest: fleet.DigestOf([]byte("stolen"))}), w.reporter())
+	code, out, errs = w.run("status", "-o", "json")
+	var res statusResult
+	if err := json.Unmarshal([]byte(out), &res); err != nil {
+		t.Fatal(err)
+	}
+	if code != exitRefused || len(res.Digests.Alarms) != 1 || !strings.Contains(res.Log.Failed, "looking at the event log") ||
+		!strings.Contains(errs, "hint: a stolen key signed them") || strings.Count(errs, "hint: ") != 2 {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
+	if w.remembers() {
+		t.Error("remembered what was not looked at")
+	}
+}
+
+func (w *world) memory() string { return filepath.Join(w.config, "fleet", "first", "log-head.json") }
+
+func (w *world) remembers() bool {
+	_, err := os.Stat(w.memory())
+	return err == nil
+}
+
+// TestLooksAtOnce: one that takes longer does not set back what another saw.
+func TestLooksAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.record("coordinator-started", "anew")
+	once := true
+	w.server.Before = func(method string) error {
+		if strings.HasSuffix(method, "Countersign") && once {
+			once = false
+			w.record("host-enrolled", "more")
+			w.ok("status")
+		}
+		return nil
+	}
+	w.ok("status")
+	mem, err := auditlog.Recall(filepath.Dir(w.memory()))
+	if err != nil || mem.Seen != w.head() {
+		t.Errorf("remembers %v, not %v: %v", mem.Seen, w.head(), err)
+	}
+}
+
+// TestAcceptAtOnce: two that accept keep what both found, once each.
+func TestAcceptAtOnce(t *testing.T) {
+	w := newWorld(t)
+	r, err := repo.Open(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := func(n uint64) repo.LostHead {
+		return repo.LostHead{LogHead: fleet.LogHead{Seq: n, Hash: strings.Repeat("a", 64)}, By: "operator/test", Time: w.clock, Reason: "lost"}
+	}
+	if err := errors.Join(r.AddLostHeads([]repo.LostHead{lost(1), lost(2)}), r.AddLostHeads([]repo.LostHead{lost(2), lost(3)})); err != nil {
+		t.Fatal(err)
+	}
+	if have, err := r.LostHeads(); err != nil || len(have) != 3 {
+		t.Errorf("%v, %v", have, err)
+	}
+	w.record("coordinator-started", "anew")
+	w.ok("status")
+	w.rewritten(1)
+	unlock, err := r.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.fails(exitConflict, "run this again", "audit", "accept", "--yes", "--reason", "lost")
+	unlock()
+	// What was recorded is said, whatever fails after it.
+	w.server.Before = func(method string) error {
+		if list, err := r.LostHeads(); strings.HasSuffix(method, "LookAtLog") && (err != nil || len(list) > 3) {
+			return status.Error(codes.Unavailable, "the store is busy")
+		}
+		return nil
+	}
+	code, out, errs := w.run("audit", "accept", "--yes", "--reason", "lost")
+	if code != exitUnreachable || !strings.Contains(out, "recorded as lost in trust/lost-heads.json: commit it") {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
 }
 
 // FuzzOpenLook: what a coordinator shows of others is refused or whole.

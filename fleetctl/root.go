@@ -187,14 +187,14 @@ func (u usageError) Unwrap() error { return u.error }
 // showError writes an error and its hint to Stderr.
 func showError(o *options, err error) {
 	_, _ = fmt.Fprintf(o.Stderr, "fleetctl: %v\n", err)
-	hint := ui.HintOf(err)
-	if refused := (*release.Refusal)(nil); hint == "" && errors.As(err, &refused) {
-		hint = refused.Hint()
+	hints := ui.Hints(err)
+	if refused := (*release.Refusal)(nil); len(hints) == 0 && errors.As(err, &refused) && refused.Hint() != "" {
+		hints = []string{refused.Hint()}
 	}
-	if usage := (usageError{}); hint == "" && errors.As(err, &usage) {
-		hint = `see "fleetctl --help"`
+	if usage := (usageError{}); len(hints) == 0 && errors.As(err, &usage) {
+		hints = []string{`see "fleetctl --help"`}
 	}
-	if hint != "" {
+	for _, hint := range hints {
 		_, _ = fmt.Fprintf(o.Stderr, "  hint: %s\n", hint)
 	}
 }
@@ -206,6 +206,9 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
+	// An alarm, whatever failed beside it.
+	case errors.Is(err, errStrange), errors.Is(err, errLost):
+		return exitRefused
 	case errors.Is(err, client.ErrConflict), errors.Is(err, repo.ErrLocked):
 		return exitConflict
 	case errors.Is(err, client.ErrUnreachable):

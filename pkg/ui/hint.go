@@ -2,7 +2,7 @@
 // progress only on a terminal, and errors that say what to do next.
 package ui
 
-import "errors"
+import "slices"
 
 // hinted is an error with advice for whoever reads it.
 type hinted struct {
@@ -21,10 +21,35 @@ func WithHint(err error, hint string) error {
 	return &hinted{error: err, hint: hint}
 }
 
-// HintOf returns the outermost hint attached to err, or "".
+// HintOf returns the outermost hint attached to err, the first of several errors
+// that are joined; or "".
 func HintOf(err error) string {
-	if h := (*hinted)(nil); errors.As(err, &h) {
-		return h.hint
+	if all := Hints(err); len(all) > 0 {
+		return all[0]
 	}
 	return ""
+}
+
+// Hints returns the outermost hint of each of the errors that are joined in err.
+func Hints(err error) []string {
+	switch e := err.(type) { //nolint:errorlint // It goes through all that err wraps.
+	case *hinted:
+		if e.hint != "" {
+			return []string{e.hint}
+		}
+		return Hints(e.error)
+	case interface{ Unwrap() error }:
+		return Hints(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var all []string
+		for _, one := range e.Unwrap() {
+			for _, hint := range Hints(one) {
+				if !slices.Contains(all, hint) {
+					all = append(all, hint)
+				}
+			}
+		}
+		return all
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,8 +20,15 @@ func TestHint(t *testing.T) {
 	if HintOf(WithHint(err, "or buy another")) != "or buy another" {
 		t.Error("the outermost hint counts")
 	}
-	if WithHint(nil, "x") != nil || HintOf(inner) != "" {
+	if WithHint(nil, "x") != nil || HintOf(inner) != "" || HintOf(nil) != "" {
 		t.Error("hints out of nothing")
+	}
+	both := fmt.Errorf("both: %w", errors.Join(err, inner, WithHint(inner, "call somebody"), err))
+	if got := Hints(both); !slices.Equal(got, []string{"mend it", "call somebody"}) || HintOf(both) != "mend it" {
+		t.Errorf("the hints of joined errors are %q", got)
+	}
+	if got := HintOf(WithHint(err, "")); got != "mend it" {
+		t.Errorf("an empty hint hides another: %q", got)
 	}
 }
 

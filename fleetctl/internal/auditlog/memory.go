@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
@@ -55,14 +56,32 @@ func decodeMemory(data []byte) (Memory, error) {
 	return m, m.Seen.Validate() //nolint:wrapcheck // It says what failed.
 }
 
-// Remember replaces the memory in dir.
-func (m Memory) Remember(dir string) error {
-	data, err := json.Marshal(m)
-	if err == nil {
-		err = atomicfile.WriteFile(filepath.Join(dir, memoryFile), append(data, '\n'), 0o600)
-	}
+// Remember lets change change the memory in dir, while no other process does.
+func Remember(dir string, change func(*Memory)) error {
+	err := remember(dir, change)
 	if err != nil {
 		return fmt.Errorf("remembering what was seen of the event log: %w", err)
 	}
 	return nil
+}
+
+func remember(dir string, change func(*Memory)) error {
+	d, err := os.Open(dir) //nolint:gosec // The operator's own directory.
+	if err != nil {
+		return err
+	}
+	defer d.Close() //nolint:errcheck // Only read; it ends the lock.
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("locking %s: %w", dir, err)
+	}
+	m, err := Recall(dir)
+	if err != nil {
+		return err
+	}
+	change(&m)
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(filepath.Join(dir, memoryFile), append(data, '\n'), 0o600)
 }

@@ -45,13 +45,26 @@ func (r *Repository) LostHeads() ([]LostHead, error) {
 	return l.Heads, err
 }
 
-// AddLostHeads records more of them.
+// AddLostHeads records more of them. Errors: ErrLocked.
 func (r *Repository) AddLostHeads(more []LostHead) error {
+	unlock, err := r.Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	have, err := r.LostHeads()
 	if err != nil {
 		return err
 	}
-	have = append(have, more...)
+	known := map[fleet.LogHead]bool{}
+	for _, h := range have {
+		known[h.LogHead] = true
+	}
+	for _, h := range more {
+		if !known[h.LogHead] {
+			have, known[h.LogHead] = append(have, h), true
+		}
+	}
 	if len(have) > maxLostHeads {
 		return fmt.Errorf("recording lost heads: %d, at most %d", len(have), maxLostHeads)
 	}
