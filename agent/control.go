@@ -69,18 +69,25 @@ func (a *Agent) mayAct() error {
 	return nil
 }
 
-// Retry forgets that what is desired failed or was refused, and ends waits.
-func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (control.Retried, error) {
-	var none control.Retried
+// acting is what a person's word about a profile needs, where it may have
+// something activated.
+func (a *Agent) acting(p fleet.ProfileName) (*bound, *worker, error) {
 	b, err := a.enrolled()
 	if err != nil {
-		return none, err
+		return nil, nil, err
 	}
 	w, err := a.known(p)
 	if err != nil {
-		return none, err
+		return nil, nil, err
 	}
-	if err := a.mayAct(); err != nil {
+	return b, w, a.mayAct()
+}
+
+// Retry forgets that what is desired failed or was refused, and ends waits.
+func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (control.Retried, error) {
+	var none control.Retried
+	b, w, err := a.acting(p)
+	if err != nil {
 		return none, err
 	}
 	st := a.journal.State()

@@ -13,14 +13,8 @@ import (
 // back twice.
 func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, leaving fleet.Number, actor string) (control.RolledBack, error) {
 	var none control.RolledBack
-	if _, err := a.enrolled(); err != nil {
-		return none, err
-	}
-	w, err := a.known(p)
+	_, w, err := a.acting(p)
 	if err != nil {
-		return none, err
-	}
-	if err := a.mayAct(); err != nil {
 		return none, err
 	}
 	st := a.journal.State()
