@@ -81,16 +81,25 @@ func (o *options) lookEverywhere(ctx context.Context, s *session) (*logLook, err
 	return l, nil
 }
 
-func runAuditHeads(ctx context.Context, o *options) error {
+// connectAndLook begins a session, which the caller closes, with such a look.
+func (o *options) connectAndLook(ctx context.Context) (*session, *logLook, error) {
 	s, err := o.connect()
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := o.lookEverywhere(ctx, s)
+	if err != nil {
+		return nil, nil, errors.Join(err, s.Close())
+	}
+	return s, l, nil
+}
+
+func runAuditHeads(ctx context.Context, o *options) error {
+	s, l, err := o.connectAndLook(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
-	l, err := o.lookEverywhere(ctx, s)
-	if err != nil {
-		return err
-	}
 	heads := []lostHead{}
 	for h, who := range l.known {
 		heads = append(heads, lostHead{h, who})
@@ -117,15 +126,11 @@ func runAuditAccept(ctx context.Context, o *options, reason string, yes bool) er
 	if n := len(strings.TrimSpace(reason)); n == 0 || n > fleet.MaxReasonBytes {
 		return usageError{fmt.Errorf("a reason is needed, of at most %d bytes", fleet.MaxReasonBytes)}
 	}
-	s, err := o.connect()
+	s, l, err := o.connectAndLook(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
-	l, err := o.lookEverywhere(ctx, s)
-	if err != nil {
-		return err
-	}
 	accepted := l.Lost
 	p := o.printer()
 	if len(accepted) > 0 {

@@ -144,14 +144,15 @@ func runStatus(ctx context.Context, o *options, name string) error {
 		if err := p.Value(res); err != nil {
 			return err
 		}
-		return errors.Join(wire.verdict(), look.verdict(), look.keep(ctx, o, s, o.Stderr))
 	case name != "":
 		showMachine(p, &res.Machines[0], o.Now())
 	default:
 		showFleet(p, res.Machines, o.Now())
 	}
-	wire.show(p)
-	look.show(p)
+	if !p.JSON() {
+		wire.show(p)
+		look.show(p)
+	}
 	return errors.Join(wire.verdict(), look.verdict(), look.keep(ctx, o, s, o.Stderr))
 }
 
