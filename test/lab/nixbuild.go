@@ -20,6 +20,7 @@ func sourceScenarios() []scenario {
 		{"a builder fails once", "as without a network; built again by itself, confirmed, activated once", builderFails},
 		{"git and nix of one mind", "a flake's locked URL and hash as git and the evaluation tell them are those of nix flake metadata", sameLock},
 		{"the flake's server is away", "said; fetched by itself when it is back, confirmed", serverAway},
+		{"the flake's tree is damaged", "as by a power loss in the midst of a build: fetched anew by itself, confirmed, activated once", treeDamaged},
 		{"flake with a closure manifest", "built there and here to the same contents; confirmed", func(ctx context.Context, w *world) error {
 			defer w.restoreSource(ctx)
 			if err := w.fleetFile(ctx, strings.Replace(nixosSource, "}", ", build: true}", 1), patient); err != nil {
@@ -94,6 +95,38 @@ func sameLock(ctx context.Context, w *world) error {
 		if f := published.Generations[0].Source.Flake; f.URL != said.URL || f.NarHash != said.Locked.NarHash {
 			return fmt.Errorf("%s: published %s, %s; nix says %s, %s", ref, f.URL, f.NarHash, said.URL, said.Locked.NarHash)
 		}
+	}
+	return nil
+}
+
+// treeDamaged empties a file of what the agent's host fetched of the flake.
+func treeDamaged(ctx context.Context, w *world) error {
+	s, err := w.commit(ctx, release{})
+	if err != nil {
+		return err
+	}
+	rev, err := w.ops.Run(ctx, "git", "-C", flakeDir, "rev-parse", "HEAD")
+	if err != nil {
+		return err
+	}
+	tree, err := w.web.Run(ctx, "nix", "eval", "--raw", "--expr",
+		`(builtins.fetchTree "git+file://`+flakeDir+"?rev="+strings.TrimSpace(rev)+`").outPath`)
+	if err != nil {
+		return err
+	}
+	file := tree + "/flake.nix"
+	if _, err := w.web.Shell(ctx, "chmod 600 "+file+" && : >"+file); err != nil {
+		return err
+	}
+	number, err := w.publish(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.isGood(ctx, deployed{s, number}, 1); err != nil {
+		return err
+	}
+	if out, err := w.web.Run(ctx, "nix", "store", "verify", "--no-trust", tree); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
 }

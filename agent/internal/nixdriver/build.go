@@ -79,11 +79,7 @@ func (b *base) realise(ctx context.Context, source fleet.Source, link string, sa
 	if source.Flake == nil {
 		return "", fmt.Errorf("%w: it is neither a flake nor a store path", driver.ErrSource)
 	}
-	expr, err := expression(*source.Flake)
-	if err != nil {
-		return "", err
-	}
-	return b.nixBuild(ctx, link, said, append(b.hookless(ctx), "--pure-eval", "--expr", expr)...)
+	return b.buildFlake(ctx, *source.Flake, link, said)
 }
 
 func (b *base) nixBuild(ctx context.Context, link string, said func(string), what ...string) (string, error) {

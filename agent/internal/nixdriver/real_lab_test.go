@@ -210,3 +210,42 @@ func TestRealRepair(t *testing.T) {
 	}
 	whole()
 }
+
+// TestRealTrees: a source that a power loss emptied is fetched anew, and what is
+// built is what was pinned.
+func TestRealTrees(t *testing.T) {
+	d := NewNixOS(Config{})
+	src := realSource(t, t.TempDir())
+	want, err := d.Build(t.Context(), request(src), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src.OutPath = want
+	tree, err := d.treeOf(t.Context(), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What was built goes, so that it is evaluated again.
+	entries, err := os.ReadDir(rootsDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if to, _ := os.Readlink(filepath.Join(rootsDir, e.Name())); to == want {
+			command(t, "rm", filepath.Join(rootsDir, e.Name()))
+		}
+	}
+	command(t, "nix-store", "--delete", want)
+	file := filepath.Join(tree, "flake.nix")
+	if err := errors.Join(os.Chmod(file, 0o600), os.Truncate(file, 0)); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	got, err := d.Build(t.Context(), request(src), func(p driver.Progress) { said = append(said, p.Message) })
+	if err != nil || got != want || !strings.Contains(strings.Join(said, "\n"), "fetched anew what was damaged: "+tree) {
+		t.Errorf("%s, %v, %q", got, err, said)
+	}
+	if _, err := os.Lstat(treesDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left: %v", treesDir, err)
+	}
+}

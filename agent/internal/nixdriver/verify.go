@@ -79,17 +79,23 @@ func (b *base) Verify(ctx context.Context, path string) error {
 	return fmt.Errorf("verifying %s: %w", path, err)
 }
 
+// nixStore runs nix-store, which is beside nix.
+func (b *base) nixStore(ctx context.Context, args ...string) ([]byte, error) {
+	program, err := b.nix()
+	if err != nil {
+		return nil, err
+	}
+	return b.runProgram(ctx, filepath.Join(filepath.Dir(program), "nix-store"), nil, maxVerifyBytes, args...)
+}
+
 // Repair implements driver.Repairer: what Verify found damaged is substituted
 // anew or built again from the derivation that made it.
 func (b *base) Repair(ctx context.Context, path string) error {
 	damaged := b.damage.of(path)
-	program, err := b.nix()
-	if err != nil {
-		return fmt.Errorf("repairing %s: %w", path, err)
-	}
+	var err error
 	for _, p := range damaged {
 		// One that can't be mended must not keep the others from it.
-		_, err = b.runProgram(ctx, filepath.Join(filepath.Dir(program), "nix-store"), nil, maxVerifyBytes, "--repair-path", p)
+		_, err = b.nixStore(ctx, "--repair-path", p)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
