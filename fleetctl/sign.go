@@ -2,6 +2,7 @@ package fleetctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -15,7 +16,8 @@ import (
 
 const signHelp = `Sign a release that was staged (fleetctl publish --stage), or one that fewer people
 signed than have to, after showing what it changes on each machine. With enough
-signatures it is committed: hosts take it as any other.
+signatures it is committed: hosts take it as any other. One that is committed
+already needs nothing: who got no answer runs this again.
 
 Who staged it is trusted with one thing: which source each machine gets. What is
 signed besides is made here, out of this checkout: numbers, where a host may go
@@ -122,11 +124,19 @@ func runSign(ctx context.Context, o *options, opts *signOptions, name string) er
 	r, err := pub.Review(ctx, publisher.SignRequest{
 		Release: id, Targets: targets, Inventory: s.inventory(), Revision: revision(ctx, s.Dir()), AnyRevision: opts.AnyRevision,
 	})
+	p := o.printer()
+	if errors.Is(err, publisher.ErrCommitted) {
+		rep.progress.Done()
+		if p.JSON() {
+			return p.Value(signResult{Release: id, SignedBy: []string{}, Committed: true, Changes: []changeResult{}})
+		}
+		p.Printf("Release %s is committed already: there is nothing to sign. Commit releases/ where it changed.\n", id)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	rep.progress.Done()
-	p := o.printer()
 	res := signResult{
 		Release: id, Revision: r.Proposal.Revision, StagedBy: "operator/" + r.Proposal.Operator,
 		SignedBy: append([]string{}, r.Signers...), Changes: []changeResult{},

@@ -73,7 +73,32 @@ func TestStageAndSign(t *testing.T) {
 	if got.Doc.Number.String() != "1.2" || string(got.Doc.Release) != id {
 		t.Errorf("galena gets %s of %s", got.Doc.Number, got.Doc.Release)
 	}
-	w.fails(exitRefused, "no such proposal", "sign", id)
+	// Who got no answer asks again, and has it on record then.
+	rel := w.releases()[len(w.releases())-1]
+	if string(rel.ID) != id {
+		rel = w.releases()[0]
+	}
+	rel.State = repo.ReleasePrepared
+	r, err := repo.Open(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.WriteRelease(rel); err != nil {
+		t.Fatal(err)
+	}
+	if out := w.ok("sign", id); !strings.Contains(out, "is committed already: there is nothing to sign") {
+		t.Errorf("sign again:\n%s", out)
+	}
+	for _, rel := range w.releases() {
+		if rel.State != repo.ReleaseCommitted {
+			t.Errorf("release %s: state %s", rel.ID, rel.State)
+		}
+	}
+	var again signResult
+	if err := json.Unmarshal([]byte(w.ok("sign", id, "-o", "json")), &again); err != nil || !again.Committed || again.Waiting {
+		t.Errorf("%+v, %v", again, err)
+	}
+	w.fails(exitRefused, "no such proposal", "sign", "r20260301-120000-000000")
 
 	// Staged by somebody who built something else.
 	w.bundle("v3")

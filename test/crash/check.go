@@ -85,6 +85,8 @@ func (w *world) arrived(h *fleetv1.Host, want *want) error {
 	switch {
 	case p.GetReason().GetCode() == string(fleet.ReasonActivationUnknown):
 		return fmt.Errorf("it is %s after an activation that was cut short, and will be tried again", p.GetState())
+	case p.GetState() == "rolled-back" && p.GetReason().GetCode() == string(fleet.ReasonNewGeneration):
+		return errors.New("it went back from an activation that was cut short, and tries it again just now")
 	case p.GetState() != want.state:
 		return fmt.Errorf("it is %s (%s: %s), want %s", p.GetState(), p.GetReason().GetCode(), p.GetReason().GetMessage(), want.state)
 	case p.GetCurrent().GetNumber() != number:

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
@@ -21,6 +22,8 @@ var (
 	ErrProposal = errors.New("it is no proposal of this fleet's")
 	// ErrOtherSettings is a proposal made with other settings than those here.
 	ErrOtherSettings = errors.New("the fleet file says something else here than where the release was staged")
+	// ErrCommitted is a release that needs no signature any more.
+	ErrCommitted = errors.New("the release is committed already")
 	// ErrOtherRevision is a proposal made from another revision.
 	ErrOtherRevision = errors.New("this checkout is of another revision than what was staged")
 )
@@ -198,6 +201,26 @@ func (p *Publisher) propose(ctx context.Context, n *Proposal, count int) error {
 		return err
 	}
 	return p.Coordinator.Propose(ctx, client.Proposal{Release: n.Release, Blob: ref, Revision: n.Revision, Count: count})
+}
+
+// noneWaits says why nothing waits as a release: cause, or that it is committed.
+// Whoever signed last may have been interrupted, or not have heard of it.
+func (p *Publisher) noneWaits(ctx context.Context, id fleet.ReleaseID, cause error) error {
+	releases, err := p.Repo.Releases()
+	if err != nil {
+		return err
+	}
+	if err := p.markCommitted(ctx, releases, true); err != nil {
+		return err
+	}
+	committed, err := p.Coordinator.Releases(ctx, maxAsked)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(committed, func(c client.Release) bool { return c.ID == id }) {
+		return fmt.Errorf("signing %s: %w", id, ErrCommitted)
+	}
+	return cause
 }
 
 // proposal fetches what waits as a release: from the coordinator, or, where it

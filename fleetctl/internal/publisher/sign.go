@@ -73,7 +73,7 @@ const (
 // Review fetches a proposal and makes every check that does not need the
 // operator: what it names exists, it is of this checkout's revision and
 // settings, it follows what was published. The repository must be locked until
-// Sign is done.
+// Sign is done. Errors: ErrCommitted, ErrOtherRevision and others.
 func (p *Publisher) Review(ctx context.Context, req SignRequest) (*Review, error) {
 	trust, _, err := p.Repo.Trust()
 	if err != nil {
@@ -83,6 +83,9 @@ func (p *Publisher) Review(ctx context.Context, req SignRequest) (*Review, error
 		return nil, err
 	}
 	n, err := p.proposal(ctx, req.Release)
+	if errors.Is(err, client.ErrNotFound) {
+		return nil, p.noneWaits(ctx, req.Release, err)
+	}
 	if err != nil {
 		return nil, err
 	}
