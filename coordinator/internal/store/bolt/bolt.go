@@ -295,6 +295,16 @@ func explain(err error) error {
 // use runs f with the database, unless the store has ended.
 func (s *Store) use(f func(*bbolt.DB) error) error {
 	s.stateMu.RLock()
+	if errors.Is(s.ended, store.ErrFailed) {
+		s.stateMu.RUnlock()
+		// Who writes reads first, so that nobody might get as far as writing. While
+		// somebody tries already, the others are told.
+		if s.writeMu.TryLock() {
+			s.retry()
+			s.writeMu.Unlock()
+		}
+		s.stateMu.RLock()
+	}
 	defer s.stateMu.RUnlock()
 	if s.ended != nil {
 		return s.ended

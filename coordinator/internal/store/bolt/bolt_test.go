@@ -304,6 +304,28 @@ func TestFailed(t *testing.T) {
 	}
 }
 
+// TestFailedReads: reading alone is enough for a store that failed to go on.
+func TestFailedReads(t *testing.T) {
+	s := failedStore(t)
+	moved := s.path
+	s.path += ".away"
+	s.writeMu.Lock()
+	s.fail(txid(t, s), store.ErrFailed)
+	s.path, s.tried = moved, time.Time{}
+	_, err := s.Get(t.Context(), "1")
+	wantError(t, err, store.ErrFailed, "check the disk") // Somebody writes, and might be trying.
+	s.writeMu.Unlock()
+	if _, err := s.Get(t.Context(), "1"); err != nil {
+		t.Errorf("after the disk is well again: %v", err)
+	}
+	if _, err := s.Get(t.Context(), "new"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("what was not acknowledged: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFailedClose: a store that failed can be closed.
 func TestFailedClose(t *testing.T) {
 	s := failedStore(t)
