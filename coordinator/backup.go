@@ -44,6 +44,9 @@ type backups struct {
 	now   func() time.Time
 	log   *slog.Logger
 	l     net.Listener
+	// closing closes the socket and removes it, once: whoever comes second waits
+	// until it is gone, because a successor may make its own then.
+	closing func() error
 }
 
 // socketPath is the path of the socket, short enough for the system.
@@ -76,7 +79,7 @@ func listenBackups(ctx context.Context, dir string, s *bolt.Store, b *blob.Store
 		return nil, fmt.Errorf("opening the socket for backups: %w", err)
 	}
 	if u, ok := l.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // Its path may not be good any more: close does it.
+		u.SetUnlinkOnClose(false) // Its path may not be good any more: closing does it.
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the socket for backups: %w", err), l.Close())
@@ -84,7 +87,7 @@ func listenBackups(ctx context.Context, dir string, s *bolt.Store, b *blob.Store
 	if err := removeSnapshots(dir); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &backups{dir: dir, store: s, blobs: b, now: now, log: log, l: l}, nil
+	return &backups{dir: dir, store: s, blobs: b, now: now, log: log, l: l, closing: sync.OnceValue(func() error { return closeSocket(dir, l) })}, nil
 }
 
 // removeSnapshots removes what backups and restores that a crash ended left
@@ -104,15 +107,12 @@ func removeSnapshots(dir string) error {
 	return nil
 }
 
-// close closes the socket and removes it. Closing again is no error.
-func (b *backups) close() error {
-	if err := b.l.Close(); err != nil {
-		if errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		return fmt.Errorf("closing the socket for backups: %w", err)
+func closeSocket(dir string, l net.Listener) error {
+	err := l.Close()
+	if rerr := os.Remove(filepath.Join(dir, socketFile)); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		err = errors.Join(err, rerr)
 	}
-	if err := os.Remove(filepath.Join(b.dir, socketFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil {
 		return fmt.Errorf("closing the socket for backups: %w", err)
 	}
 	return nil
@@ -123,9 +123,7 @@ func (b *backups) run(ctx context.Context) {
 	var mu sync.Mutex // guards conn
 	var conn net.Conn
 	stop := context.AfterFunc(ctx, func() {
-		if err := b.close(); err != nil {
-			b.log.Warn("the next start does it", "error", err)
-		}
+		_ = b.closing() // Close says what went wrong.
 		mu.Lock()
 		defer mu.Unlock()
 		if conn != nil {

@@ -281,7 +281,7 @@ func (co *Coordinator) Close() error {
 		}
 	}
 	if co.backups != nil {
-		err = errors.Join(err, co.backups.close())
+		err = errors.Join(err, co.backups.closing())
 	}
 	if e := co.store.Close(); e != nil && !errors.Is(e, store.ErrClosed) {
 		err = errors.Join(err, e)
