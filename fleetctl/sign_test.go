@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -74,10 +75,8 @@ func TestStageAndSign(t *testing.T) {
 		t.Errorf("galena gets %s of %s", got.Doc.Number, got.Doc.Release)
 	}
 	// Who got no answer asks again, and has it on record then.
-	rel := w.releases()[len(w.releases())-1]
-	if string(rel.ID) != id {
-		rel = w.releases()[0]
-	}
+	all := w.releases()
+	rel := all[slices.IndexFunc(all, func(r *repo.Release) bool { return string(r.ID) == id })]
 	rel.State = repo.ReleasePrepared
 	r, err := repo.Open(w.dir)
 	if err != nil {
@@ -195,6 +194,21 @@ func TestTwoReleaseKeys(t *testing.T) {
 	}
 	if rel := dana.releases()[0]; rel.State != repo.ReleaseCommitted {
 		t.Errorf("state %s", rel.State)
+	}
+	// The first one asks again, and has it only as staged.
+	ahead := w.releases()[0]
+	if ahead.State != repo.ReleaseStaged {
+		t.Fatalf("state %s", ahead.State)
+	}
+	if out := w.ok("sign", id, "-y"); !strings.Contains(out, "is committed already") || w.releases()[0].State != repo.ReleaseCommitted {
+		t.Errorf("sign again:\n%s", out)
+	}
+	r, err := repo.Open(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.WriteRelease(ahead); err != nil {
+		t.Fatal(err)
 	}
 	// The first one's checkout, which is behind, finds out.
 	id = releaseName.FindString(w.ok("publish"))

@@ -93,18 +93,25 @@ const maxAsked = 1000
 // markCommitted finds the releases whose publisher was interrupted between
 // Commit and its record, by now perhaps below others' on top.
 func (p *Publisher) markCommitted(ctx context.Context, releases []*repo.Release, write bool) error {
-	prepared := slices.DeleteFunc(slices.Clone(releases), func(r *repo.Release) bool {
-		return r.State != repo.ReleasePrepared && r.State != repo.ReleaseStaged
-	})
-	if len(prepared) == 0 {
+	if !slices.ContainsFunc(releases, isOpen) {
 		return nil
 	}
 	committed, err := p.Coordinator.Releases(ctx, maxAsked)
 	if err != nil {
 		return err
 	}
-	for _, r := range prepared {
-		if !slices.ContainsFunc(committed, func(c client.Release) bool { return c.ID == r.ID }) {
+	return p.markAs(committed, releases, write)
+}
+
+// isOpen says whether the record of a release leaves open if hosts see it.
+func isOpen(r *repo.Release) bool {
+	return r.State == repo.ReleasePrepared || r.State == repo.ReleaseStaged
+}
+
+// markAs marks those releases that the coordinator says are committed.
+func (p *Publisher) markAs(committed []client.Release, releases []*repo.Release, write bool) error {
+	for _, r := range releases {
+		if !isOpen(r) || !slices.ContainsFunc(committed, func(c client.Release) bool { return c.ID == r.ID }) {
 			continue
 		}
 		r.State = repo.ReleaseCommitted

@@ -203,28 +203,10 @@ func (p *Publisher) propose(ctx context.Context, n *Proposal, count int) error {
 	return p.Coordinator.Propose(ctx, client.Proposal{Release: n.Release, Blob: ref, Revision: n.Revision, Count: count})
 }
 
-// noneWaits says why nothing waits as a release: cause, or that it is committed.
-// Whoever signed last may have been interrupted, or not have heard of it.
-func (p *Publisher) noneWaits(ctx context.Context, id fleet.ReleaseID, cause error) error {
-	releases, err := p.Repo.Releases()
-	if err != nil {
-		return err
-	}
-	if err := p.markCommitted(ctx, releases, true); err != nil {
-		return err
-	}
-	committed, err := p.Coordinator.Releases(ctx, maxAsked)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(committed, func(c client.Release) bool { return c.ID == id }) {
-		return fmt.Errorf("signing %s: %w", id, ErrCommitted)
-	}
-	return cause
-}
-
 // proposal fetches what waits as a release: from the coordinator, or, where it
 // has nothing, from the repository, to which somebody who signed committed it.
+// ErrCommitted where it waits no more: whoever signed last may have been
+// interrupted, or not have heard of it. The repository knows it then.
 func (p *Publisher) proposal(ctx context.Context, id fleet.ReleaseID) (*Proposal, error) {
 	_, data, err := p.Coordinator.Proposal(ctx, id)
 	if err == nil {
@@ -236,6 +218,16 @@ func (p *Publisher) proposal(ctx context.Context, id fleet.ReleaseID) (*Proposal
 	releases, rerr := p.Repo.Releases()
 	if rerr != nil {
 		return nil, rerr
+	}
+	committed, rerr := p.Coordinator.Releases(ctx, maxAsked)
+	if rerr != nil {
+		return nil, rerr
+	}
+	if slices.ContainsFunc(committed, func(c client.Release) bool { return c.ID == id }) {
+		if err := p.markAs(committed, releases, true); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("signing %s: %w", id, ErrCommitted)
 	}
 	for _, r := range releases {
 		if r.ID == id && r.State == repo.ReleaseStaged {

@@ -83,9 +83,6 @@ func (p *Publisher) Review(ctx context.Context, req SignRequest) (*Review, error
 		return nil, err
 	}
 	n, err := p.proposal(ctx, req.Release)
-	if errors.Is(err, client.ErrNotFound) {
-		return nil, p.noneWaits(ctx, req.Release, err)
-	}
 	if err != nil {
 		return nil, err
 	}
