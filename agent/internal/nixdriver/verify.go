@@ -54,15 +54,21 @@ func (d *damage) of(path string) []string {
 // has.
 var modified = regexp.MustCompile(`path '(/nix/store/[^']+)' was modified`)
 
-// Verify implements driver.Verifier: all contents of the closure are read and
-// compared with Nix's database.
-func (b *base) Verify(ctx context.Context, path string) error {
-	var damaged []string
-	_, err := b.run(ctx, func(line string) {
+// compared has nix read paths and compare them with its database, and returns
+// which differ: with an error, which may have other reasons too.
+func (b *base) compared(ctx context.Context, paths ...string) (damaged []string, err error) {
+	_, err = b.run(ctx, func(line string) {
 		if m := modified.FindStringSubmatch(line); m != nil && !slices.Contains(damaged, m[1]) && len(damaged) < maxDamaged {
 			damaged = append(damaged, m[1])
 		}
-	}, maxVerifyBytes, "store", "verify", "--no-trust", "--recursive", path)
+	}, maxVerifyBytes, append([]string{"store", "verify", "--no-trust"}, paths...)...)
+	return damaged, err
+}
+
+// Verify implements driver.Verifier: all contents of the closure are read and
+// compared with Nix's database.
+func (b *base) Verify(ctx context.Context, path string) error {
+	damaged, err := b.compared(ctx, "--recursive", path)
 	var f *failure
 	switch {
 	case err == nil:
