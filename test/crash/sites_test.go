@@ -47,6 +47,8 @@ var pointless = map[string]string{
 	"sync.(*Client).FetchBlob":          "bytes that turned out wrong",
 	"nixdriver.(*base).build":           "a root of Nix's garbage collector: the lab cuts power there",
 	"coordinator.listenBackups":         "a socket that nobody answers any more",
+	"coordinator.closeSocket":           "a socket that nobody answers any more; the next start replaces it",
+	"nixdriver.removeStore":             "trees that a repair needed, or that a crash left; the next repair removes them first",
 	"coordinator.removeSnapshots":       "copies of the store that nobody waits for any more",
 	"coordinator.writeBackup":           "a copy of the store that is removed at the next start",
 	"coordinator.checkEmpty":            "what an interrupted restore left",
