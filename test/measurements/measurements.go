@@ -40,24 +40,39 @@ type Section struct {
 // Write puts a section in the place of the one with its name, or behind the
 // others where there is none. The file may be missing. Two that write at once
 // take turns.
-func Write(file string, s Section) (err error) {
-	if !sectionName.MatchString(s.Name) {
-		return fmt.Errorf("section %q: want lower-case letters and dashes", s.Name)
-	}
-	if strings.Contains(s.Text, "<!-- ") {
-		return fmt.Errorf("section %s: its text has a comment, which could pass for a marker", s.Name)
+func Write(file string, s Section) error {
+	return Update(file, s.Name, func(string) (Section, error) { return s, nil })
+}
+
+// Update is Write of a section that is made of the text that it had before,
+// which is empty where there is none. Nobody else writes meanwhile.
+func Update(file, name string, change func(text string) (Section, error)) (err error) {
+	if !sectionName.MatchString(name) {
+		return fmt.Errorf("section %q: want lower-case letters and dashes", name)
 	}
 	dir, err := os.Open(filepath.Dir(file))
 	if err != nil {
-		return fmt.Errorf("writing section %s: %w", s.Name, err)
+		return fmt.Errorf("writing section %s: %w", name, err)
 	}
 	defer func() { _ = dir.Close() }() // and the lock with it
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
-		return fmt.Errorf("writing section %s: %w", s.Name, err)
+		return fmt.Errorf("writing section %s: %w", name, err)
 	}
 	old, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("writing section %s: %w", s.Name, err)
+		return fmt.Errorf("writing section %s: %w", name, err)
+	}
+	_, was, _, _, err := cut(string(old), name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	s, err := change(was)
+	if err != nil {
+		return fmt.Errorf("writing section %s: %w", name, err)
+	}
+	s.Name = name
+	if strings.Contains(s.Text, "<!-- ") {
+		return fmt.Errorf("section %s: its text has a comment, which could pass for a marker", name)
 	}
 	text, err := replace(string(old), s)
 	if err != nil {
@@ -66,21 +81,66 @@ func Write(file string, s Section) (err error) {
 	return atomicfile.WriteFile(file, []byte(text), 0o644)
 }
 
+// Read returns what is between a section's markers: its text, and the command
+// that wrote it. It is empty where there is no such section, or no file.
+func Read(file, name string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("reading section %s: %w", name, err)
+	}
+	_, text, _, _, err := cut(string(b), name)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	return text, nil
+}
+
+func markers(name string) (begin, end string) {
+	return "<!-- begin " + name + " -->\n", "<!-- end " + name + " -->\n"
+}
+
+// cut cuts a section out.
+func cut(text, name string) (before, section, after string, found bool, err error) {
+	begin, end := markers(name)
+	before, rest, found := strings.Cut(text, begin)
+	if !found {
+		return text, "", "", false, nil
+	}
+	section, after, closed := strings.Cut(rest, end)
+	if !closed || strings.Contains(after, begin) {
+		return "", "", "", false, fmt.Errorf("the markers of section %s are not one pair", name)
+	}
+	return before, section, after, true, nil
+}
+
 func replace(old string, s Section) (string, error) {
 	if old == "" {
 		old = head
 	}
-	begin, end := "<!-- begin "+s.Name+" -->\n", "<!-- end "+s.Name+" -->\n"
+	begin, end := markers(s.Name)
 	section := begin + "\n" + strings.TrimSpace(s.Text) + "\n\nWritten by `" + s.Command + "`.\n\n" + end
-	before, rest, found := strings.Cut(old, begin)
+	before, _, after, found, err := cut(old, s.Name)
+	if err != nil {
+		return "", err
+	}
 	if !found {
 		return strings.TrimRight(old, "\n") + "\n\n" + section, nil
 	}
-	_, after, closed := strings.Cut(rest, end)
-	if !closed || strings.Contains(after, begin) {
-		return "", fmt.Errorf("the markers of section %s are not one pair", s.Name)
-	}
 	return before + section + after, nil
+}
+
+// Revision is that of the working tree. What is not committed makes it dirty,
+// but for the measurements: another section says nothing about this one's.
+func Revision(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always").Output()
+	if err != nil {
+		return "unknown"
+	}
+	revision := string(bytes.TrimSpace(out))
+	if exec.CommandContext(ctx, "git", "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)"+File).Run() != nil {
+		revision += "-dirty"
+	}
+	return revision
 }
 
 // Where describes what figures come from: date, revision, compiler, kernel and
@@ -96,10 +156,6 @@ func Where(ctx context.Context) string {
 		}
 	}
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	revision := "unknown"
-	if out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output(); err == nil {
-		revision = string(bytes.TrimSpace(out))
-	}
-	return fmt.Sprintf("%s, revision %s, %s, Linux %s, %d × %s", time.Now().UTC().Format(time.DateOnly), revision,
+	return fmt.Sprintf("%s, revision %s, %s, Linux %s, %d × %s", time.Now().UTC().Format(time.DateOnly), Revision(ctx),
 		runtime.Version(), bytes.TrimSpace(kernel), runtime.NumCPU(), model)
 }

@@ -1,7 +1,9 @@
 package measurements
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -46,6 +48,79 @@ Written by ` + "`make lab`" + `.
 `
 	if string(b) != want {
 		t.Errorf("got:\n%s\nwant:\n%s", b, want)
+	}
+}
+
+// TestUpdate: a section is made of what it was, and two lose nothing of each
+// other's.
+func TestUpdate(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "measurements.md")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			err := Update(file, "lab", func(was string) (Section, error) {
+				return Section{Text: strings.Repeat("row\n", strings.Count(was, "row")+1)}, nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if text, err := Read(file, "lab"); err != nil || strings.Count(text, "row") != 8 {
+		t.Errorf("got %q, %v", text, err)
+	}
+	if text, err := Read(file, "bench"); err != nil || text != "" {
+		t.Errorf("of no section: %q, %v", text, err)
+	}
+	refused := errors.New("refused")
+	if err := Update(file, "lab", func(string) (Section, error) { return Section{}, refused }); !errors.Is(err, refused) {
+		t.Errorf("got %v", err)
+	}
+	if text, err := Read(file, "lab"); err != nil || strings.Count(text, "row") != 8 {
+		t.Errorf("after an update that failed: %q, %v", text, err)
+	}
+}
+
+// TestRevision: what is not committed is said, but for the measurements.
+func TestRevision(t *testing.T) {
+	t.Chdir(t.TempDir())
+	git := func(args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %q: %v: %s", args, err, out)
+		}
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := Revision(t.Context()); r != "unknown" {
+		t.Errorf("of no repository: %s", r)
+	}
+	if err := os.Mkdir(filepath.Dir(File), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(File, "old")
+	write("main.go", "old")
+	git("init", "-q")
+	git("add", ".")
+	git("commit", "-q", "-m", "one")
+	clean := Revision(t.Context())
+	write(File, "new")
+	if r := Revision(t.Context()); r != clean || strings.Contains(r, "dirty") {
+		t.Errorf("with measurements: %s, before %s", r, clean)
+	}
+	write("main.go", "new")
+	if r := Revision(t.Context()); r != clean+"-dirty" {
+		t.Errorf("with a change: %s, before %s", r, clean)
+	}
+	git("add", ".")
+	if r := Revision(t.Context()); r != clean+"-dirty" {
+		t.Errorf("with a change that is staged: %s, before %s", r, clean)
 	}
 }
 
