@@ -4,6 +4,9 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +24,53 @@ func TestTheTableHasEachScenarioOnce(t *testing.T) {
 				t.Errorf("%q is there twice, or incomplete, or not for a table", name)
 			}
 			seen[name] = true
+		}
+	}
+}
+
+// TestEveryDriverTestIsRun: a test under the build tag lab that is in no row
+// would be run by nobody.
+func TestEveryDriverTestIsRun(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("../..", driversDir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(data), "//go:build lab\n") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(data), -1) {
+			there[m[1]] = true
+		}
+	}
+	for _, d := range driverTests {
+		if !there[d.name] {
+			t.Errorf("a row is of %s, which is no test", d.name)
+		}
+		delete(there, d.name)
+	}
+	for name := range there {
+		t.Errorf("%s is in no row of driverTests", name)
+	}
+}
+
+func TestWhatDidNotRunDidNotPass(t *testing.T) {
+	if err := passed("=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\n", "TestA"); err != nil {
+		t.Error(err)
+	}
+	for _, out := range []string{
+		"testing: warning: no tests to run\nPASS\n",
+		"--- SKIP: TestA (0.00s)\nPASS\n",
+		"--- PASS: TestAll (0.00s)\nPASS\n",
+		"    --- PASS: TestA (0.00s)\n",
+	} {
+		if passed(out, "TestA") == nil {
+			t.Errorf("taken for good: %q", out)
 		}
 	}
 }
