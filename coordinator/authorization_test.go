@@ -20,17 +20,18 @@ import (
 )
 
 // callers of the matrix, in the order of the columns below.
-var callers = []string{"nobody", "host", "expired host", "banned host", "viewer", "deployer", "admin", "stranger", "coordinator", "expired admin"}
+var callers = []string{"nobody", "host", "expired host", "banned host", "viewer", "deployer", "approver", "secrets-admin", "admin", "stranger", "coordinator", "expired admin"}
 
-// Who is let through: one column per caller.
+// Who is let through: one column per caller. Nothing is for approvers or for
+// secrets-admins alone.
 const (
-	forAll       = "++++++++++"
-	forHosts     = "-+--------"
-	forRenewal   = "-++-------"
-	forViewers   = "----+++---"
-	forDeployers = "-----++---"
-	forAdmins    = "------+---"
-	forKnown     = "-+--+++-+-"
+	forAll       = "++++++++++++"
+	forHosts     = "-+----------"
+	forRenewal   = "-++---------"
+	forViewers   = "----+++++---"
+	forDeployers = "-----+--+---"
+	forAdmins    = "--------+---"
+	forKnown     = "-+--+++++-+-"
 )
 
 func TestAuthorization(t *testing.T) {
@@ -87,6 +88,8 @@ func TestAuthorization(t *testing.T) {
 		w.as(w.issue(pki.HostIdentity(fleetID, "cinnabar"))),
 		w.as(w.issue(pki.OperatorIdentity(fleetID, "vic"))),
 		w.as(w.issue(pki.OperatorIdentity(fleetID, "dana"))),
+		w.as(w.issue(pki.OperatorIdentity(fleetID, "abe"))),
+		w.as(w.issue(pki.OperatorIdentity(fleetID, "sue"))),
 		w.as(w.issue(pki.OperatorIdentity(fleetID, "cameron"))),
 		w.as(w.issue(pki.OperatorIdentity(fleetID, "mallory"))),
 		w.as(w.issue(pki.CoordinatorIdentity(fleetID, "other"))),

@@ -137,6 +137,7 @@ func newFleetWorld(t *testing.T, fleetID fleet.FleetID, edit ...func(*kit.Kit)) 
 		},
 		Operators: []kit.Operator{
 			{Name: "cameron", Role: fleet.RoleAdmin}, {Name: "dana", Role: fleet.RoleDeployer}, {Name: "vic", Role: fleet.RoleViewer},
+			{Name: "abe", Role: fleet.RoleApprover}, {Name: "sue", Role: fleet.RoleSecretsAdmin},
 		},
 	}
 	for _, f := range edit {

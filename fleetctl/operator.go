@@ -22,10 +22,10 @@ import (
 
 const operatorHelp = `Operators are people and programs that may call the coordinator. Roles:
   viewer         sees everything
-  deployer       viewer, and publishes what is signed
-  approver       viewer, and approves
-  secrets-admin  viewer, and rotates secrets
-  admin          all of it, and who is an operator
+  deployer       viewer; publishes, proposes, rolls back, hands over what is signed
+  approver       what a viewer may: nothing asks for an approval yet
+  secrets-admin  what a viewer may: new secrets are a publish, which a deployer does
+  admin          all of it; makes tokens, bans machines, says who is an operator
 
 A private key never moves. The newcomer, with a checkout of the fleet's
 repository, makes a key and sends what this prints to an admin:

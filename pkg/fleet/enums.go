@@ -70,8 +70,9 @@ const (
 	VerdictInconclusive Verdict = "inconclusive"
 )
 
-// Role is what an operator may do. Higher ones include lower ones, except that
-// secrets-admin and approver stand beside each other.
+// Role is what an operator may do at the coordinator. Admin includes all; deployer,
+// approver and secrets-admin each include viewer, and stand beside each other. No
+// method needs approver or secrets-admin yet.
 type Role string
 
 // The roles of operators.

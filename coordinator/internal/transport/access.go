@@ -198,7 +198,8 @@ func (a *authorizer) operator(c *caller, need access) error {
 	a.registry.TouchOperator(fleet.OperatorName(c.Name), c.Leaf.NotAfter)
 	if need.who == operator && !role.Includes(need.role) {
 		return refuse(codes.PermissionDenied, refusal.NotAllowed,
-			fmt.Sprintf("%s has the role %s, this needs %s", c.Path(), role, need.role), "ask an admin, or have the role changed in fleet.yaml")
+			fmt.Sprintf("%s has the role %s, this needs %s", c.Path(), role, need.role),
+			"ask an admin, who can change the role: fleetctl operator add "+c.Name+" --role "+string(need.role))
 	}
 	return nil
 }

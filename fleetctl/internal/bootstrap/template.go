@@ -56,7 +56,7 @@ machines:
 # Machines that are not meant to run now.
 #disabled: [box1]
 
-# Roles: viewer, deployer, approver, secrets-admin, admin.
+# Roles: viewer, deployer, approver, secrets-admin, admin; see fleetctl operator --help.
 operators:
   %s: {role: admin}
 
