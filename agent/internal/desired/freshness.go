@@ -22,7 +22,7 @@ func (s *Store) loadFreshness() error {
 		return nil
 	}
 	b, err := atomicfile.ReadAtMost(s.freshnessPath(), maxFileBytes)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, atomicfile.ErrTooLarge) {
 		return nil
 	}
 	if err != nil {

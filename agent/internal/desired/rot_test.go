@@ -126,3 +126,16 @@ func TestOlderRootJudgesNothing(t *testing.T) {
 		t.Errorf("by the newest: %v, %v", err, s.Damage())
 	}
 }
+
+// TestLargeFreshness: a statement's file that is no statement keeps nothing from
+// working, whatever its size.
+func TestLargeFreshness(t *testing.T) {
+	f, dir := agenttest.NewFleet(t), t.TempDir()
+	newStore(t, f, dir)
+	if err := os.WriteFile(filepath.Join(dir, "freshness.json"), make([]byte, 4*fleet.MaxDocumentBytes+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := desired.Open(dir, f.RootPin, 0); err != nil || s.Freshness() != nil || s.Trust() == nil {
+		t.Errorf("opened: %v", err)
+	}
+}
