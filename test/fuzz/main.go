@@ -25,9 +25,11 @@ import (
 	"github.com/cameronraysmith/fleet/test/measurements"
 )
 
-// minimizeTime bounds what go test spends on making one input smaller: its
-// default, a minute, is a tenth of a long run, and most of a short one.
-const minimizeTime = 5 * time.Second
+// minimize bounds what go test does to make one input smaller, which it does for
+// each that is new: by default a minute, in which it may try no other. With
+// five seconds a decoder of JSON had tried eight inputs after a quarter of a
+// minute, with so many executions it had tried ten thousand.
+const minimize = "64x"
 
 type options struct {
 	run      *regexp.Regexp // nil for all
@@ -145,7 +147,7 @@ func fuzz(ctx context.Context, root string, o options) error {
 func run(ctx context.Context, t target, o options) (result, error) {
 	args := []string{
 		"test", "-run", "^$", "-fuzz", "^" + t.function + "$", "-fuzztime", o.time.String(),
-		"-fuzzminimizetime", minimizeTime.String(), "-timeout", "0",
+		"-fuzzminimizetime", minimize, "-timeout", "0",
 	}
 	if o.parallel > 0 {
 		args = append(args, "-parallel", strconv.Itoa(o.parallel))

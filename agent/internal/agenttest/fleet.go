@@ -5,7 +5,9 @@ package agenttest
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -46,12 +48,34 @@ type Fleet struct {
 	Issued time.Time
 	// Now is the fleet's wall time, whatever the host's may be.
 	Now func() time.Time
+
+	newKey func() (ed25519.PrivateKey, error)
 }
 
 // NewFleet makes keys and the first trust root.
 func NewFleet(t testing.TB) *Fleet {
 	t.Helper()
-	f := &Fleet{T: t, Now: time.Now} //nolint:forbidigo // Injected from here on.
+	return newFleet(t, &Fleet{T: t, Now: time.Now, newKey: pki.NewKey}) //nolint:forbidigo // Injected from here on.
+}
+
+// FixedFleet is a fleet whose keys that sign and whose time are the same in each
+// process: a fuzzer's seeds are made in one and tried in others, where those of
+// another fleet would not even be known keys.
+func FixedFleet(t testing.TB) *Fleet {
+	t.Helper()
+	n := 0
+	return newFleet(t, &Fleet{
+		T: t, Now: func() time.Time { return time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC) },
+		newKey: func() (ed25519.PrivateKey, error) {
+			n++
+			seed := sha256.Sum256(fmt.Appendf(nil, "key %d", n))
+			return ed25519.NewKeyFromSeed(seed[:]), nil
+		},
+	})
+}
+
+func newFleet(t testing.TB, f *Fleet) *Fleet {
+	t.Helper()
 	now := f.Now().Add(-time.Minute).UTC().Truncate(time.Second)
 	f.Issued = now
 	var err error
@@ -74,7 +98,7 @@ func NewFleet(t testing.TB) *Fleet {
 		case release.RoleApprover, release.RoleBuilder, release.RoleFreshness:
 		}
 	}
-	key, err := pki.NewKey()
+	key, err := f.newKey()
 	f.must(err)
 	f.Stranger = release.NewSigner(key)
 	env, digest, err := release.Seal(fleet.TypeRoot, f.Root, f.RootKeys...)
@@ -85,7 +109,7 @@ func NewFleet(t testing.TB) *Fleet {
 
 // AddKey makes a key and gives it a role in the next root to be sealed.
 func (f *Fleet) AddKey(role release.RoleName) release.Signer {
-	key, err := pki.NewKey()
+	key, err := f.newKey()
 	f.must(err)
 	return f.GiveKey(role, key)
 }

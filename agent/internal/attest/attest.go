@@ -80,18 +80,19 @@ func Read(dir string, pin fleet.Digest) (*Newest, error) {
 		if strings.HasPrefix(filepath.Base(name), ".") {
 			continue
 		}
-		if err := n.add(t, name); err != nil {
+		data, err := atomicfile.ReadAtMost(name, maxReleaseBytes)
+		if err == nil {
+			err = n.add(t, data)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}
 	}
 	return n, nil
 }
 
-func (n *Newest) add(t *release.Trust, name string) error {
-	data, err := atomicfile.ReadAtMost(name, maxReleaseBytes)
-	if err != nil {
-		return err
-	}
+// add takes in the file of one release.
+func (n *Newest) add(t *release.Trust, data []byte) error {
 	var f releaseFile
 	if err := strictjson.Unmarshal(data, maxReleaseBytes, &f); err != nil {
 		return err //nolint:wrapcheck // The caller names the file.

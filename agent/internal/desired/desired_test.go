@@ -203,21 +203,3 @@ func TestPruneAndDamage(t *testing.T) {
 		t.Errorf("Load: %v", err)
 	}
 }
-
-// FuzzTake: no bytes of a coordinator's break the store, or get past it.
-func FuzzTake(f *testing.F) {
-	fl := agenttest.NewFleet(f)
-	s := newStore(f, fl, f.TempDir())
-	good, _ := fl.Seal(fl.Generation(1, source()))
-	f.Add(good, []byte(nil))
-	f.Add([]byte(`{"payload":"","payloadType":"","signatures":[]}`), []byte(`{}`))
-	f.Fuzz(func(t *testing.T, generation, secrets []byte) {
-		err := s.Take(system, desired.Offer{
-			Profile: fleet.System, Newest: desired.Document{Generation: generation, Secrets: secrets},
-		}, time.Now())
-		d, _ := s.Desired(system, time.Now())
-		if err == nil && d.Target == nil {
-			t.Error("taken, and nothing is desired")
-		}
-	})
-}

@@ -1,0 +1,4 @@
+package attest
+
+// Add takes in the file of one release.
+var Add = (*Newest).add
