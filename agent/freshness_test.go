@@ -94,6 +94,44 @@ func TestLoosenedFreshness(t *testing.T) {
 	}
 }
 
+// TestRefusedFreshnessLoosenings: what is signed by somebody else, has ended, or is
+// for another host lets nothing start, even handed over by the coordinator.
+func TestRefusedFreshnessLoosenings(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	one := h.publish(1, "one", "", func(g *fleet.Generation) { g.Policy.Freshness = fleet.Duration(time.Hour) })
+	h.coord.WaitReason(fleet.ReasonStale)
+	now := h.fleet.Now().UTC().Truncate(time.Second)
+	seal := func(key release.Signer, machine fleet.MachineName, ends time.Duration) []byte {
+		env, _, err := release.Seal(fleet.TypeLoosening, fleet.Loosening{
+			Type: fleet.TypeLoosening, Fleet: agenttest.FleetID, Machine: machine, Profile: fleet.System,
+			Action: fleet.LoosenFreshness, Reason: "let me in", Issued: now.Add(-2 * time.Hour), Expires: now.Add(ends),
+		}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return env
+	}
+	for _, c := range []struct {
+		name     string
+		envelope []byte
+		want     fleet.ReasonCode
+	}{
+		{"another's key", seal(h.fleet.Stranger, agenttest.Machine, time.Hour), release.ErrUnknownKey.Code},
+		{"ended", seal(h.fleet.Release, agenttest.Machine, -time.Hour), release.ErrExpired.Code},
+		{"another host's", seal(h.fleet.Release, "galena", time.Hour), release.ErrWrongMachine.Code},
+	} {
+		h.coord.Loosen(c.envelope)
+		waitStatus(t, h, func(r fleet.Reason) bool { return r.Code == c.want })
+		st := h.agent.journal.State()
+		if len(st.Loosened) != 0 || !st.StaleUntil[fleet.System].IsZero() {
+			t.Errorf("%s: %v may start until %s", c.name, st.Loosened, st.StaleUntil[fleet.System])
+		}
+	}
+	h.coord.Loosen(seal(h.fleet.Release, agenttest.Machine, time.Hour))
+	h.coord.WaitState(fleet.StateConfirmed, one)
+}
+
 // TestStatesFreshness: an agent with the key states what its checkout of the
 // repository has, and itself gets to know it.
 func TestStatesFreshness(t *testing.T) {

@@ -136,8 +136,11 @@ func newFleetWorld(t *testing.T, fleetID fleet.FleetID, edit ...func(*kit.Kit)) 
 			{Name: "cinnabar", Class: fleet.ClassNixOS}, {Name: "galena", Class: fleet.ClassNixOS}, {Name: "pyrite", Class: fleet.ClassNixOS},
 		},
 		Operators: []kit.Operator{
-			{Name: "cameron", Role: fleet.RoleAdmin}, {Name: "dana", Role: fleet.RoleDeployer}, {Name: "vic", Role: fleet.RoleViewer},
-			{Name: "abe", Role: fleet.RoleApprover}, {Name: "sue", Role: fleet.RoleSecretsAdmin},
+			{Name: "cameron", Role: fleet.RoleAdmin},
+			{Name: "dana", Role: fleet.RoleDeployer},
+			{Name: "vic", Role: fleet.RoleViewer},
+			{Name: "abe", Role: fleet.RoleApprover},
+			{Name: "sue", Role: fleet.RoleSecretsAdmin},
 		},
 	}
 	for _, f := range edit {
