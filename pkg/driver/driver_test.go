@@ -108,11 +108,18 @@ func TestAdapterCarriesEverything(t *testing.T) {
 	}
 }
 
+// request is a valid one.
+func request() driver.BuildRequest {
+	return driver.BuildRequest{Profile: fleet.System, Source: fleet.Source{
+		Driver: "bundle", Bundle: &fleet.BundleSource{Digest: fleet.DigestOf([]byte("b")), Size: 1},
+	}}
+}
+
 func TestErrorsSurvive(t *testing.T) {
 	for _, want := range []error{driver.ErrSource, driver.ErrNotBuilt, context.DeadlineExceeded, context.Canceled} {
 		d := connect(t, &fake{err: fmt.Errorf("trying hard: %w", want)})
 		_, err1 := d.Current(t.Context(), fleet.System)
-		_, err2 := d.Build(t.Context(), driver.BuildRequest{Profile: fleet.System}, nil)
+		_, err2 := d.Build(t.Context(), request(), nil)
 		_, err3 := d.Diff(t.Context(), fleet.System, "", "/a")
 		_, err4 := d.Activation(t.Context(), fleet.System, "", "/a")
 		for _, err := range []error{err1, err2, err3, err4} {
@@ -131,7 +138,7 @@ func TestBuildEndsWithItsContext(t *testing.T) {
 	f := &fake{path: "wait", progress: []driver.Progress{{Message: "waiting"}}}
 	d := connect(t, f)
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := d.Build(ctx, driver.BuildRequest{Profile: fleet.System}, func(driver.Progress) { cancel() })
+	_, err := d.Build(ctx, request(), func(driver.Progress) { cancel() })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
@@ -139,15 +146,23 @@ func TestBuildEndsWithItsContext(t *testing.T) {
 
 func TestBadRequests(t *testing.T) {
 	d := connect(t, &fake{path: "/built"})
-	for _, req := range []driver.BuildRequest{
-		{Profile: "../x"},
-		{Profile: fleet.System, Blobs: map[fleet.Digest]string{"md5:x": "/a"}},
-		{Profile: fleet.System, Blobs: map[fleet.Digest]string{fleet.DigestOf(nil): "relative"}},
-		{Profile: fleet.System, Closure: "relative"},
+	for name, spoil := range map[string]func(*driver.BuildRequest){
+		"profile":       func(r *driver.BuildRequest) { r.Profile = "../x" },
+		"digest":        func(r *driver.BuildRequest) { r.Blobs = map[fleet.Digest]string{"md5:x": "/a"} },
+		"blob's file":   func(r *driver.BuildRequest) { r.Blobs = map[fleet.Digest]string{fleet.DigestOf(nil): "relative"} },
+		"closure":       func(r *driver.BuildRequest) { r.Closure = "relative" },
+		"no source":     func(r *driver.BuildRequest) { r.Source = fleet.Source{} },
+		"no content":    func(r *driver.BuildRequest) { r.Source.Bundle = nil },
+		"other content": func(r *driver.BuildRequest) { r.Source.Driver = "files" },
 	} {
+		req := request()
+		spoil(&req)
 		if _, err := d.Build(t.Context(), req, nil); !errors.Is(err, driver.ErrSource) {
-			t.Errorf("%+v: got %v", req, err)
+			t.Errorf("%s: got %v", name, err)
 		}
+	}
+	if _, err := d.Build(t.Context(), request(), nil); err != nil {
+		t.Errorf("a good one: %v", err)
 	}
 	if _, err := d.Current(t.Context(), "../x"); err == nil {
 		t.Error("a profile named ../x was taken")
@@ -227,7 +242,7 @@ func TestAnswersOfPluginsAreChecked(t *testing.T) {
 		if p.activation != nil {
 			_, err = d.Activation(t.Context(), fleet.System, "", "/a")
 		} else {
-			_, err = d.Build(t.Context(), driver.BuildRequest{Profile: fleet.System}, nil)
+			_, err = d.Build(t.Context(), request(), nil)
 		}
 		if !errors.Is(err, driver.ErrAnswer) {
 			t.Errorf("%v: got %v", p, err)

@@ -99,6 +99,10 @@ func buildRequest(req *driverv1.BuildRequest) (BuildRequest, error) {
 	if err := strictjson.Unmarshal(req.GetSource(), fleet.MaxDocumentBytes, &r.Source); err != nil {
 		return BuildRequest{}, fmt.Errorf("%w: reading source: %w", ErrSource, err)
 	}
+	// A driver may rely on it, whoever calls.
+	if err := r.Source.Validate(); err != nil {
+		return BuildRequest{}, fmt.Errorf("%w: %w", ErrSource, err)
+	}
 	for d, file := range req.GetBlobs() {
 		digest, err := fleet.ParseDigest(d)
 		if err != nil {

@@ -368,7 +368,20 @@ func FuzzParseJoin(f *testing.F) {
 
 func FuzzParseHostKeys(f *testing.F) {
 	f.Add([]byte(`{"machine":"a","report":"AA=="}`))
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = pki.ParseHostKeys(b) })
+	f.Add([]byte(`{"machine":"galena","report":"` + strings.Repeat("A", 43) + `=","age":"age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		k, err := pki.ParseHostKeys(b)
+		if err != nil {
+			return
+		}
+		text, err := k.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := pki.ParseHostKeys(text); err != nil || again != k {
+			t.Errorf("%q becomes %q, which is %+v, %v", b, text, again, err)
+		}
+	})
 }
 
 func FuzzParseCSR(f *testing.F) {

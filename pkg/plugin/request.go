@@ -1,9 +1,7 @@
 package plugin
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +10,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/plugin/handshake"
+	"github.com/cameronraysmith/fleet/pkg/strictjson"
 )
 
 // StateDir is the directory that a driver may keep things in, the built paths
@@ -19,20 +18,16 @@ import (
 // the same for all versions of the plugin. It is empty for a probe.
 func StateDir() string { return os.Getenv(handshake.EnvState) }
 
-// Config decodes the configuration of a source or probe into v; unknown keys
-// and anything after it are errors that wrap driver.ErrSource. An empty one
+// Config decodes the configuration of a source or probe into v; unknown keys,
+// keys that are there twice, anything after it and more than
+// fleet.MaxPluginConfigBytes are errors that wrap driver.ErrSource. An empty one
 // leaves v as it is.
 func Config(data []byte, v any) error {
 	if len(data) == 0 {
 		return nil
 	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
+	if err := strictjson.UnmarshalKnown(data, fleet.MaxPluginConfigBytes, v); err != nil {
 		return fmt.Errorf("%w: reading config: %w", driver.ErrSource, err)
-	}
-	if d.More() {
-		return fmt.Errorf("%w: reading config: something follows its end", driver.ErrSource)
 	}
 	return nil
 }

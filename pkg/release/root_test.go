@@ -2,10 +2,14 @@ package release_test
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"maps"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
@@ -22,7 +26,7 @@ func TestRootPin(t *testing.T) {
 }
 
 // reseal signs a changed root with the keyring's root keys and more.
-func (k *keyring) reseal(t *testing.T, change func(*release.Root), more ...release.Signer) []byte {
+func (k *keyring) reseal(t testing.TB, change func(*release.Root), more ...release.Signer) []byte {
 	t.Helper()
 	r := k.doc
 	r.Version++
@@ -111,46 +115,192 @@ func TestSleeperWalksOverExpiredRoots(t *testing.T) {
 	}
 }
 
+// everySigner adds keys for the roles that newKeyring leaves empty.
+func everySigner(t testing.TB, k *keyring) (builder, freshness release.Signer) {
+	t.Helper()
+	env := k.reseal(t, func(r *release.Root) {
+		for i, role := range []release.RoleName{release.RoleBuilder, release.RoleFreshness} {
+			seed := sha256.Sum256([]byte(role))
+			private := ed25519.NewKeyFromSeed(seed[:])
+			pub, _ := private.Public().(ed25519.PublicKey)
+			id, key := release.NewKey(pub)
+			r.Keys[id] = key
+			r.Roles[role] = release.RoleKeys{Threshold: 1, KeyIDs: []string{id}}
+			*[]*release.Signer{&builder, &freshness}[i] = release.NewSigner(private)
+		}
+	})
+	next, err := k.trust.Next(env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.trust = next
+	return builder, freshness
+}
+
+// FuzzOpen: what is opened is valid, and among what was signed.
 func FuzzOpen(f *testing.F) {
 	k := newKeyring(f)
-	f.Add(k.envelope)
-	f.Add(k.seal(f, generation(1)))
-	f.Add([]byte(`{"payloadType":"application/vnd.fleet.generation.v1+json","payload":"e30=","signatures":[]}`))
-	s, pub := newSigner(f)
-	if env, err := release.SealReport(fleet.Report{}, s); err == nil {
-		f.Add(env)
-	}
-	f.Fuzz(func(t *testing.T, env []byte) {
-		if g, err := k.trust.OpenGeneration(env); err == nil {
-			if err := g.Doc.Validate(); err != nil {
-				t.Fatal(err)
+	builder, freshness := everySigner(f, k)
+	second := k.trust
+	third := k.reseal(f, func(r *release.Root) { *r = *second.Root(); r.Version++ })
+	seed := sha256.Sum256([]byte("a host, and an operator"))
+	own := ed25519.NewKeyFromSeed(seed[:])
+	pub, _ := own.Public().(ed25519.PublicKey)
+	signed := map[fleet.Digest]bool{}
+	// open opens an envelope as all that it may be, and counts as how many it is.
+	open := func(t testing.TB, env []byte) int {
+		t.Helper()
+		check := func(what string, digest fleet.Digest, err, invalid error) {
+			t.Helper()
+			if err == nil && (invalid != nil || !signed[digest]) {
+				t.Errorf("%s with digest %s: %v; signed: %t", what, digest, invalid, signed[digest])
 			}
 		}
-		_, _ = k.trust.OpenSecrets(env)
-		_, _ = k.trust.OpenLoosening(env)
-		_, _ = k.trust.Next(env)
-		_, _ = release.OpenReport(env, pub)
+		opened := 0
+		if d, err := second.OpenGeneration(env); err == nil {
+			opened++
+			check("a generation", d.Digest, err, d.Doc.Validate())
+		}
+		if d, err := second.OpenSecrets(env); err == nil {
+			opened++
+			check("a secrets manifest", d.Digest, err, d.Doc.Validate())
+		}
+		if d, err := second.OpenLoosening(env); err == nil {
+			opened++
+			check("a loosening", d.Digest, err, d.Doc.Validate())
+		}
+		if d, err := second.OpenFreshness(env); err == nil {
+			opened++
+			check("a statement", d.Digest, err, d.Doc.Validate())
+		}
+		if d, err := second.OpenClosure(env); err == nil {
+			opened++
+			check("a closure", d.Digest, err, d.Doc.Validate())
+		}
+		if d, err := second.Next(env); err == nil {
+			opened++
+			check("a trust root", d.Digest(), err, nil)
+		}
+		if d, err := release.OpenReport(env, pub); err == nil {
+			opened++
+			if d.Acked != 3 || d.Machine != "cinnabar" {
+				t.Errorf("nobody signed the report %+v", d)
+			}
+		}
+		if d, err := release.OpenLook(env, pub); err == nil {
+			opened++
+			if d.Validate() != nil || d.Operator != "ann" {
+				t.Errorf("nobody signed the look %+v", d)
+			}
+		}
+		return opened
+	}
+	add := func(docType string, doc any, signers ...release.Signer) {
+		env, digest, err := release.Seal(docType, doc, signers...)
+		if err != nil {
+			f.Fatal(err)
+		}
+		signed[digest] = true
+		if n := open(f, env); n != 1 {
+			f.Errorf("a %s is opened as %d kinds of documents", docType, n)
+		}
+		f.Add(env)
+	}
+	f.Add(k.envelope)
+	f.Add(third)
+	if next, err := second.Next(third); err != nil {
+		f.Fatal(err)
+	} else {
+		signed[next.Digest()] = true
+	}
+	day := t0.Add(24 * time.Hour)
+	g := generation(1)
+	ref := fleet.Ref{Number: g.Number, Digest: fleet.DigestOf([]byte("g")), Release: "r1"}
+	add(fleet.TypeGeneration, g, k.release...)
+	add(fleet.TypeSecrets, fleet.SecretsManifest{
+		Type: fleet.TypeSecrets, Fleet: "first", Machine: "cinnabar", Profile: fleet.System, Issued: t0, Expires: day,
+		Entries: []fleet.SecretEntry{{Name: "token", Version: 1, Path: "web/token", Mode: 0o400, Digest: ref.Digest, Size: 1}},
+	}, k.secrets...)
+	add(fleet.TypeLoosening, fleet.Loosening{
+		Type: fleet.TypeLoosening, Fleet: "first", Machine: "cinnabar", Profile: fleet.System, Action: fleet.LoosenRetry, Digest: ref.Digest, Issued: t0, Expires: day,
+	}, k.release...)
+	add(fleet.TypeFreshness, fleet.Freshness{
+		Type: fleet.TypeFreshness, Fleet: "first", Machine: "cinnabar", Issued: t0, Expires: day, Root: 1,
+		Highest: map[fleet.ProfileName]fleet.Ref{fleet.System: ref},
+	}, freshness)
+	const path = "/nix/store/l4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-a"
+	add(fleet.TypeClosure, fleet.ClosureManifest{
+		Type: fleet.TypeClosure, Fleet: "first", Issued: t0, Root: path,
+		Paths: []fleet.ClosurePath{{Path: path, NarHash: "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", NarSize: 120, References: []string{path}}},
+	}, builder)
+	add(fleet.TypeReport, fleet.Report{
+		Type: fleet.TypeReport, Fleet: "first", Machine: "cinnabar", InstanceID: "i", BootID: "b", Time: t0, Mode: fleet.ModeManage, Acked: 3,
+		LogHeads: []fleet.KeptHead{{LogHead: fleet.LogHead{Seq: 3, Hash: strings.Repeat("ab", 32)}, Time: t0}},
+	}, release.NewSigner(own))
+	add(fleet.TypeLook, fleet.Look{
+		Type: fleet.TypeLook, Fleet: "first", Operator: "ann", Time: t0, Head: fleet.LogHead{Seq: 3, Hash: strings.Repeat("ab", 32)},
+	}, release.NewSigner(own))
+	f.Add([]byte(`{"payloadType":"application/vnd.fleet.generation.v1+json","payload":"e30=","signatures":[]}`))
+	f.Fuzz(func(t *testing.T, env []byte) {
+		if n := open(t, env); n > 1 {
+			t.Errorf("it is %d kinds of documents at once", n)
+		}
 	})
 }
 
-// FuzzPayload signs whatever comes, as a publisher gone wrong would.
+// FuzzPayload signs whatever comes, as a publisher gone wrong would: it opens as
+// what it was signed as, or not at all, and is valid.
 func FuzzPayload(f *testing.F) {
 	k := newKeyring(f)
+	builder, freshness := everySigner(f, k)
+	for _, doc := range []any{
+		generation(1),
+		fleet.Freshness{Type: fleet.TypeFreshness, Fleet: "first", Machine: "cinnabar", Issued: t0, Expires: t0.Add(time.Hour), Root: 1},
+		fleet.ClosureManifest{Type: fleet.TypeClosure, Fleet: "first", Issued: t0, Root: "/nix/store/l4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-a"},
+		k.doc,
+	} {
+		b, err := json.Marshal(doc)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(b))
+	}
 	f.Add(`{}`)
 	f.Add(`{"type":"generation","fleet":"first","critical":["x"]}`)
 	f.Fuzz(func(t *testing.T, payload string) {
 		for docType, signers := range map[string][]release.Signer{
 			fleet.TypeGeneration: k.release, fleet.TypeLoosening: k.release,
 			fleet.TypeSecrets: k.secrets, fleet.TypeRoot: k.root,
+			fleet.TypeClosure: {builder}, fleet.TypeFreshness: {freshness},
 		} {
 			env, _, err := release.Seal(docType, rawJSON(payload), signers...)
 			if err != nil {
 				return
 			}
-			_, _ = k.trust.OpenGeneration(env)
-			_, _ = k.trust.OpenSecrets(env)
-			_, _ = k.trust.OpenLoosening(env)
-			_, _ = k.trust.Next(env)
+			check := func(is string, err, invalid error) {
+				t.Helper()
+				if err == nil && (is != docType || invalid != nil) {
+					t.Errorf("signed as %s, opened as %s: %v", docType, is, invalid)
+				}
+			}
+			if d, err := k.trust.OpenGeneration(env); err == nil {
+				check(fleet.TypeGeneration, err, d.Doc.Validate())
+			}
+			if d, err := k.trust.OpenSecrets(env); err == nil {
+				check(fleet.TypeSecrets, err, d.Doc.Validate())
+			}
+			if d, err := k.trust.OpenLoosening(env); err == nil {
+				check(fleet.TypeLoosening, err, d.Doc.Validate())
+			}
+			if d, err := k.trust.OpenClosure(env); err == nil {
+				check(fleet.TypeClosure, err, d.Doc.Validate())
+			}
+			if d, err := k.trust.OpenFreshness(env); err == nil {
+				check(fleet.TypeFreshness, err, d.Doc.Validate())
+			}
+			if _, err := k.trust.Next(env); err == nil {
+				check(fleet.TypeRoot, err, nil)
+			}
 		}
 	})
 }
