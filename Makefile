@@ -1,4 +1,5 @@
-# Needs Go 1.26, make, git and, for the race detector, a C compiler.
+# Needs Go 1.26, make, git and, for the tests, a C compiler (the race detector) and
+# OpenSSH's client (ssh-agent).
 # Everything else is pinned in go.mod and tools/go.mod and built on first use.
 
 GO       ?= go

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 		"fleetctl":          func() { os.Exit(fleetctl.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 		"fleet-agent":       func() { os.Exit(agent.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 		"fleet-coordinator": func() { os.Exit(coordinator.Main(os.Args[1:], os.Stdout, os.Stderr)) },
+		"age-plugin-token":  func() { os.Exit(token()) },
 	})
 }
 
@@ -67,6 +68,7 @@ func TestScripts(t *testing.T) {
 			"agent":       agentCmd,
 			"example":     example,
 			"certificate": certificate,
+			"ssh-agent":   sshAgent,
 		},
 	})
 }

@@ -68,7 +68,7 @@ func (p programs) start(ts *testscript.TestScript, name string, args ...string) 
 
 func environ(ts *testscript.TestScript) []string {
 	var env []string
-	for _, k := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "FLEET_DIR", "RUN"} {
+	for _, k := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "FLEET_DIR", "RUN", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "SSH_AUTH_SOCK"} {
 		env = append(env, k+"="+ts.Getenv(k))
 	}
 	return env
