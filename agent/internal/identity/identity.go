@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -244,10 +245,37 @@ func ReadBinding(dir string) (Binding, error) {
 	if err != nil {
 		return b, err
 	}
-	if err := strictjson.Unmarshal(data, maxFileBytes, &b); err != nil {
-		return b, damaged(dir, bindingFile, err)
+	if b, err = decodeBinding(data); err != nil {
+		return Binding{}, damaged(dir, bindingFile, err)
 	}
 	return b, nil
+}
+
+// decodeBinding reads what encodeBinding writes. A name that rot turned into
+// another one must not pass for a value that isn't there.
+func decodeBinding(data []byte) (Binding, error) {
+	var b Binding
+	if err := strictjson.Unmarshal(data, maxFileBytes, &b); err != nil {
+		return b, err //nolint:wrapcheck // The caller names the file.
+	}
+	_, err := fleet.ParseFleetID(string(b.Fleet))
+	if err == nil {
+		_, err = fleet.ParseMachineName(string(b.Machine))
+	}
+	for _, d := range []fleet.Digest{b.CA, b.Root} {
+		if err == nil {
+			_, err = fleet.ParseDigest(string(d))
+		}
+	}
+	if err == nil && len(b.Addresses) == 0 {
+		err = errors.New("it has no addresses")
+	}
+	for _, a := range b.Addresses {
+		if _, port, aerr := net.SplitHostPort(a); err == nil && (aerr != nil || port == "") {
+			err = fmt.Errorf("address %.80q: want host:port", a)
+		}
+	}
+	return b, err
 }
 
 // encodeBinding is the form on disk.

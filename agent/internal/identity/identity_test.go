@@ -1,14 +1,19 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/ed25519"
+	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"filippo.io/age"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
@@ -252,10 +257,77 @@ func FuzzDecodeCertificates(f *testing.F) {
 	}
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
 	f.Add(ca.Cert.Raw)
+	inPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Cert.Raw})
+	f.Add(append(inPEM, inPEM...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		leaf, cas, err := decodeCertificates(b)
 		if err == nil && (leaf == nil || len(cas) == 0) {
 			t.Error("no error and no certificates")
+		}
+	})
+}
+
+// TestDamagedBinding: what is no binding is said to be damaged, and not taken for
+// a host that is not enrolled.
+func TestDamagedBinding(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "identity")
+	s := open(t, dir)
+	if err := s.SetJoin(newJoin(t, "pyrite")); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, bindingFile)
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{
+		`"root":`: `"roou":`, `"ca":`: `"cb":`, `"machine":`: `"nachine":`, `"fleet":`: `"Gleet":`, `"addresses":`: `"adresses":`,
+		`"pyrite"`: `"p/rite"`, `127.0.0.1:1`: `127.0.0.1;1`, `sha256:`: `sha255:`,
+	} {
+		if !bytes.Contains(whole, []byte(from)) {
+			t.Fatalf("no %s in %s", from, whole)
+		}
+		if err := os.WriteFile(file, bytes.Replace(whole, []byte(from), []byte(to), 1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := ReadBinding(dir); err == nil || !strings.Contains(err.Error(), "binding.json is damaged") {
+			t.Errorf("with %s: %+v, %v", to, b, err)
+		}
+	}
+}
+
+// FuzzBinding: a binding that is taken says who the host is and where from, and
+// is the same when it is written again.
+func FuzzBinding(f *testing.F) {
+	whole, err := encodeBinding(Binding{
+		Fleet: "test", Machine: "pyrite", Addresses: []string{"127.0.0.1:1", "[::1]:8443", "c.example.org:443"},
+		CA: fleet.DigestOf([]byte("ca")), Root: fleet.DigestOf([]byte("root")),
+		Issued: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), HostKeysMAC: []byte("mac"),
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if _, err := decodeBinding(whole); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add([]byte(`{"machine":"pyrite"}`))
+	f.Add([]byte("null"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := decodeBinding(data)
+		if err != nil {
+			return
+		}
+		if b.Machine == "" || b.Fleet == "" || len(b.Addresses) == 0 || len(b.Root) != len(b.CA) || b.Root == "" {
+			t.Errorf("taken: %+v", b)
+		}
+		text, err := encodeBinding(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := decodeBinding(text)
+		if err != nil || !cmp.Equal(b, again, cmpopts.EquateEmpty()) {
+			t.Errorf("%+v becomes %+v, %v", b, again, err)
 		}
 	})
 }
