@@ -241,6 +241,19 @@ func FuzzOpen(f *testing.F) {
 		Type: fleet.TypeLook, Fleet: "first", Operator: "ann", Time: t0, Head: fleet.LogHead{Seq: 3, Hash: strings.Repeat("ab", 32)},
 	}, release.NewSigner(own))
 	f.Add([]byte(`{"payloadType":"application/vnd.fleet.generation.v1+json","payload":"e30=","signatures":[]}`))
+	// Of a key that no role has, of another role's, and changed since.
+	f.Add(k.seal(f, generation(2), release.NewSigner(own)))
+	f.Add(k.seal(f, generation(2), k.secrets...))
+	var env map[string]any
+	if err := json.Unmarshal(k.seal(f, g), &env); err != nil {
+		f.Fatal(err)
+	}
+	env["payload"] = base64.StdEncoding.EncodeToString([]byte(`{"type":"generation"}`))
+	changed, err := json.Marshal(env)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(changed)
 	f.Fuzz(func(t *testing.T, env []byte) {
 		if n := open(t, env); n > 1 {
 			t.Errorf("it is %d kinds of documents at once", n)

@@ -1,12 +1,10 @@
 package nixdriver
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +12,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 )
 
 const (
@@ -22,6 +22,8 @@ const (
 	maxConfigBytes = 1 << 20
 	// maxConfigFiles bounds the files that include each other.
 	maxConfigFiles = 64
+	// blanks are what nix takes for none of a machine's name.
+	blanks = " \t\r\n"
 )
 
 // builders remembers what nix is configured to hand builds to.
@@ -71,15 +73,25 @@ func (b *base) askBuilders(ctx context.Context) (setting string, known bool) {
 		if err != nil {
 			continue
 		}
-		var shown map[string]struct {
-			Value json.RawMessage `json:"value"`
-		}
-		if json.Unmarshal(out, &shown) != nil || json.Unmarshal(shown["builders"].Value, &setting) != nil {
-			return "", false
-		}
-		return setting, true
+		return decodeBuilders(out)
 	}
 	return "", false
+}
+
+// decodeBuilders reads the setting from what nix shows of its configuration. It
+// isn't known where nix does not say it as text.
+func decodeBuilders(shown []byte) (setting string, known bool) {
+	var all map[string]struct {
+		Value *json.RawMessage `json:"value"`
+	}
+	if json.Unmarshal(shown, &all) != nil {
+		return "", false
+	}
+	value := all["builders"].Value
+	if value == nil || json.Unmarshal(*value, &setting) != nil {
+		return "", false
+	}
+	return setting, true
 }
 
 // noMachines says whether a setting "builders" names no machine. It has machines,
@@ -87,7 +99,7 @@ func (b *base) askBuilders(ctx context.Context) (setting string, known bool) {
 func (b *base) noMachines(setting string) bool {
 	for _, one := range strings.FieldsFunc(setting, func(r rune) bool { return r == ';' || r == '\n' }) {
 		one, _, _ = strings.Cut(one, "#")
-		one = strings.TrimSpace(one)
+		one = strings.Trim(one, blanks)
 		if one == "" {
 			continue
 		}
@@ -109,7 +121,7 @@ func (b *base) empty(file string) bool {
 		return false
 	}
 	for _, line := range lines {
-		if line, _, _ = strings.Cut(line, "#"); strings.TrimSpace(line) != "" {
+		if line, _, _ = strings.Cut(line, "#"); strings.Trim(line, blanks) != "" {
 			return false
 		}
 	}
@@ -181,20 +193,12 @@ func userConfigs() (files []string) {
 	return files
 }
 
-// readLines reads the lines of a small file.
+// readLines reads the lines of a file of at most maxConfigBytes: of a larger one
+// the rest could say something else.
 func readLines(file string) ([]string, error) {
-	f, err := os.Open(file)
+	b, err := atomicfile.ReadAtMost(file, maxConfigBytes)
 	if err != nil {
 		return nil, fmt.Errorf("reading nix's configuration: %w", err)
 	}
-	defer func() { _ = f.Close() }()
-	var lines []string
-	s := bufio.NewScanner(io.LimitReader(f, maxConfigBytes))
-	for s.Scan() {
-		lines = append(lines, s.Text())
-	}
-	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("reading nix's configuration: %w", err)
-	}
-	return lines, nil
+	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n"), nil
 }

@@ -1,8 +1,10 @@
 package nixdriver
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -47,17 +49,23 @@ func TestHookless(t *testing.T) {
 		"a file that isn't there": {"@/etc/nix/machines", nil, true},
 		"an empty file":           {"@/etc/nix/machines", func(w *world) { w.file("etc/nix/machines", "\n  # ssh://old\n\n") }, true},
 		"a file with a machine":   {"@/etc/nix/machines", func(w *world) { w.file("etc/nix/machines", "# mine\nssh://a x86_64-linux\n") }, false},
-		"a directory":             {"@/etc/nix", nil, false},
-		"a machine":               {"ssh://a x86_64-linux", nil, false},
-		"a machine among others":  {"@/etc/nix/machines ; ssh://a", nil, false},
-		"lines":                   {`@/etc/nix/machines\n# note\n`, nil, true},
-		"no such setting":         {"", func(w *world) { w.file("shown", `{"cores":{"value":0}}`) }, false},
-		"no JSON":                 {"", func(w *world) { w.file("shown", "builders =") }, false},
-		"a nix that fails":        {"", func(w *world) { _ = os.Remove(filepath.Join(w.root, "shown")) }, false},
-		"more than any nix says":  {"", func(w *world) { w.file("shown", strings.Repeat(" ", maxConfigBytes+1)+"{}") }, false},
-		"a store of a daemon":     {"", func(w *world) { w.t.Setenv("NIX_REMOTE", "daemon") }, false},
-		"a store of another's":    {"", func(w *world) { w.t.Setenv("NIX_REMOTE", "ssh://a") }, false},
-		"no store of its own":     {"", func(w *world) { _ = os.RemoveAll(filepath.Join(w.root, "nix/var")) }, false},
+		"a machine far below": {"@/etc/nix/machines", func(w *world) {
+			w.file("etc/nix/machines", strings.Repeat("#\n", maxConfigBytes/2)+"ssh://a\n")
+		}, false},
+		"a directory":            {"@/etc/nix", nil, false},
+		"a machine":              {"ssh://a x86_64-linux", nil, false},
+		"a machine among others": {"@/etc/nix/machines ; ssh://a", nil, false},
+		"lines":                  {`@/etc/nix/machines\n# note\n`, nil, true},
+		"no such setting":        {"", func(w *world) { w.file("shown", `{"cores":{"value":0}}`) }, false},
+		"no text":                {"", func(w *world) { w.file("shown", `{"builders":{"value":null}}`) }, false},
+		"no value":               {"", func(w *world) { w.file("shown", `{"builders":null}`) }, false},
+		"a list":                 {"", func(w *world) { w.file("shown", `{"builders":{"value":[]}}`) }, false},
+		"no JSON":                {"", func(w *world) { w.file("shown", "builders =") }, false},
+		"a nix that fails":       {"", func(w *world) { _ = os.Remove(filepath.Join(w.root, "shown")) }, false},
+		"more than any nix says": {"", func(w *world) { w.file("shown", strings.Repeat(" ", maxConfigBytes+1)+"{}") }, false},
+		"a store of a daemon":    {"", func(w *world) { w.t.Setenv("NIX_REMOTE", "daemon") }, false},
+		"a store of another's":   {"", func(w *world) { w.t.Setenv("NIX_REMOTE", "ssh://a") }, false},
+		"no store of its own":    {"", func(w *world) { _ = os.RemoveAll(filepath.Join(w.root, "nix/var")) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := hookWorld(t, c.builders)
@@ -130,4 +138,75 @@ func TestBuildWithoutHook(t *testing.T) {
 	if !strings.Contains(w.calls(), "--option build-hook  --pure-eval --expr") {
 		t.Errorf("called %s", w.calls())
 	}
+}
+
+// FuzzBuilders: the build hook is left out only where nix says that it has no
+// machines, in its own words and in a file that they name.
+func FuzzBuilders(f *testing.F) {
+	root := f.TempDir()
+	const file = "/machines"
+	b := &base{config: Config{Root: root}}
+	f.Add([]byte(`{"build-dir":{"value":null},"builders":{"value":"","defaultValue":"@/machines"}}`), []byte(nil))
+	f.Add([]byte(`{"builders":{"value":"@/machines ; # none\n"}}`), []byte("# ssh://old\n\n"))
+	f.Add([]byte(`{"builders":{"value":"@/machines"}}`), []byte("ssh://a x86_64-linux\n"))
+	f.Add([]byte(`{"builders":{"value":"ssh://a x86_64-linux - 4; ssh://b"}}`), []byte(nil))
+	f.Add([]byte(`{"builders":{"value":null}}`), []byte("\v"))
+	f.Add([]byte(`{"builders":{"value":"\u00a0"}}`), []byte(nil))
+	f.Fuzz(func(t *testing.T, shown, machines []byte) {
+		setting, known := decodeBuilders(shown)
+		if known && !json.Valid(shown) {
+			t.Errorf("%q is read out of no JSON", setting)
+		}
+		if err := os.WriteFile(filepath.Join(root, file), machines, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = os.Remove(filepath.Join(root, file)) }()
+		if !known || !b.noMachines(setting) {
+			return
+		}
+		for _, one := range machinesOf(setting) {
+			switch {
+			case !strings.HasPrefix(one, "@"):
+				t.Errorf("%q has the machine %q", setting, one)
+			case one == "@"+file && len(machinesOf(string(machines))) > 0:
+				t.Errorf("%q has the machines %q", setting, machinesOf(string(machines)))
+			}
+		}
+	})
+}
+
+// machinesOf are machines and files of machines as Nix has them: comments end
+// with their line, the others with it or a semicolon.
+func machinesOf(text string) (all []string) {
+	for line := range strings.SplitSeq(text, "\n") {
+		line, _, _ = strings.Cut(line, "#")
+		for one := range strings.SplitSeq(line, ";") {
+			if one = strings.Trim(one, " \t\r"); one != "" {
+				all = append(all, one)
+			}
+		}
+	}
+	return all
+}
+
+// FuzzOSRelease: NixOS is what says so in a line of its own.
+func FuzzOSRelease(f *testing.F) {
+	root := f.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "etc"), 0o700); err != nil {
+		f.Fatal(err)
+	}
+	file := filepath.Join(root, "etc/os-release")
+	f.Add([]byte("ANSI_COLOR=\"0;38;2;126;186;228\"\nID=nixos\nID_LIKE=\"\"\nNAME=NixOS\n"))
+	f.Add([]byte("PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nID=debian\nHOME_URL=\"https://www.debian.org/\"\n"))
+	f.Add([]byte("  ID='nixos'\r\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = os.Remove(file) }()
+		says := regexp.MustCompile(`(?m)^\s*ID=["']*nixos["']*\s*$`).Match(data)
+		if got := osRelease(file)["ID"] == "nixos"; got && !says {
+			t.Errorf("%q is NixOS", data)
+		}
+	})
 }
