@@ -269,7 +269,7 @@ func (w *worker) settle(ctx context.Context, r journal.Record) error {
 	if err := w.append(r); err != nil {
 		return err
 	}
-	w.note(func(f *facts) { *f = facts{lasting: f.lasting} })
+	w.note(func(f *facts) { *f = facts{unmended: f.unmended} })
 	w.a.prune(ctx)
 	poke(w.a.rest.settled)
 	return nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
@@ -88,7 +89,6 @@ func (w *worker) inspect(ctx context.Context) error {
 	}
 	w.mu.Lock()
 	w.said.plan.Reason = fleet.Reason{Code: fleet.ReasonCrashRecovery, Message: "reading what a power loss may have damaged"}
-	w.said.reasons = []fleet.Reason{w.said.plan.Reason}
 	w.mu.Unlock()
 	st := w.a.journal.State()
 	ps := st.Profile(w.profile)
@@ -96,32 +96,50 @@ func (w *worker) inspect(ctx context.Context) error {
 	if act := ps.Activation; act != nil {
 		needed = append(needed, act.Back(), act.To)
 	}
-	var looked []string
+	var looked, mended, unmended []string
 	for _, b := range needed {
 		if b.Path == "" || slices.Contains(looked, b.Path) {
 			continue
 		}
 		looked = append(looked, b.Path)
-		err := w.mend(ctx, b)
-		if ctx.Err() != nil {
+		damaged, err := w.mend(ctx, b)
+		switch {
+		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		}
-		if err == nil {
-			continue
-		}
-		w.log.Error("what a power loss damaged can't be mended", "path", b.Path, "error", err)
-		w.note(func(f *facts) {
+		case err == nil && damaged:
+			mended = append(mended, b.Path)
+		case err == nil:
+		default:
+			w.log.Error("what a power loss damaged can't be mended", "path", b.Path, "error", err)
 			if b.Is(ps.Staged.Ref) {
-				f.damaged = b.Ref.Digest
-				return
+				w.note(func(f *facts) { f.damaged = b.Ref.Digest })
+				continue
 			}
-			f.lasting = append(f.lasting, fleet.Reason{
-				Code: fleet.ReasonCrashRecovery, Message: "a power loss damaged " + b.Path + ", and it can't be mended: " + err.Error(),
-				Hint: "check the disk, and publish a new generation",
-			})
-		})
+			unmended = append(unmended, b.Path+" ("+err.Error()+")")
+		}
 	}
+	w.note(func(f *facts) {
+		if len(mended) > 0 {
+			f.mended = fleet.Reason{
+				Code: fleet.ReasonCrashRecovery, Message: "a power loss damaged " + strings.Join(mended, " and ") + ", and it was mended",
+			}
+		}
+		if len(unmended) > 0 {
+			f.unmended = fleet.Reason{
+				Code: fleet.ReasonCrashRecovery, Message: "a power loss damaged what can't be mended: " + strings.Join(unmended, "; "),
+				Hint: "check the disk, and publish a new generation",
+			}
+		}
+	})
 	return w.a.inspected(w)
+}
+
+// powerLoss is what is to be said of one, once there is nothing else to say.
+func (f *facts) powerLoss() fleet.Reason {
+	if f.unmended.Code != "" {
+		return f.unmended
+	}
+	return f.mended
 }
 
 // inspected notes that a profile was looked at; after the last one nothing is
@@ -140,16 +158,21 @@ func (a *Agent) inspected(w *worker) error {
 }
 
 // mend reads all of a built path, and mends it where something is wrong: by its
-// driver alone, or by building its source again where that is on record.
-func (w *worker) mend(ctx context.Context, b journal.Built) error {
+// driver alone, or by building its source again where that is on record. damaged
+// says that something was wrong.
+func (w *worker) mend(ctx context.Context, b journal.Built) (damaged bool, err error) {
 	_, d, err := w.maker(b)
 	if err != nil {
-		return err
+		return false, err
 	}
 	err = driver.Verify(ctx, d, b.Path)
 	if err == nil || errors.Is(err, driver.ErrUnsupported) {
-		return nil
+		return false, nil
 	}
+	return true, w.mendDamaged(ctx, d, b, err)
+}
+
+func (w *worker) mendDamaged(ctx context.Context, d driver.Driver, b journal.Built, err error) error {
 	w.log.Warn("a power loss damaged what was built; mending it", "path", b.Path, "error", err)
 	if rerr := driver.Repair(ctx, d, b.Path); rerr == nil {
 		w.log.Info("mended", "path", b.Path)

@@ -1,13 +1,16 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
+	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -66,12 +69,42 @@ func TestPowerLossIsMended(t *testing.T) {
 			t.Fatal("still suspect")
 		}
 	}
+	if got := h.says("it was mended"); got.State != fleet.StateConfirmed || !strings.Contains(got.Reason.Message, p.Current.Path) || !strings.Contains(got.Reason.Message, p.LastGood.Path) {
+		t.Errorf("status says %+v", got)
+	}
 	h.crash()
 	if data, err := os.ReadFile(filepath.Join(h.config.StateDir, bootFile)); err != nil || string(data) != `{"boot_id":"`+readBootID()+`","stopped":true}`+"\n" {
 		t.Errorf("%s, %v", data, err)
 	}
 	h.start()
 	h.confirmed(3, "three")
+}
+
+// says waits until status has words about the profile system.
+func (h *host) says(words string) control.Profile {
+	h.t.Helper()
+	return waitProfile(h.t, h, "one that says "+words, func(p control.Profile) bool { return strings.Contains(p.Reason.Message, words) })
+}
+
+// lasting is a driver for which what is damaged stays so.
+type lasting struct{ *bundledriver.Driver }
+
+func (lasting) Verify(context.Context, string) error { return driver.ErrNotBuilt }
+
+func TestPowerLossThatCannotBeMendedIsSaid(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	first := h.confirmed(1, "one")
+	h.crash()
+	bootedAnew(t, h, false)
+	h.wrap = func(d *bundledriver.Driver) driver.Driver { return lasting{d} }
+	h.start()
+	got := h.says("can't be mended")
+	if got.State != fleet.StateConfirmed || got.Current != first || got.Reason.Code != fleet.ReasonCrashRecovery || got.Reason.Hint == "" {
+		t.Errorf("status says %+v", got)
+	}
+	// It stays no less able to take the next one.
+	h.confirmed(2, "two")
 }
 
 func TestWhichBootsAreSuspect(t *testing.T) {

@@ -41,7 +41,7 @@ func (a *Agent) snapshot() control.Status {
 	s.Profiles = nil
 	for _, w := range a.sorted() {
 		w.mu.Lock()
-		said := w.said
+		said, powerLoss := w.said, w.facts.powerLoss()
 		w.mu.Unlock()
 		ps := st.Profile(w.profile)
 		p := profileStatus(w.profile, ps)
@@ -56,6 +56,9 @@ func (a *Agent) snapshot() control.Status {
 		}
 		if said.plan.Step == reconcile.StepVerify && p.Reason.Code == "" {
 			p.Reason = w.awaits()
+		}
+		if said.plan.Step == reconcile.StepNothing && powerLoss.Code != "" && (p.Reason.Code == "" || p.Reason.Code == fleet.ReasonUpToDate) {
+			p.Reason = powerLoss
 		}
 		local := a.link.trouble(troubleLocal)
 		if w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && local.Code != "" &&

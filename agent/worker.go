@@ -61,8 +61,10 @@ type facts struct {
 	awaited     *awaited  // nil while none runs; guarded by the worker's mu
 	again       int       // verifications after the deadline
 	unable      time.Time // since when verification can't even begin
-	// lasting is what a person should know, whatever is decided.
-	lasting []fleet.Reason
+	// unmended and mended are what a person should know of a power loss, as long as
+	// nothing else is to be said: unmended until the agent ends, mended until the
+	// next activation has ended.
+	unmended, mended fleet.Reason
 }
 
 // wait is a backoff; until is monotonic.
@@ -80,7 +82,6 @@ type runEnd struct {
 // said is the last decision, for status.
 type said struct {
 	plan    reconcile.Plan
-	reasons []fleet.Reason
 	desired fleet.Ref
 	mode    fleet.Mode
 }
@@ -230,7 +231,7 @@ func (w *worker) stepped(ctx context.Context, err error) error {
 	}
 	w.log.Error("step failed", "error", err)
 	w.mu.Lock()
-	w.said.plan.Reason, w.said.reasons = why, []fleet.Reason{why}
+	w.said.plan.Reason = why
 	w.mu.Unlock()
 	w.a.link.wantReport()
 	return sleep(ctx, min(stepRetry, w.a.config.Retry.Max))
@@ -239,11 +240,8 @@ func (w *worker) stepped(ctx context.Context, err error) error {
 // decide looks at everything, decides, and publishes the decision.
 func (w *worker) decide(now time.Time) reconcile.Plan {
 	in := w.observe(now)
-	plan, reasons := reconcile.Decide(now, in.desired, in.observed, in.policy)
-	w.mu.Lock()
-	reasons = append(reasons, w.facts.lasting...)
-	w.mu.Unlock()
-	next := said{plan: plan, reasons: reasons, mode: in.policy.Mode}
+	plan, _ := reconcile.Decide(now, in.desired, in.observed, in.policy)
+	next := said{plan: plan, mode: in.policy.Mode}
 	if in.desired.Target != nil {
 		next.desired = *in.desired.Target
 	}

@@ -32,6 +32,8 @@ type release struct {
 	settings map[string]string
 	// units besides the web service, by name.
 	units map[string]string
+	// files besides the units, by their place below the system's etc.
+	files map[string]string
 	// tool has the programs of the flake's package, by name; as they were where it
 	// is empty.
 	tool map[string]string
@@ -70,6 +72,9 @@ func (w *world) commit(ctx context.Context, r release) (system, error) {
 	}
 	for name, text := range r.units {
 		files["machines/"+webName+"/etc/systemd/system/"+name] = text
+	}
+	for name, text := range r.files {
+		files["machines/"+webName+"/etc/"+name] = text
 	}
 	var settings strings.Builder
 	fmt.Fprintf(&settings, "version=%s\n", r.version)

@@ -30,6 +30,8 @@ func powerScenarios() []scenario {
 		{"the same, with the disk's journal written", "names and sizes are on the disk then, and contents are too", func(ctx context.Context, w *world) error {
 			return w.afterConfirmed(ctx, true)
 		}},
+		{"what runs is damaged", "files of the running closure and of the one that is gone back to are empty after the power loss: both are whole again before anything is decided, status says so; nothing was activated", damagedConfirmed},
+		{"what is being activated is damaged", "midway in the switch, files of both ends are emptied: mended first, so that the release is confirmed and not blamed", damagedMidway},
 		{"midway in the switch", "the system before boots; the release is tried once more and confirmed", powerLostMidway},
 		{"the coordinator, right after it confirmed", "its host's store and the operator's repository have what was acknowledged; the next release goes above it", func(ctx context.Context, w *world) error {
 			if err := w.becomesGood(ctx, release{}); err != nil {
@@ -68,6 +70,10 @@ func (w *world) losePower(ctx context.Context, h *booted.Host, journal bool) err
 	if err := h.Boot(ctx); err != nil {
 		return err
 	}
+	return w.connected(ctx)
+}
+
+func (w *world) connected(ctx context.Context) error {
 	return wait(ctx, settleTimeout, func() error {
 		m, err := w.status(ctx)
 		if err == nil && !m.Connected {
@@ -93,10 +99,14 @@ func (w *world) afterConfirmed(ctx context.Context, journal bool) error {
 	if err := w.activated(ctx, w.good, 1); err != nil {
 		return err
 	}
-	// Not only there, but whole.
-	out, err := w.web.Run(ctx, "nix", "store", "verify", "--no-trust", "--recursive", w.good.toplevel)
+	return w.whole(ctx, w.good) // Not only there.
+}
+
+// whole checks that all contents of a system's closure are as they were built.
+func (w *world) whole(ctx context.Context, s system) error {
+	out, err := w.web.Run(ctx, "nix", "store", "verify", "--no-trust", "--recursive", s.toplevel)
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(out))
+		return fmt.Errorf("%s is not whole: %w: %s", s.version, err, strings.TrimSpace(out))
 	}
 	return nil
 }

@@ -52,6 +52,7 @@ type Host struct {
 
 	lab    *Lab
 	dir    string
+	kept   map[string]string // where directories of Spec.Kept are on this machine
 	binds  []string
 	nspawn *exec.Cmd
 	ended  chan struct{}
@@ -62,6 +63,7 @@ type Host struct {
 func (l *Lab) AddHost(ctx context.Context, s Spec) (*Host, error) {
 	h := &Host{
 		Name: s.Name, Address: network + strconv.Itoa(len(l.hosts)+2), lab: l, dir: filepath.Join(l.options.Dir, "hosts", s.Name),
+		kept: map[string]string{},
 	}
 	l.hosts = append(l.hosts, h)
 	if err := h.make(ctx, s); err != nil {
@@ -93,6 +95,7 @@ func (h *Host) make(ctx context.Context, s Spec) error {
 			return err
 		}
 		h.binds = append(h.binds, "--bind="+from+":"+d)
+		h.kept[d] = from
 	}
 	for _, d := range s.Shared {
 		if err := os.MkdirAll(h.Path(d.At), 0o755); err != nil {
@@ -114,6 +117,17 @@ func (h *Host) make(ctx context.Context, s Spec) error {
 // Path is where a file of the host's overlay is on this machine. What is in
 // Kept or Shared is elsewhere.
 func (h *Host) Path(file string) string { return filepath.Join(h.dir, "root", file) }
+
+// KeptPath is where a file below a directory of Kept is on this machine; "" where
+// it is below none.
+func (h *Host) KeptPath(file string) string {
+	for dir, at := range h.kept {
+		if below, ok := strings.CutPrefix(file, dir+"/"); ok {
+			return filepath.Join(at, below)
+		}
+	}
+	return ""
+}
 
 // Write writes a file of the host's overlay, also while it is down.
 func (h *Host) Write(file, text string, perm os.FileMode) error {
