@@ -110,3 +110,44 @@ func damagedMidway(ctx context.Context, w *world) error {
 	}
 	return errors.Join(w.whole(ctx, before), w.whole(ctx, d.system))
 }
+
+// stagedIsDurable looks at what is on the disk before the agent does, which would
+// mend it. The switch would sync the store.
+func stagedIsDurable(ctx context.Context, w *world) error {
+	if _, err := w.web.Run(ctx, "fleet-agent", "pause", "power is lost"); err != nil {
+		return err
+	}
+	if _, err := w.web.Run(ctx, "systemctl", "disable", "-q", "fleet-agent"); err != nil {
+		return err
+	}
+	d, err := w.deploy(ctx, release{})
+	if err != nil {
+		return err
+	}
+	if err := wait(ctx, settleTimeout, func() error {
+		_, err := w.web.Run(ctx, "grep", "-q", `"kind":"staged".*"path":"`+d.toplevel+`"`, "/var/lib/fleet/agent/journal")
+		return err
+	}); err != nil {
+		return fmt.Errorf("it is not staged: %w", err)
+	}
+	if err := w.web.Disk.CommitJournal(); err != nil {
+		return err
+	}
+	if err := w.web.PowerLoss(ctx); err != nil {
+		return err
+	}
+	if err := w.web.Boot(ctx); err != nil {
+		return err
+	}
+	whole := w.whole(ctx, d.system)
+	if _, err := w.web.Run(ctx, "systemctl", "enable", "-q", "--now", "fleet-agent"); err != nil {
+		return errors.Join(whole, err)
+	}
+	if err := errors.Join(whole, w.activated(ctx, d.system, 0), w.connected(ctx)); err != nil {
+		return err
+	}
+	if _, err := w.web.Run(ctx, "fleet-agent", "resume"); err != nil {
+		return err
+	}
+	return w.isGood(ctx, d, 1)
+}

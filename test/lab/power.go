@@ -32,6 +32,7 @@ func powerScenarios() []scenario {
 		}},
 		{"what runs is damaged", "files of the running closure and of the one that is gone back to are empty after the power loss: both are whole again before anything is decided, status says so; nothing was activated", damagedConfirmed},
 		{"what is being activated is damaged", "midway in the switch, files of both ends are emptied: mended first, so that the release is confirmed and not blamed", damagedMidway},
+		{"between staged and the switch", "what is called staged is whole on the disk, also with the disk's journal written and the switch not begun", stagedIsDurable},
 		{"midway in the switch", "the system before boots; the release is tried once more and confirmed", powerLostMidway},
 		{"the coordinator, right after it confirmed", "its host's store and the operator's repository have what was acknowledged; the next release goes above it", func(ctx context.Context, w *world) error {
 			if err := w.becomesGood(ctx, release{}); err != nil {
