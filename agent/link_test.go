@@ -155,6 +155,33 @@ func TestClockBehind(t *testing.T) {
 	})
 }
 
+// TestClockAheadMended: to a clock far ahead all has expired, which starts nothing
+// and stops nothing; it leaves nothing behind once the clock is right.
+func TestClockAheadMended(t *testing.T) {
+	h := newHost(t)
+	offset := newOffset()
+	h.config.Now = offset.now
+	h.start()
+	h.confirmed(1, "one")
+	h.crash()
+	offset.add(3 * 365 * 24 * time.Hour)
+	h.start()
+	two := h.publish(2, "two", "")
+	waitStatus(t, h, func(r fleet.Reason) bool {
+		return r.Code == fleet.ReasonUnreachable && strings.Contains(r.Message, "check the clocks")
+	})
+	h.expectServing("one")
+	if n := count(h, fleet.StateActivating, two); n != 0 {
+		t.Errorf("activated %d times", n)
+	}
+	offset.add(-3 * 365 * 24 * time.Hour)
+	h.coord.WaitState(fleet.StateConfirmed, two)
+	h.expectServing("two")
+	h.crash()
+	h.start()
+	h.confirmed(3, "three")
+}
+
 // TestRenewal renews at half-life, and after the end.
 func TestRenewal(t *testing.T) {
 	h := newHost(t)

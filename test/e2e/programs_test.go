@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -141,8 +142,8 @@ func coordinatorCmd(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // agent token|start|stop|kill MACHINE...: start enrols with the join string
-// that token made, the first time. agent clone MACHINE COPY starts one on a
-// copied state directory.
+// that token made, the first time; flags of the agent may follow. agent clone
+// MACHINE COPY starts one on a copied state directory.
 func agentCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: agent token|start|stop|kill MACHINE...")
@@ -155,7 +156,11 @@ func agentCmd(ts *testscript.TestScript, neg bool, args []string) {
 		p.start(ts, args[2], append([]string{"fleet-agent", "run"}, dirs(ts, args[2])...)...)
 		return
 	}
-	for _, m := range args[1:] {
+	machines, flags := args[1:], []string(nil)
+	if i := slices.IndexFunc(machines, func(s string) bool { return strings.HasPrefix(s, "--") }); i >= 0 {
+		machines, flags = machines[:i], machines[i:]
+	}
+	for _, m := range machines {
 		switch args[0] {
 		case "token":
 			cmd := exec.Command("fleetctl", "token", m) //nolint:noctx // Bounded by the test.
@@ -169,7 +174,7 @@ func agentCmd(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Check(err)
 			ts.Check(os.WriteFile(ts.MkAbs(m+".join"), out, 0o600))
 		case "start":
-			p.start(ts, m, append([]string{"fleet-agent", "run", "--join-file", m + ".join"}, dirs(ts, m)...)...)
+			p.start(ts, m, slices.Concat([]string{"fleet-agent", "run", "--join-file", m + ".join"}, dirs(ts, m), flags)...)
 		case "stop":
 			p.stop(m, syscall.SIGTERM)
 		case "kill":
