@@ -36,6 +36,11 @@ func (n *Nix) Build(ctx context.Context, outputs []Output) error {
 		}
 		return fmt.Errorf("building: %w", err)
 	}
+	return checkBuilt(text, outputs)
+}
+
+// checkBuilt compares what nix says that it built with what was evaluated.
+func checkBuilt(text []byte, outputs []Output) error {
 	var list []built
 	if err := strictjson.Unmarshal(text, maxOutput, &list); err != nil {
 		return fmt.Errorf("building: %w: %w", ErrOutput, err)

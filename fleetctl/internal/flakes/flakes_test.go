@@ -2,7 +2,9 @@ package flakes
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -298,6 +300,93 @@ func FuzzDecodeMetadata(f *testing.F) {
 		l, err := decodeMetadata(data)
 		if err == nil && (l.URL == "" || l.NarHash == "" || strings.ContainsAny(l.URL, "# \n")) {
 			t.Errorf("%+v", l)
+		}
+	})
+}
+
+// FuzzBuilt: nothing counts as built but what nix says it built, where it was
+// evaluated to be.
+func FuzzBuilt(f *testing.F) {
+	const drv, dev = "/nix/store/l4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-a.drv", "/nix/store/l4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-a-dev"
+	outputs := []Output{{Drv: drv, Name: "out", Path: nixtest.SystemA}, {Drv: drv, Name: "dev", Path: dev}}
+	good := []byte(`[{"drvPath":"` + drv + `","outputs":{"out":"` + nixtest.SystemA + `","dev":"` + dev + `"},"startTime":0}]`)
+	if err := checkBuilt(good, outputs); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`[{"drvPath":"` + drv + `","outputs":{"out":"` + nixtest.SystemA + `"}},{"drvPath":"` + drv + `","outputs":{"dev":"` + dev + `"}}]`))
+	f.Add([]byte(`[{"drvPath":"` + drv + `","outputs":{"out":"` + dev + `","dev":"` + dev + `"}}]`))
+	f.Add([]byte(`[{"drvPath":"` + drv + `^out","outputs":{"":"x"}}]`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		err := checkBuilt(data, outputs)
+		if err != nil {
+			if !errors.Is(err, ErrOutPath) && !errors.Is(err, ErrOutput) {
+				t.Errorf("no name: %v", err)
+			}
+			return
+		}
+		var list []map[string]any
+		if err := json.Unmarshal(data, &list); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{drv, nixtest.SystemA, dev} {
+			if !strings.Contains(fmt.Sprint(list), want) {
+				t.Errorf("%s is nowhere in %q", want, data)
+			}
+		}
+	})
+}
+
+// FuzzClosures: a closure that is taken is whole, and has nothing twice.
+func FuzzClosures(f *testing.F) {
+	const a, b, c = "/nix/store/l4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-a", "/nix/store/m4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-b", "/nix/store/n4dpkn4wz4gbqzpv2hpfdz9wsaclcmcv-c"
+	info := func(path string, refs ...string) string {
+		text, err := json.Marshal(map[string]any{
+			"path": path, "narHash": "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "narSize": 120, "registrationTime": 1700000000,
+			"references": refs, "valid": true,
+		})
+		if err != nil {
+			f.Fatal(err)
+		}
+		return string(text)
+	}
+	good := []byte("[" + info(a, a, b) + "," + info(b, c) + "," + info(c, a) + "]")
+	if infos, err := nix.DecodePathInfo(good); err != nil || len(infos) != 3 {
+		f.Fatalf("%d paths, %v", len(infos), err)
+	}
+	f.Add(good)
+	f.Add([]byte("[" + info(a, b) + "]"))
+	f.Add([]byte("[" + info(a) + "," + info(a, a) + "]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		infos, err := nix.DecodePathInfo(data)
+		if err != nil {
+			return
+		}
+		all, err := closures(infos, []string{a})
+		if err != nil {
+			if !errors.Is(err, ErrOutput) {
+				t.Errorf("no name: %v", err)
+			}
+			return
+		}
+		cl := all[a]
+		has := map[string]bool{}
+		for _, p := range cl.Paths {
+			if has[p.Path] {
+				t.Errorf("%s is there twice", p.Path)
+			}
+			has[p.Path] = true
+		}
+		for _, p := range cl.Paths {
+			for _, r := range p.References {
+				if !has[r] {
+					t.Errorf("%s is missing", r)
+				}
+			}
+		}
+		if cl.Root.Path != a || !has[a] {
+			t.Errorf("the root is %q", cl.Root.Path)
 		}
 	})
 }

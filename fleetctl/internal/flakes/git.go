@@ -54,36 +54,46 @@ func (n *Nix) Presume(ctx context.Context, ref string) *Presumed {
 	if !ok {
 		return nil
 	}
-	out, err := git(ctx, filepath.Join(path, dir), "rev-parse", "--is-shallow-repository", "--show-toplevel", "--show-prefix", "HEAD", "--symbolic-full-name", "HEAD")
-	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
-	if err != nil || len(lines) != 5 {
+	out, err := git(ctx, filepath.Join(path, dir), append([]string{"rev-parse"}, asked...)...)
+	if err != nil {
 		return nil
 	}
-	shallow, top, prefix, rev, branch := lines[0], lines[1], strings.TrimSuffix(lines[2], "/"), lines[3], lines[4]
-	if isURL := strings.Contains(ref, "://"); isURL && (top != path || prefix != dir) {
-		return nil
-	}
-	if shallow != "false" || !plainPath.MatchString(top) || !plainPath.MatchString("/"+prefix) || !plainRev.MatchString(rev) || !plainRef.MatchString(branch) {
+	top, locked, ok := decodeHead(out)
+	if isURL := strings.Contains(ref, "://"); !ok || isURL && (top != path || locked.Dir != dir) {
 		return nil
 	}
 	// Where a directory has none, nix looks above it.
-	if fi, err := os.Lstat(filepath.Join(top, prefix, "flake.nix")); err != nil || !fi.Mode().IsRegular() {
+	if fi, err := os.Lstat(filepath.Join(top, locked.Dir, "flake.nix")); err != nil || !fi.Mode().IsRegular() {
 		return nil
 	}
-	q := url.Values{"ref": {branch}, "rev": {rev}}
-	if prefix != "" {
-		q.Set("dir", prefix)
-	}
-	p := &Presumed{
-		Locked: Locked{URL: "git+file://" + top + "?" + encode(q), Rev: rev, Dir: prefix, Local: true},
-		ended:  make(chan struct{}),
-	}
+	p := &Presumed{Locked: locked, ended: make(chan struct{})}
 	go func() {
 		defer close(p.ended)
 		changes, err := git(ctx, top, "status", "--porcelain", "--untracked-files=no")
 		p.clean = err == nil && changes == ""
 	}()
 	return p
+}
+
+// asked is what git rev-parse is asked for, in the order of its answers.
+var asked = []string{"--is-shallow-repository", "--show-toplevel", "--show-prefix", "HEAD", "--symbolic-full-name", "HEAD"}
+
+// decodeHead reads what git says of a working tree: where it begins, and what a
+// flake in it is locked to. ok is false for what is not for git to say.
+func decodeHead(out string) (top string, locked Locked, ok bool) {
+	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	if len(lines) != 5 {
+		return "", Locked{}, false
+	}
+	shallow, top, prefix, rev, branch := lines[0], lines[1], strings.TrimSuffix(lines[2], "/"), lines[3], lines[4]
+	if shallow != "false" || !plainPath.MatchString(top) || !plainPath.MatchString("/"+prefix) || !plainRev.MatchString(rev) || !plainRef.MatchString(branch) {
+		return "", Locked{}, false
+	}
+	q := url.Values{"ref": {branch}, "rev": {rev}}
+	if prefix != "" {
+		q.Set("dir", prefix)
+	}
+	return top, Locked{URL: "git+file://" + top + "?" + encode(q), Rev: rev, Dir: prefix, Local: true}, true
 }
 
 // repository splits a reference that may be to a git repository of this machine

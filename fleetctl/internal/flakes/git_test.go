@@ -3,6 +3,7 @@ package flakes
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -180,4 +181,36 @@ func TestEvaluateTells(t *testing.T) {
 	if !errors.Is(err, ErrOutput) || !strings.Contains(err.Error(), "0 trees for 1 flakes") {
 		t.Errorf("without trees: %v", err)
 	}
+}
+
+// FuzzDecodeHead: whatever git prints, the URL that is made of it is one, and
+// leads to what git named.
+func FuzzDecodeHead(f *testing.F) {
+	rev := strings.Repeat("0123456789", 4)
+	f.Add("false\n/srv/fleet\n\n" + rev + "\nrefs/heads/main\n")
+	f.Add("false\n/srv/fleet+1/x_y\nhosts/a.b/\n" + rev + "\nrefs/heads/feature/x\n")
+	f.Add("true\n/srv/fleet\n\n" + rev + "\nrefs/heads/main\n")
+	f.Add("false\n/srv/fl eet\n\n" + rev + "\nHEAD\n")
+	f.Add("false\n//host/fleet\n../\n" + rev + "\nrefs/heads/..\n")
+	f.Fuzz(func(t *testing.T, out string) {
+		top, l, ok := decodeHead(out)
+		if !ok {
+			return
+		}
+		u, err := url.Parse(l.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(out, "\n")
+		q := u.Query()
+		if u.Scheme != "git+file" || u.Host != "" || u.Fragment != "" || u.Path != top || top != lines[1] {
+			t.Errorf("%q is at %q", l.URL, top)
+		}
+		if q.Get("rev") != l.Rev || l.Rev != lines[3] || q.Get("ref") != lines[4] || q.Get("dir") != l.Dir || len(l.Rev) != 40 {
+			t.Errorf("%q of %q", l.URL, out)
+		}
+		if !l.Local || l.NarHash != "" || strings.ContainsAny(l.URL, "# \n\"${}\\") {
+			t.Errorf("%+v", l)
+		}
+	})
 }
