@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -81,7 +82,9 @@ func Parse(line []byte) (*Record, error) {
 func ParseHead(s string) (Head, error) {
 	var h Head
 	seq, hash, ok := strings.Cut(s, ":")
-	if _, err := fmt.Sscanf(seq, "%d", &h.Seq); err != nil || !ok || h.Seq == 0 || len(hash) != len(origin) || strings.Trim(hash, "0123456789abcdef") != "" {
+	n, err := strconv.ParseUint(seq, 10, 64)
+	h.Seq = n
+	if err != nil || !ok || seq != strconv.FormatUint(n, 10) || h.Seq == 0 || len(hash) != len(origin) || strings.Trim(hash, "0123456789abcdef") != "" {
 		return h, fmt.Errorf("%.100q is no head: want NUMBER:HASH, as audit verify prints it", s)
 	}
 	h.Hash = hash

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -124,6 +125,65 @@ func FuzzParse(f *testing.F) {
 		}
 		if bytes.ContainsAny(line, "\n\r") || len(r.Prev) != 64 {
 			t.Errorf("%q is taken", line)
+		}
+	})
+}
+
+// FuzzParseHead: a head has one form.
+func FuzzParseHead(f *testing.F) {
+	hash := strings.Repeat("0f", 32)
+	f.Add("7:" + hash)
+	f.Add("18446744073709551615:" + hash)
+	for _, s := range []string{"7x:" + hash, "+7:" + hash, "07:" + hash, " 7:" + hash, "0:" + hash, "7:" + hash + "0", "7:" + strings.ToUpper(hash)} {
+		if h, err := ParseHead(s); err == nil {
+			f.Errorf("%q is taken for %+v", s, h)
+		}
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		h, err := ParseHead(s)
+		if err != nil {
+			return
+		}
+		if back := fmt.Sprintf("%d:%s", h.Seq, h.Hash); back != s {
+			t.Errorf("%q is taken for %q", s, back)
+		}
+		if err := (fleet.LogHead{Seq: h.Seq, Hash: h.Hash}).Validate(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// FuzzMemory: what is remembered is a head, and is the same when it is written
+// again.
+func FuzzMemory(f *testing.F) {
+	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	good, err := json.Marshal(Memory{Seen: fleet.LogHead{Seq: 7, Hash: strings.Repeat("0f", 32)}, Time: at, Signed: at, SignedSeq: 5})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if _, err := decodeMemory(good); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)/2])
+	f.Add([]byte(`{"seen":{"seq":7,"hash":"0f"}}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := decodeMemory(data)
+		if err != nil {
+			return
+		}
+		if err := m.Seen.Validate(); err != nil || len(data) > maxMemory {
+			t.Errorf("%d bytes: %v", len(data), err)
+		}
+		text, err := json.Marshal(m)
+		if err != nil {
+			return // A year beyond 9999.
+		}
+		again, err := decodeMemory(text)
+		if err != nil || again.Seen != m.Seen || !again.Time.Equal(m.Time) || !again.Signed.Equal(m.Signed) || again.SignedSeq != m.SignedSeq {
+			t.Errorf("%+v becomes %+v, %v", m, again, err)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package publisher
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"testing"
@@ -22,10 +23,8 @@ var issued = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // trust is a root with one key in all roles.
 func trust(t testing.TB, epoch uint64) (*release.Trust, ed25519.PrivateKey) {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	// The same in each process: seeds are made in one, and fuzzed in others.
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize))
 	id, pub := release.NewKey(key.Public().(ed25519.PublicKey))
 	root := release.Root{
 		Type: fleet.TypeRoot, Fleet: "first", Version: 1, Epoch: epoch, Issued: issued, Expires: issued.AddDate(1, 0, 0),
@@ -108,7 +107,7 @@ func TestNextIsAboveAll(t *testing.T) {
 
 func TestGather(t *testing.T) {
 	tr, key := trust(t, 1)
-	_, stranger := trust(t, 1)
+	stranger := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{2}, ed25519.SeedSize))
 	one, two := fleet.Number{Epoch: 1, Seq: 1}, fleet.Number{Epoch: 1, Seq: 2}
 	env := func(k ed25519.PrivateKey, n fleet.Number, content string) client.Envelopes {
 		e, _ := generation(t, k, n, content)

@@ -30,6 +30,18 @@ type lostHeads struct {
 	Heads []LostHead `json:"heads"`
 }
 
+func (l *lostHeads) check() error {
+	if len(l.Heads) > maxLostHeads {
+		return fmt.Errorf("it lists %d heads, at most %d", len(l.Heads), maxLostHeads)
+	}
+	for _, h := range l.Heads {
+		if err := h.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // LostHeads reads the heads that are known to be lost.
 func (r *Repository) LostHeads() ([]LostHead, error) {
 	var l lostHeads
@@ -37,12 +49,15 @@ func (r *Repository) LostHeads() ([]LostHead, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	for _, h := range l.Heads {
-		if verr := h.Validate(); err == nil && verr != nil {
-			err = ui.WithHint(fmt.Errorf("reading trust/lost-heads.json: %w: %w", ErrCorrupt, verr), "restore it from version control")
+	if err == nil {
+		if cerr := l.check(); cerr != nil {
+			err = ui.WithHint(fmt.Errorf("reading trust/lost-heads.json: %w: %w", ErrCorrupt, cerr), "restore it from version control")
 		}
 	}
-	return l.Heads, err
+	if err != nil {
+		return nil, err
+	}
+	return l.Heads, nil
 }
 
 // AddLostHeads records more of them. Errors: ErrLocked.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 // HostRecord is what the repository knows of a host: the keys that it sent at
@@ -67,6 +68,11 @@ func (r *Repository) Bans() ([]Ban, error) {
 	err := r.readJSON(64<<20, &f, "trust", "bans.json")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
+	}
+	for _, b := range f.Bans {
+		if _, err := fleet.ParseMachineName(string(b.Machine)); err != nil {
+			return nil, ui.WithHint(fmt.Errorf("reading trust/bans.json: %w: %w", ErrCorrupt, err), "restore it from version control")
+		}
 	}
 	return f.Bans, nil
 }

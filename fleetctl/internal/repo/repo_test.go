@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -74,9 +76,28 @@ func FuzzRelease(f *testing.F) {
 	f.Add([]byte(`{"id": "r3", "state": "committed", "generations": [{"machine": "x", "digest": "sha256:00"}]}`))
 	f.Add([]byte(`[]`))
 	f.Add([]byte(`null`))
+	good, err := json.Marshal(signedRelease(f, "r3", 1))
+	if err != nil {
+		f.Fatal(err)
+	}
+	if _, err := parseRelease(good, "r3"); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if rel, err := parseRelease(data, "r3"); err == nil && rel.ID != "r3" {
+		rel, err := parseRelease(data, "r3")
+		if err != nil {
+			return
+		}
+		if rel.ID != "r3" {
 			t.Errorf("read %+v", rel)
+		}
+		text, err := json.Marshal(rel)
+		if err != nil {
+			return // A year beyond 9999.
+		}
+		if again, err := parseRelease(text, "r3"); err != nil || !cmp.Equal(rel, again, cmpopts.EquateEmpty()) {
+			t.Errorf("%q becomes %q: %v", data, text, err)
 		}
 	})
 }

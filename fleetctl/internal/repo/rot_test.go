@@ -19,7 +19,7 @@ import (
 )
 
 // signedRelease is a release of one machine, with a secrets manifest.
-func signedRelease(t *testing.T, id fleet.ReleaseID, seq uint64) *Release {
+func signedRelease(t testing.TB, id fleet.ReleaseID, seq uint64) *Release {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
