@@ -12,6 +12,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/identity"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
@@ -178,7 +179,7 @@ func readJoinFile(path string) (text, missing string, err error) {
 	case fi.Size() > maxJoinFileBytes:
 		return "", "", fmt.Errorf("reading join string: %s has %d bytes, at most %d", path, fi.Size(), maxJoinFileBytes)
 	}
-	b, err := os.ReadFile(path) //nolint:gosec // The operator names the file.
+	b, err := atomicfile.ReadAtMost(path, maxJoinFileBytes) // a device has no size
 	if err != nil {
 		return "", "", fmt.Errorf("reading join string: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/identity"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -200,5 +201,5 @@ func readSmall(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() || info.Size() > maxSmall {
 		return nil, usageError{fmt.Errorf("%s is no regular file of at most %d bytes", path, maxSmall)}
 	}
-	return os.ReadFile(path) //nolint:gosec // The operator names it.
+	return atomicfile.ReadAtMost(path, maxSmall)
 }

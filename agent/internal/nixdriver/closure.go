@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/nix"
@@ -25,7 +25,7 @@ func openManifest(req driver.BuildRequest) (*fleet.ClosureManifest, error) {
 	if req.Closure == "" {
 		return nil, errNoManifest
 	}
-	data, err := os.ReadFile(req.Closure)
+	data, err := atomicfile.ReadAtMost(req.Closure, fleet.MaxClosureBytes)
 	if err != nil {
 		return nil, fmt.Errorf("reading closure manifest: %w", err)
 	}

@@ -53,6 +53,9 @@ type Config struct {
 // stageDir is where everything is made before it is moved into place.
 const stageDir = ".fleet-init"
 
+// maxMarker bounds the file that names a repository under way, in bytes.
+const maxMarker = 64 << 10
+
 // names are what a repository begins with, in the order in which they are
 // moved into place: the fleet file, which makes it a repository, comes last.
 func names() []string { return []string{"trust", repo.FleetFile} }
@@ -162,7 +165,7 @@ func checkOperator(dir, marker string) error {
 	}
 	exists := ui.WithHint(fmt.Errorf("%w: an operator identity in %s", ErrExists, dir),
 		"a fleet of this id was made before: choose another --fleet, or move that directory away")
-	target, err := os.ReadFile(marker) //nolint:gosec // A path made here.
+	target, err := atomicfile.ReadAtMost(marker, maxMarker)
 	if err != nil {
 		return exists
 	}

@@ -17,6 +17,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
+	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -62,12 +63,9 @@ func Whose(dir string) (pki.Identity, error) {
 func readCert(dir string) (*x509.Certificate, error) {
 	path := filepath.Join(dir, certFile)
 	// Files of the user's own configuration directory are small.
-	text, err := os.ReadFile(path) //nolint:gosec // A path made here.
+	text, err := atomicfile.ReadAtMost(path, maxFile)
 	if err != nil {
 		return nil, err
-	}
-	if len(text) > maxFile {
-		return nil, fmt.Errorf("%s is too large", path)
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {

@@ -197,12 +197,7 @@ func openKey(dir string, keys *keyring.Keyring) (crypto.Signer, error) {
 
 // readFile reads one of the files in dir, which are small.
 func readFile(dir, name string) ([]byte, error) {
-	path := filepath.Join(dir, name)
-	data, err := os.ReadFile(path) //nolint:gosec // A path made here.
-	if err == nil && len(data) > maxFile {
-		return nil, fmt.Errorf("%s is too large", path)
-	}
-	return data, err
+	return atomicfile.ReadAtMost(filepath.Join(dir, name), maxFile)
 }
 
 // Renewed keeps the key in dir and has the CA issue a new certificate over it; a
