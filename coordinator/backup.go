@@ -188,7 +188,7 @@ func writeBackup(ctx context.Context, dir string, s *bolt.Store, blobs *blob.Sto
 			err = errors.Join(err, rerr)
 		}
 	}()
-	if err := s.Snapshot(path); err != nil {
+	if err := s.Snapshot(ctx, path); err != nil {
 		return err
 	}
 	m := backup.Manifest{Made: made.UTC(), Version: buildinfo.Version()}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -74,7 +75,7 @@ func (o *options) lookEverywhere(ctx context.Context, s *session) (*logLook, err
 	if _, err := s.HostsReported(ctx, "", wire.check); err != nil && !errors.Is(err, client.ErrNotFound) {
 		return nil, err
 	}
-	l := o.lookAt(ctx, s, wire.echoed(), maxEchoes)
+	l := o.lookAt(ctx, s, wire.echoed(), lookBounds{echoes: maxEchoes, records: math.MaxUint64})
 	if l.err != nil {
 		return nil, l.verdict()
 	}

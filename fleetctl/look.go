@@ -28,8 +28,12 @@ const (
 	// operators saw is compared in any case.
 	maxChecked = 64
 	// maxWalked bounds the records that one look reads, to see that the head which
-	// is countersigned follows on what was seen before.
+	// is countersigned follows on what was seen before. What is left is said, and
+	// read by the next looks, or by audit heads, which reads all.
 	maxWalked = 10_000
+	// lookTimeouts bounds a look of status, in timeouts of one call: what else was
+	// asked for is not to wait for a coordinator that shows its log slowly.
+	lookTimeouts = 3
 	// maxEchoes bounds the heads of hosts' reports that are gathered.
 	maxEchoes = 100_000
 	// signEvery keeps those whose key wants a touch from touching it each time.
@@ -45,6 +49,9 @@ type logLook struct {
 	// Lost are those that the log does not have.
 	Lost []lostHead `json:"lost"`
 
+	// Unread counts the newest records that were not read.
+	Unread uint64 `json:"unread"`
+
 	// Failed is why not all was looked at; empty where it was.
 	Failed string `json:"failed,omitempty"`
 
@@ -53,6 +60,15 @@ type logLook struct {
 	known map[fleet.LogHead]string
 	// seen are the heads that operators vouch for.
 	seen map[fleet.LogHead]bool
+	// reached is the newest head that is known to follow on what was seen.
+	reached fleet.LogHead
+}
+
+// lookBounds bound one look.
+type lookBounds struct {
+	echoes  int           // heads of hosts
+	records uint64        // to be read
+	time    time.Duration // 0 for none
 }
 
 type lostHead struct {
@@ -67,19 +83,29 @@ var errLost = fmt.Errorf("%w: the coordinator's event log is not the one that wa
 const lostHint = `if the coordinator restored a backup, or lost its store: "fleetctl audit accept --reason TEXT"; else docs/runbooks.md, "The event log was written anew"`
 
 // lookAt compares the coordinator's event log with what this operator saw of it,
-// what others countersigned, and of what hosts said they were told at most so many
-// heads. Records from before what this operator saw last are not verified: that is
+// what others countersigned, and what hosts said they were told. Records from before what this operator saw last are not verified: that is
 // audit verify. A look that failed says so: what else was asked for is shown.
-func (o *options) lookAt(ctx context.Context, s *session, echoes map[fleet.LogHead]string, most int) *logLook {
+func (o *options) lookAt(ctx context.Context, s *session, echoes map[fleet.LogHead]string, most lookBounds) *logLook {
 	l := &logLook{Lost: []lostHead{}, known: map[fleet.LogHead]string{}, seen: map[fleet.LogHead]bool{}}
 	maps.Copy(l.known, echoes)
-	if l.err = l.look(ctx, o, s, most); l.err != nil {
+	all := ctx
+	if most.time > 0 {
+		var end context.CancelFunc
+		ctx, end = context.WithTimeout(ctx, most.time)
+		defer end()
+	}
+	l.err = l.look(ctx, o, s, most)
+	if l.err != nil && ctx.Err() != nil && all.Err() == nil {
+		l.err = ui.WithHint(fmt.Errorf("%w: looking at the event log took longer than %s", client.ErrUnreachable, most.time),
+			"the rest is as it says; a larger --timeout gives it more time, fleetctl audit heads all that it takes")
+	}
+	if l.err != nil {
 		l.Failed = l.err.Error()
 	}
 	return l
 }
 
-func (l *logLook) look(ctx context.Context, o *options, s *session, most int) (err error) {
+func (l *logLook) look(ctx context.Context, o *options, s *session, most lookBounds) (err error) {
 	if l.mem, err = auditlog.Recall(o.identityDir(s.fleet.ID())); err != nil {
 		return err
 	}
@@ -115,10 +141,10 @@ func (l *logLook) look(ctx context.Context, o *options, s *session, most int) (e
 		}
 		return nil
 	}
-	if err := l.compare(ctx, s, most); err != nil {
+	if err := l.compare(ctx, s, most.echoes); err != nil {
 		return err
 	}
-	return l.walk(ctx, s)
+	return l.walk(ctx, s, most.records)
 }
 
 // looksOf verifies countersignatures with the operators' recorded keys. What
@@ -152,28 +178,38 @@ func (s *session) looksOf(envelopes [][]byte) map[fleet.LogHead]string {
 	return out
 }
 
-// walk reads the records from what this operator saw last to the head, unless
-// there are too many: a coordinator could keep those that are known, and go on
-// behind them with others.
-func (l *logLook) walk(ctx context.Context, s *session) error {
+// walk reads the records from what this operator saw last to the head, or at most
+// so many: a coordinator could keep those that are known, and go on behind them
+// with others.
+func (l *logLook) walk(ctx context.Context, s *session, most uint64) error {
 	seen := l.mem.Seen
-	if seen.IsZero() || l.lostToOperators() || l.known[seen] == "" || l.Head.Seq <= seen.Seq || l.Head.Seq-seen.Seq > maxWalked {
+	l.reached = l.Head
+	if seen.IsZero() || l.lostToOperators() || l.known[seen] == "" || l.Head.Seq <= seen.Seq {
 		return nil
 	}
-	v := &auditlog.Verifier{Known: []auditlog.Head{{Seq: seen.Seq, Hash: seen.Hash}, {Seq: l.Head.Seq, Hash: l.Head.Hash}}}
+	l.reached = seen
+	last := l.Head.Seq
+	v := &auditlog.Verifier{Known: []auditlog.Head{{Seq: seen.Seq, Hash: seen.Hash}}}
+	if l.Unread = last - seen.Seq; l.Unread > most {
+		last = seen.Seq + most
+	} else {
+		v.Known = append(v.Known, auditlog.Head{Seq: last, Hash: l.Head.Hash})
+	}
 	errEnough := errors.New("enough")
 	err := s.Export(ctx, seen.Seq, func(record []byte) error {
 		if err := v.Add(record); err != nil {
 			return err
 		}
-		if v.Head().Seq >= l.Head.Seq {
+		if v.Head().Seq >= last {
 			return errEnough
 		}
 		return nil
 	})
+	end := fleet.LogHead{Seq: v.Head().Seq, Hash: v.Head().Hash}
 	switch {
 	// All of it: a coordinator may begin its answer wherever it likes.
-	case errors.Is(err, errEnough) && v.Begun() == seen.Seq && v.Head() == v.Known[1]:
+	case errors.Is(err, errEnough) && v.Begun() == seen.Seq && (end == l.Head || last < l.Head.Seq):
+		l.reached, l.Unread = end, l.Head.Seq-last
 		return nil
 	case err == nil, errors.Is(err, errEnough), errors.Is(err, auditlog.ErrBroken), errors.Is(err, auditlog.ErrRecord):
 		l.Lost = append(l.Lost, lostHead{seen, l.known[seen]})
@@ -182,7 +218,8 @@ func (l *logLook) walk(ctx context.Context, s *session) error {
 	return err
 }
 
-// compare asks for the records that somebody knows.
+// compare asks for the records that somebody knows, and for the one that the
+// coordinator itself says is its last.
 func (l *logLook) compare(ctx context.Context, s *session, most int) error {
 	var heads, echoed []fleet.LogHead
 	for h := range l.known {
@@ -198,6 +235,10 @@ func (l *logLook) compare(ctx context.Context, s *session, most int) error {
 		return cmp.Or(cmp.Compare(b.Seq, a.Seq), cmp.Compare(a.Hash, b.Hash))
 	})
 	l.Known = len(heads)
+	if !l.Head.IsZero() && !l.seen[l.Head] {
+		l.seen[l.Head] = true
+		heads = append(heads, l.Head)
+	}
 	for some := range slices.Chunk(heads, client.MaxLookRecords) {
 		seqs := make([]uint64, len(some))
 		for i, h := range some {
@@ -211,7 +252,7 @@ func (l *logLook) compare(ctx context.Context, s *session, most int) error {
 			// The head first: a log that ends before it has no such record, whatever
 			// it shows.
 			if h.Seq > shown.Head.Seq || auditlog.HashOf(shown.Records[i]) != h.Hash {
-				l.Lost = append(l.Lost, lostHead{h, l.known[h]})
+				l.Lost = append(l.Lost, lostHead{h, cmp.Or(l.known[h], "the coordinator itself, just now")})
 			}
 		}
 	}
@@ -223,14 +264,14 @@ func (l *logLook) lostToOperators() bool {
 	return slices.ContainsFunc(l.Lost, func(h lostHead) bool { return l.seen[h.LogHead] })
 }
 
-// keep remembers the head, and countersigns it: not where something is lost that
+// keep remembers the head, or how far it was read, and countersigns it: not where something is lost that
 // an operator saw. What only a host says may be that host's lie.
 func (l *logLook) keep(ctx context.Context, o *options, s *session, warn io.Writer) error {
 	if l.Failed != "" || l.Head.IsZero() || l.lostToOperators() {
 		return nil
 	}
 	before, now := l.mem, o.Now().UTC()
-	if before.SignedSeq == l.Head.Seq && before.Seen == l.Head {
+	if before.SignedSeq == l.reached.Seq && before.Seen == l.reached {
 		return nil
 	}
 	signed := false
@@ -247,11 +288,11 @@ func (l *logLook) keep(ctx context.Context, o *options, s *session, warn io.Writ
 	}
 	return auditlog.Remember(o.identityDir(s.fleet.ID()), func(m *auditlog.Memory) {
 		if signed {
-			m.Signed, m.SignedSeq = now, l.Head.Seq
+			m.Signed, m.SignedSeq = now, l.reached.Seq
 		}
 		// Another look may have come later, and seen more.
 		if m.Seen == before.Seen {
-			m.Seen, m.Time = l.Head, now
+			m.Seen, m.Time = l.reached, now
 		}
 	})
 }
@@ -262,7 +303,7 @@ func (l *logLook) countersign(ctx context.Context, s *session, now time.Time) er
 	if !ok || !isEd {
 		return errors.New("the operator's key is not ed25519")
 	}
-	look := fleet.Look{Fleet: s.fleet.ID(), Operator: fleet.OperatorName(s.operator), Head: l.Head, Time: now}
+	look := fleet.Look{Fleet: s.fleet.ID(), Operator: fleet.OperatorName(s.operator), Head: l.reached, Time: now}
 	env, err := release.SealLook(look, certSigner{key, release.KeyID(pub)})
 	if err != nil {
 		return err
@@ -292,6 +333,9 @@ func (l *logLook) show(p *ui.Printer) {
 	}
 	if more := len(l.Lost) - maxLostShown; more > 0 {
 		p.Printf("%s\n", p.Paint(ui.ToneBad, fmt.Sprintf("ALARM: and %d more records", more)))
+	}
+	if l.Unread > 0 && l.Failed == "" && len(l.Lost) == 0 {
+		p.Printf("The newest %d records of the event log were not read: \"fleetctl audit heads\" reads all, each status %d.\n", l.Unread, maxWalked)
 	}
 }
 

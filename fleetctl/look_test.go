@@ -1,6 +1,7 @@
 package fleetctl
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -273,6 +274,96 @@ func TestLookFailed(t *testing.T) {
 	if w.remembers() {
 		t.Error("remembered what was not looked at")
 	}
+}
+
+// TestLookSlow: a log that is shown slowly keeps nobody from the rest of status.
+func TestLookSlow(t *testing.T) {
+	w := newWorld(t)
+	w.enrol("galena")
+	w.record("coordinator-started", "anew")
+	w.ok("status")
+	for i := range 200 {
+		w.record("host-enrolled", fmt.Sprint(i))
+	}
+	w.server.Pause = 50 * time.Millisecond
+	code, out, errs := w.run("status", "--timeout", "1s")
+	if code != exitUnreachable || !strings.Contains(out, "galena") || !strings.Contains(errs, "looking at the event log took longer than 3s") ||
+		!strings.Contains(errs, "hint: ") {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
+	if mem, err := auditlog.Recall(filepath.Dir(w.memory())); err != nil || mem.Seen.Seq != 1 {
+		t.Errorf("remembers %d: %v", mem.Seen.Seq, err)
+	}
+}
+
+// TestLookInterrupted: who ends a look early is told of the alarm all the same.
+func TestLookInterrupted(t *testing.T) {
+	w := newWorld(t)
+	w.enrol("galena")
+	w.published()
+	w.record("coordinator-started", "anew")
+	w.reports(of(fleet.Ref{Digest: fleet.DigestOf([]byte("stolen"))}), w.reporter())
+	ctx, interrupt := context.WithCancel(t.Context())
+	w.server.Before = func(method string) error {
+		if strings.HasSuffix(method, "LookAtLog") {
+			interrupt()
+			<-ctx.Done()
+		}
+		return nil
+	}
+	if code, out, errs := w.runContext(ctx, "status"); code != exitRefused || !strings.Contains(out, "ALARM") {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
+}
+
+// TestLookAtMany: of many new records a look reads some, says how many are left,
+// and vouches for no more than it read; what follows is read by the next.
+func TestLookAtMany(t *testing.T) {
+	w := newWorld(t)
+	w.record("coordinator-started", "anew")
+	w.ok("status")
+	for i := range maxWalked + 5 {
+		w.record("host-enrolled", fmt.Sprint(i))
+	}
+	w.clock = w.clock.Add(time.Hour)
+	if out := w.ok("status"); !strings.Contains(out, "The newest 5 records of the event log were not read") {
+		t.Errorf("status:\n%s", out)
+	}
+	seen := func() uint64 {
+		t.Helper()
+		mem, err := auditlog.Recall(filepath.Dir(w.memory()))
+		if err != nil || mem.Seen.Seq != mem.SignedSeq {
+			t.Errorf("saw %d, signed %d: %v", mem.Seen.Seq, mem.SignedSeq, err)
+		}
+		return mem.Seen.Seq
+	}
+	if n := seen(); n != maxWalked+1 {
+		t.Errorf("remembers %d", n)
+	}
+	w.clock = w.clock.Add(time.Hour)
+	if out := w.ok("status"); strings.Contains(out, "not read") || seen() != maxWalked+6 {
+		t.Errorf("remembers %d:\n%s", seen(), out)
+	}
+	for i := range maxWalked + 5 {
+		w.record("host-enrolled", fmt.Sprint(i))
+	}
+	w.clock = w.clock.Add(time.Hour)
+	if out := w.ok("audit", "heads"); strings.Contains(out, "not read") || seen() != 2*maxWalked+11 {
+		t.Errorf("remembers %d:\n%s", seen(), out)
+	}
+}
+
+// TestHeadOfNothing: the head that is vouched for is a record's.
+func TestHeadOfNothing(t *testing.T) {
+	w := newWorld(t)
+	w.record("coordinator-started", "anew")
+	w.server.LastHash = strings.Repeat("0", 64)
+	w.alarms("known to the coordinator itself")
+	if w.remembers() || len(w.server.Looks) > 0 {
+		t.Error("remembered or countersigned a head of nothing")
+	}
+	w.server.LastHash = ""
+	w.ok("status")
 }
 
 func (w *world) memory() string { return filepath.Join(w.config, "fleet", "first", "log-head.json") }

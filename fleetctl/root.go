@@ -121,7 +121,8 @@ func run(ctx context.Context, o *options, args []string) int {
 		}
 		err = usageError{err}
 	}
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	// An alarm that was shown stays one.
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) && !errors.Is(err, client.ErrRefused) {
 		err = ui.WithHint(errors.New("interrupted"), "it can be run again")
 	}
 	showError(o, err)

@@ -29,7 +29,7 @@ profiles: [{profile, state, reason: {code, message, hint}, desired, current,
 confirmed, last_good, highest: {number, digest, release}, refused: […]}]}],
 digests: {releases, alarms: [{machine, profile, number, digest, release}],
 unverified: [{machine, reason}], more}, log: {head: {seq, hash}, known,
-lost: [{seq, hash, who}], failed}}`
+lost: [{seq, hash, who}], unread, failed}}`
 
 func newStatusCommand(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -126,7 +126,7 @@ func runStatus(ctx context.Context, o *options, name string) error {
 	if unknown != nil && len(hosts) == 0 {
 		return unknown
 	}
-	look := o.lookAt(ctx, s, wire.echoed(), maxChecked)
+	look := o.lookAt(ctx, s, wire.echoed(), lookBounds{echoes: maxChecked, records: maxWalked, time: lookTimeouts * o.CallTimeout})
 	res := statusResult{Machines: combine(machines, hosts), Digests: wire, Log: look}
 	for i := range res.Machines {
 		if err := res.Machines[i].judge(s.workspace); err != nil {

@@ -67,7 +67,8 @@ func (b *base) damagedTrees(ctx context.Context, f fleet.FlakeSource, cause erro
 	slices.Sort(trees)
 	trees = slices.Compact(trees)
 	for _, tree := range trees[:min(len(trees), maxTrees)] {
-		if _, err := os.Lstat(b.at(tree)); err == nil && b.isDamaged(ctx, tree) {
+		// One that nix does not have is none that it could have lost.
+		if _, err := b.nixStore(ctx, "--check-validity", tree); err == nil && b.isDamaged(ctx, tree) {
 			damaged = append(damaged, tree)
 		}
 	}
@@ -84,10 +85,12 @@ func (b *base) treeOf(ctx context.Context, f fleet.FlakeSource) (string, error) 
 	return strings.TrimSpace(string(out)), err
 }
 
-// isDamaged says whether nix finds that one path is not what its database has.
+// isDamaged says whether nix finds that one path is not what its database has, or
+// is gone, or can't be read.
 func (b *base) isDamaged(ctx context.Context, path string) bool {
-	damaged, _ := b.compared(ctx, path)
-	return len(damaged) > 0
+	damaged, err := b.compared(ctx, path)
+	var f *failure
+	return len(damaged) > 0 || errors.As(err, &f) && f.code >= 0
 }
 
 // fetchAnew fetches a flake with all its inputs into a store of its own, and has

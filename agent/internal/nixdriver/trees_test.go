@@ -24,6 +24,7 @@ func TestDamagedTrees(t *testing.T) {
 	}{
 		"own":              {own, "mkdir -p $4/nix/store/a-source; chmod 500 $4/nix/store/a-source", "touch $ROOT/mended", "", false, true},
 		"input":            {input, "", "touch $ROOT/mended", "", false, true},
+		"gone":             {own, "", "touch $ROOT/mended", "", false, true},
 		"whole":            {"/nix/store/other", "", "exit 7", "unexpected end of file", true, false},
 		"can't be fetched": {own, "echo 'error: unable to download' >&2; exit 1", "exit 7", "damaged on this host: nix flake ended with exit code 1: error: unable to download", false, false},
 		"can't be mended":  {own, "", "echo 'error: no' >&2; exit 1", "damaged on this host", false, false},
@@ -33,14 +34,18 @@ func TestDamagedTrees(t *testing.T) {
 			w := newWorld(t, "")
 			script := "ROOT=" + w.root + `
 case "$1 $2" in
-"store verify") [ -e $ROOT/mended ] || [ $4 != ` + c.damaged + ` ] || { echo "path '$4' was modified! expected hash 'x', got 'y'" >&2; exit 1; };;
+"store verify") [ -e $ROOT/mended ] || [ -e $ROOT$4 ] || { echo "error: opening file '$4': No such file or directory" >&2; exit 1; }
+  [ -e $ROOT/mended ] || [ $4 != ` + c.damaged + ` ] || { echo "path '$4' was modified! expected hash 'x', got 'y'" >&2; exit 1; };;
 "flake archive") ` + c.archive + `
 ;;
 build*) [ -e $ROOT/mended ] || { echo "` + broken + `" >&2; exit 1; }; echo ` + good + `;;
 esac`
 			w.program("bin/nix", "previous=\nfor arg in \"$@\"; do [ \"$previous\" = --out-link ] && ln -sfn "+good+" $arg; previous=$arg; done\n"+script)
-			w.program("bin/nix-store", "ROOT="+w.root+"\ncase $1 in --print-fixed-path) echo "+own+";; --repair-path) "+c.repair+";; esac")
+			w.program("bin/nix-store", "ROOT="+w.root+"\ncase $1 in --print-fixed-path) echo "+own+";; --check-validity) case $2 in *-source) ;; *) exit 1;; esac;; --repair-path) "+c.repair+";; esac")
 			for _, tree := range []string{own, input} {
+				if name == "gone" && tree == c.damaged {
+					continue // Nix still has it in its database.
+				}
 				if err := os.MkdirAll(filepath.Join(w.root, tree), 0o755); err != nil {
 					t.Fatal(err)
 				}

@@ -89,6 +89,10 @@ type Faults struct {
 	CutUploads, CutAfter int
 	// LastOnly has an export begin with the last record, wherever it was to begin.
 	LastOnly bool
+	// Pause is how long an export rests before each record.
+	Pause time.Duration
+	// LastHash is shown as the hash of the last record, where it is not empty.
+	LastHash string
 	// CutEvents ends that many streams of events.
 	CutEvents int
 	// Skew is how far the coordinator's clock is ahead of the test's.

@@ -1,12 +1,14 @@
 package fakecoordinator
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -140,6 +142,10 @@ func (s *Server) ExportEvents(req *fleetv1.ExportEventsRequest, stream grpc.Serv
 		if uint64(i)+1 < req.GetFromSeq() || s.LastOnly && i < len(s.Records)-1 {
 			continue
 		}
+		select {
+		case <-time.After(s.Pause):
+		case <-stream.Context().Done():
+		}
 		if err := stream.Send(&fleetv1.ExportEventsResponse{Record: r}); err != nil {
 			return err
 		}
@@ -154,7 +160,7 @@ func (s *Server) LookAtLog(_ context.Context, req *fleetv1.LookAtLogRequest) (*f
 	out := &fleetv1.LookAtLogResponse{Looks: s.Looks}
 	hash := func(b []byte) string { sum := sha256.Sum256(b); return hex.EncodeToString(sum[:]) }
 	if n := len(s.Records); n > 0 {
-		out.Head = &fleetv1.LogHead{Seq: uint64(n), Hash: hash(s.Records[n-1])}
+		out.Head = &fleetv1.LogHead{Seq: uint64(n), Hash: cmp.Or(s.LastHash, hash(s.Records[n-1]))}
 	}
 	for _, seq := range req.GetRecords() {
 		var record []byte

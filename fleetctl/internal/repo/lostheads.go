@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -83,5 +84,13 @@ func (r *Repository) AddLostHeads(more []LostHead) error {
 	if len(have) > maxLostHeads {
 		return fmt.Errorf("recording lost heads: %d, at most %d", len(have), maxLostHeads)
 	}
-	return r.writeJSON(lostHeads{have}, "trust", "lost-heads.json")
+	data, err := json.MarshalIndent(lostHeads{have}, "", "  ")
+	switch {
+	case err != nil:
+		return fmt.Errorf("recording lost heads: %w", err)
+	case len(data) >= maxLostFile:
+		// One that could not be read again would keep every command from working.
+		return ui.WithHint(fmt.Errorf("recording lost heads: trust/lost-heads.json would have %d bytes, at most %d can be read", len(data), maxLostFile), "give a shorter reason")
+	}
+	return r.Write(append(data, '\n'), "trust", "lost-heads.json")
 }

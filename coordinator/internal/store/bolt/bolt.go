@@ -33,6 +33,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -60,6 +61,11 @@ var (
 	keyTally   = []byte("tally")
 )
 
+// mapped is how much of the address space the file gets at first, in bytes. A
+// file that outgrows it is mapped anew, for which the writer waits for all
+// readers, and those who come later wait for the writer.
+const mapped = 1 << 30
+
 // Store is a store.Store in one file.
 type Store struct {
 	path    string
@@ -75,12 +81,15 @@ type Store struct {
 	db      *bbolt.DB
 	file    *os.File // that of db
 	ended   error    // why nothing is answered any more
-	// stuck says that bbolt panicked while it wrote: its locks are held for ever.
-	stuck bool
 	// failed is the transaction that may be on the disk and must not count; 0 for
 	// none. tried is when it was last tried to go on. Both belong to writeMu.
 	failed uint64
 	tried  time.Time
+
+	// halted is why nothing is answered until the end of the process: bbolt
+	// panicked with locks that it holds for ever, so that nobody may wait for them,
+	// nor for what others hold who do.
+	halted atomic.Pointer[error]
 
 	watches  watches
 	settling settling
@@ -104,6 +113,7 @@ func open(path string, o bbolt.Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.InitialMmapSize = mapped
 	o.NoFreelistSync = true
 	o.FreelistType = bbolt.FreelistMapType
 	s := &Store{path: path, options: o, notice: notice}
@@ -166,11 +176,15 @@ func (s *Store) Notice() string { return s.notice }
 
 // Check reads the whole file again, while others use it, and returns
 // store.ErrCorrupt where it is no longer what was written. While it reads, a
-// transaction that makes the file larger waits.
+// transaction that makes the file larger than is mapped waits, and all with it.
 func (s *Store) Check(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	// Two transactions from now its meta page is another's.
+	s.writeMu.Lock()
+	goOn := sync.OnceFunc(s.writeMu.Unlock)
+	defer goOn()
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
 		// The transaction keeps its pages from being used again.
 		f, err := os.Open(s.path)
@@ -179,6 +193,7 @@ func (s *Store) Check(ctx context.Context) error {
 		}
 		defer func() { _ = f.Close() }() // It was only read.
 		metas, _, err := readMetas(f)
+		goOn()
 		if err != nil {
 			return err
 		}
@@ -294,6 +309,9 @@ func explain(err error) error {
 
 // use runs f with the database, unless the store has ended.
 func (s *Store) use(f func(*bbolt.DB) error) error {
+	if why := s.halted.Load(); why != nil {
+		return *why
+	}
 	s.stateMu.RLock()
 	if errors.Is(s.ended, store.ErrFailed) {
 		s.stateMu.RUnlock()
@@ -326,6 +344,12 @@ func contained(f func() error) (err error) {
 
 // Close waits for transactions under way, then ends the store.
 func (s *Store) Close() error {
+	if why := s.halted.Load(); why != nil {
+		if ended := fmt.Errorf("%w", store.ErrClosed); s.halted.CompareAndSwap(why, &ended) && !errors.Is(*why, store.ErrClosed) {
+			return s.letGo()
+		}
+		return nil
+	}
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
 	s.stateMu.Lock()
@@ -336,8 +360,6 @@ func (s *Store) Close() error {
 	switch {
 	case errors.Is(failed, store.ErrClosed), s.db == nil:
 		return nil
-	case s.stuck:
-		return s.letGo()
 	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("closing store: %w", err)

@@ -18,12 +18,10 @@ import (
 // retryEvery is how long a store that failed waits before it tries again.
 const retryEvery = 2 * time.Second
 
-// stop ends the store for good: bbolt panicked in the middle of writing and
-// holds its locks. The caller holds writeMu.
-func (s *Store) stop(err error) {
-	s.stateMu.Lock()
-	s.ended, s.stuck = err, true
-	s.stateMu.Unlock()
+// halt ends the store for good: bbolt panicked and holds its locks. Who waits for
+// one of them already waits for ever; nobody else is to.
+func (s *Store) halt(err error) {
+	s.halted.CompareAndSwap(nil, &err)
 	s.watches.closeAll()
 }
 
@@ -121,8 +119,8 @@ func copyFile(w io.Writer, r io.ReaderAt, m metaPage) error {
 // Snapshot copies the store as it is at one moment to a new file at path,
 // durable, while others use it. Errors: store.ErrCorrupt, store.ErrNoSpace, of
 // the file system.
-func (s *Store) Snapshot(path string) error {
-	err := s.view(context.Background(), func(tx *bbolt.Tx) error {
+func (s *Store) Snapshot(ctx context.Context, path string) error {
+	err := s.view(ctx, func(tx *bbolt.Tx) error {
 		return atomicfile.Write(path, 0o600, func(w io.Writer) error {
 			_, err := tx.WriteTo(w)
 			return err

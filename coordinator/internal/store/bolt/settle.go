@@ -67,24 +67,48 @@ func (s *settling) wait(ctx context.Context, id int) error {
 
 // view runs f with the newest state that is durable.
 func (s *Store) view(ctx context.Context, f func(*bbolt.Tx) error) error {
-	return s.use(func(db *bbolt.DB) error {
-		return db.View(func(tx *bbolt.Tx) error {
+	panicked := false
+	err := s.use(func(db *bbolt.DB) error {
+		panicked = true // unless what follows returns, or gets as far as f
+		err := db.View(func(tx *bbolt.Tx) error {
+			panicked = false // View lets go of its locks from here on
 			if err := s.settling.wait(ctx, tx.ID()); err != nil {
 				return err
 			}
 			return f(tx)
 		})
+		panicked = false
+		return err
 	})
+	if panicked {
+		s.halt(err)
+	}
+	return err
 }
 
 // settle makes durable what an opened file has: a predecessor may have been
-// killed between writing and flushing it.
+// killed between writing its meta page and flushing it, or its flush may have
+// failed. After that the kernel holds the page for clean, and a flush alone would
+// do nothing (fsync(2), EIO): so it is written once more, in its place.
 func (s *Store) settle() error {
+	id := 0
+	if err := s.db.View(func(tx *bbolt.Tx) error {
+		id = tx.ID()
+		return nil
+	}); err != nil {
+		return err
+	}
+	size := int64(s.db.Info().PageSize)
+	page, at := make([]byte, size), int64(id%2)*size
+	if _, err := s.file.ReadAt(page, at); err != nil {
+		return err
+	}
+	if _, err := s.file.WriteAt(page, at); err != nil {
+		return err
+	}
 	if err := s.db.Sync(); err != nil {
 		return err
 	}
-	return s.db.View(func(tx *bbolt.Tx) error {
-		s.settling.end(tx.ID())
-		return nil
-	})
+	s.settling.end(id)
+	return nil
 }

@@ -91,6 +91,9 @@ func (s *Store) Txn(ctx context.Context, conds []store.Cond, ops []store.Op) (ui
 	if err := store.CheckTxn(conds, ops); err != nil {
 		return 0, err
 	}
+	if why := s.halted.Load(); why != nil {
+		return 0, *why
+	}
 	r := &request{conds: conds, ops: ops}
 	for _, op := range ops {
 		r.size += len(op.Key) + len(op.Value)
@@ -135,19 +138,20 @@ func (s *Store) writeBatch(batch []*request) {
 	var id int
 	panicked := false
 	err := s.use(func(db *bbolt.DB) error {
-		tx, err := db.Begin(true)
-		if err != nil {
-			return fmt.Errorf("beginning a transaction: %w", err)
-		}
 		panicked = true // unless what follows returns
-		id = tx.ID()
-		err = s.commit(db, tx, batch)
+		tx, err := db.Begin(true)
+		if err == nil {
+			id = tx.ID()
+			err = s.commit(db, tx, batch)
+		} else {
+			err = fmt.Errorf("beginning a transaction: %w", err)
+		}
 		panicked = false
 		return err
 	})
 	switch {
 	case panicked:
-		s.stop(err)
+		s.halt(err)
 	case id != 0 && errors.Is(err, store.ErrFailed):
 		s.fail(id, err)
 	}
