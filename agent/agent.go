@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -45,6 +46,8 @@ type Agent struct {
 	config   Config
 	journal  *journal.Journal
 	identity *identity.Store
+	// rooted has the trust roots; nil before there are any.
+	rooted   atomic.Pointer[desired.Store]
 	executor *execute.Executor
 	blobs    sync.Blobs
 	drivers  map[string]driver.Driver
@@ -124,7 +127,9 @@ func (a *Agent) open() (err error) {
 	if err := a.openPlugins(); err != nil {
 		return err
 	}
-	a.identity, err = identity.Open(identity.Options{Dir: filepath.Join(c.StateDir, identityDir), AgeIdentity: c.AgeIdentity})
+	a.identity, err = identity.Open(identity.Options{
+		Dir: filepath.Join(c.StateDir, identityDir), AgeIdentity: c.AgeIdentity, Trusted: a.trustedCAs,
+	})
 	if err != nil {
 		return err
 	}
@@ -153,6 +158,16 @@ func (a *Agent) open() (err error) {
 	return a.bind()
 }
 
+// trustedCAs are those of the newest trust root.
+func (a *Agent) trustedCAs() []*x509.Certificate {
+	if s := a.rooted.Load(); s != nil {
+		if t := s.Trust(); t != nil {
+			return t.CAs()
+		}
+	}
+	return nil
+}
+
 // bind opens what depends on who the host is.
 func (a *Agent) bind() error {
 	if err := a.finishReset(); err != nil {
@@ -167,6 +182,7 @@ func (a *Agent) bind() error {
 	if err != nil {
 		return err
 	}
+	a.rooted.Store(store)
 	if damage := store.Damage(); damage != nil {
 		a.config.Log.Error("signed documents on this host's disk are damaged; the coordinator is asked for them", "error", damage)
 		a.noteDamage(damage)

@@ -129,6 +129,7 @@ func (a *Agent) enrolOnce(ctx context.Context, attempt int) error {
 	if err := store.AddRoots(got.Roots); err != nil {
 		return fmt.Errorf("enrolling: %w", err)
 	}
+	a.rooted.Store(store)
 	crashpoint.Hit(crashpoint.EnrolRootsKept)
 	if err := a.identity.Install(got.Certificate, got.CAs); err != nil {
 		return err //nolint:wrapcheck // It says what failed.

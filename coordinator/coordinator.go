@@ -6,6 +6,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -162,7 +163,15 @@ func newAuthority(c Config) (*ca.Authority, error) {
 		return nil, err
 	}
 	id := pki.CoordinatorIdentity(c.Kit.Fleet, fleet.MachineName(c.Kit.Name))
-	return ca.New(authority, id, c.Kit.Cert, key, c.Now)
+	var others []*x509.Certificate
+	for _, der := range c.Kit.OtherCAs {
+		other, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("reading another CA: %w: make the kit anew", err)
+		}
+		others = append(others, other)
+	}
+	return ca.New(ca.Options{CA: authority, Others: others, Identity: id, Cert: c.Kit.Cert, Key: key, Now: c.Now})
 }
 
 // assemble puts the parts together over an open store.

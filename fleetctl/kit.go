@@ -54,17 +54,17 @@ func runKit(o *options, opts *kitOptions) error {
 	if err != nil {
 		return err
 	}
-	ca, err := w.FullCA(keys)
+	cas, err := bootstrap.OpenCAs(w.Repository, keys)
 	if err != nil {
 		return err
 	}
 	// First, so that the kit knows of a new key.
 	if opts.RenewOperator != "" {
-		if err := renewOperator(o, w, keys, ca, opts.RenewOperator); err != nil {
+		if err := renewOperator(o, w, keys, cas.Issuing, opts.RenewOperator); err != nil {
 			return err
 		}
 	}
-	sealed, err := bootstrap.Kit(w.Repository, w.fleet, ca, o.Now())
+	sealed, err := bootstrap.Kit(w.Repository, w.fleet, cas, o.Now())
 	if err != nil {
 		return err
 	}

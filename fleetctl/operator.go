@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -315,7 +316,7 @@ func (o *options) addOffline(_ context.Context, w *workspace, r *request, old *r
 
 // checkIssued says whether a certificate is the one that was asked for.
 func checkIssued(w *workspace, r *request, leaf *x509.Certificate) error {
-	ca, err := w.CA()
+	cas, err := w.Authorities()
 	if err != nil {
 		return err
 	}
@@ -324,8 +325,8 @@ func checkIssued(w *workspace, r *request, leaf *x509.Certificate) error {
 	if err == nil && (id != pki.OperatorIdentity(w.fleet.ID(), r.name) || !ok || !pub.Equal(r.pub)) {
 		err = fmt.Errorf("it is of %s", id)
 	}
-	if err == nil {
-		err = leaf.CheckSignatureFrom(ca)
+	if err == nil && !slices.ContainsFunc(cas.All(), func(ca *x509.Certificate) bool { return leaf.CheckSignatureFrom(ca) == nil }) {
+		err = errors.New("it is of none of the fleet's CAs")
 	}
 	if err != nil {
 		return ui.WithHint(fmt.Errorf("%w: the certificate is not the one that was asked for: %w", client.ErrRefused, err),

@@ -178,9 +178,13 @@ func runOperatorRenew(ctx context.Context, o *options) error {
 	return nil
 }
 
-// renewalDue says whether half of the certificate's life is over.
+// renewalDue says whether half of the certificate's life is over, or its CA was
+// replaced.
 func (o *options) renewalDue(s *session) bool {
 	leaf := s.cert.Leaf
+	if s.cas.Before != nil && leaf.CheckSignatureFrom(s.cas.Now) != nil {
+		return true
+	}
 	return leaf.NotAfter.Sub(o.Now()) < leaf.NotAfter.Sub(leaf.NotBefore)/2
 }
 

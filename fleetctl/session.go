@@ -85,6 +85,7 @@ type session struct {
 	keys     *keyring.Keyring
 	operator string
 	cert     tls.Certificate
+	cas      repo.Authorities
 }
 
 // connect opens the repository and the operator's identity and prepares the
@@ -98,7 +99,7 @@ func (o *options) connect() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	ca, err := w.CA()
+	cas, err := w.Authorities()
 	if err != nil {
 		return nil, err
 	}
@@ -115,12 +116,12 @@ func (o *options) connect() (*session, error) {
 		return nil, ui.WithHint(errors.New("the coordinator's address is not known"), "set coordinator.address in fleet.yaml, or use --coordinator")
 	}
 	c, err := client.New(client.Config{
-		Address: address, Fleet: w.fleet.ID(), CA: ca, Identity: cert, Now: o.Now, CallTimeout: o.CallTimeout,
+		Address: address, Fleet: w.fleet.ID(), CAs: cas.All(), Identity: cert, Now: o.Now, CallTimeout: o.CallTimeout,
 	})
 	if err != nil {
 		return nil, err
 	}
-	s := &session{workspace: w, Client: c, keys: keys, operator: id.Name, cert: cert}
+	s := &session{workspace: w, Client: c, keys: keys, operator: id.Name, cert: cert, cas: cas}
 	o.renewIfDue(s)
 	return s, nil
 }

@@ -100,12 +100,8 @@ func (s *session) newJoin(o *options, m fleet.MachineName) (pki.Join, error) {
 	if err != nil {
 		return pki.Join{}, err
 	}
-	ca, err := s.CA()
-	if err != nil {
-		return pki.Join{}, err
-	}
 	return pki.NewJoin(pki.Join{
 		Fleet: s.fleet.ID(), Machine: m, Addresses: []string{o.address(s.workspace)},
-		CA: fleet.DigestOf(ca.Raw), Root: pin, Issued: o.Now().UTC().Truncate(time.Second),
+		CA: fleet.DigestOf(s.cas.Serving().Raw), Root: pin, Issued: o.Now().UTC().Truncate(time.Second),
 	})
 }

@@ -42,7 +42,7 @@ func newTrustCommand(o *options) *cobra.Command {
 	cmd.AddCommand(
 		newTrustShowCommand(o), newTrustKeyCommand(o), newTrustAddKeyCommand(o), newTrustRemoveKeyCommand(o),
 		newTrustThresholdCommand(o), newTrustRotateCommand(o), newTrustRenewCommand(o), newTrustDiscardCommand(o),
-		newTrustSignCommand(o), newTrustPublishCommand(o),
+		newTrustSignCommand(o), newTrustPublishCommand(o), newTrustCACommand(o),
 	)
 	return cmd
 }
@@ -53,10 +53,10 @@ func newTrustShowCommand(o *options) *cobra.Command {
 		Short: "Show roles, thresholds and keys, and where each key is",
 		Long: `Show the newest trust root: its roles, thresholds and keys, and where each key is
 as far as that is known here: in a file of trust/keys, in your ssh-agent, or
-elsewhere. A draft is shown with the signatures that it has and lacks.
+elsewhere. Then the certificate authorities. A draft is shown with the signatures that it has and lacks.
 
 JSON: {version, epoch, issued, expires, digest, pin, roles: [{role, threshold,
-keys: [{id, scheme, where}]}], draft: {version, changes, differences, old, own,
+keys: [{id, scheme, where}]}], cas: [{digest, expires, use, listed}], draft: {version, changes, differences, old, own,
 complete}, warnings}; old and own are {signed, want}.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return runTrustShow(o) },
@@ -73,6 +73,7 @@ type trustResult struct {
 	// Pin is the digest of the first trust root, which join strings carry.
 	Pin      fleet.Digest `json:"pin"`
 	Roles    []roleResult `json:"roles"`
+	CAs      []caResult   `json:"cas"`
 	Draft    *draftResult `json:"draft,omitempty"`
 	Warnings []string     `json:"warnings"`
 }
@@ -154,6 +155,14 @@ func runTrustShow(o *options) error {
 		}
 		res.Roles = append(res.Roles, r)
 	}
+	cas, err := w.Authorities()
+	if err != nil {
+		return err
+	}
+	res.CAs = casOf(t, cas)
+	if text := caWarning(cas, o.Now()); text != "" {
+		res.Warnings = append(res.Warnings, text)
+	}
 	d, opened, err := w.Draft(t)
 	switch {
 	case err == nil:
@@ -203,6 +212,7 @@ func (res *trustResult) show(p *ui.Printer, now time.Time) {
 		}
 	}
 	p.Table([]string{"ROLE", "THRESHOLD", "KEY", "SCHEME", "WHERE"}, rows)
+	showCAs(p, res.CAs)
 	if res.Draft != nil {
 		p.Printf("\n")
 		res.Draft.show(p)

@@ -35,6 +35,7 @@ const (
 	EnrolCertificateKept
 	EnrolJoinRemove
 	EnrolDone
+	RenewCANoted
 
 	// What is desired, and what it needs.
 	DesiredKept
@@ -127,6 +128,7 @@ const (
 	RollbackMade
 	BanKept
 	BanMade
+	CAMoved
 )
 
 // registry describes the points. Nothing in a program without crash points
@@ -158,6 +160,7 @@ var registry = [...]Info{
 	EnrolCertificateKept: {"enrol.certificate-kept", Agent, "The certificate is kept, its binding and the used join string are as before."},
 	EnrolJoinRemove:      {"enrol.join-remove", Agent, "The certificate counts; the used join string is still there."},
 	EnrolDone:            {"enrol.done", Agent, "The host is enrolled, and nobody was told."},
+	RenewCANoted:         {"renew.ca-noted", Agent, "It is noted that the certificate to come is of another CA; the one of before is in use."},
 	DesiredKept:          {"desired.kept", Agent, "The documents of an answer are kept, the pointers are not moved."},
 	DocumentRemove:       {"desired.remove", Agent, "A document that nobody needs is about to be removed."},
 	DocumentRemoved:      {"desired.removed", Agent, "It was removed."},
@@ -235,5 +238,6 @@ var registry = [...]Info{
 	RetryMade:            {"retry.made", Publish, "The coordinator has a document that allows a retry; nobody was told."},
 	RollbackMade:         {"rollback.made", Publish, "The coordinator has an operator's rollback; nobody was told."},
 	BanKept:              {"ban.kept", Publish, "The repository has a ban or its end that the coordinator may not have."},
+	CAMoved:              {"ca.moved", Publish, "A file of the CA to come, its key or its certificate, is in the place of the one that issues; the other may not be."},
 	BanMade:              {"ban.made", Publish, "The coordinator has a ban or its end that the repository may not have."},
 }

@@ -24,10 +24,11 @@ const (
 	MaxMachines  = 100_000
 	MaxOperators = 10_000
 	MaxRoots     = 1024
+	MaxOtherCAs  = 3
 )
 
 // Format is the version of the kit's format that this package writes.
-const Format = 2
+const Format = 3
 
 // Sentinels that errors of this package wrap.
 var (
@@ -49,6 +50,9 @@ type Kit struct {
 	// CACert is the host CA's certificate in DER, CAKey its key in PKCS #8 DER.
 	CACert []byte `json:"ca_cert"`
 	CAKey  []byte `json:"ca_key"`
+	// OtherCAs are the certificates in DER of CAs whose certificates are accepted,
+	// too: while the CA is replaced, the one before and the one to come.
+	OtherCAs [][]byte `json:"other_cas,omitempty"`
 	// Cert is the coordinator's own leaf in DER, Key its key in PKCS #8 DER.
 	Cert []byte `json:"cert"`
 	Key  []byte `json:"key"`
@@ -132,6 +136,8 @@ func (k *Kit) Check() error {
 		return malformed(errors.New("no trust root"))
 	case len(k.Roots) > MaxRoots:
 		return malformed(fmt.Errorf("%d trust roots, at most %d", len(k.Roots), MaxRoots))
+	case len(k.OtherCAs) > MaxOtherCAs:
+		return malformed(fmt.Errorf("%d other CAs, at most %d", len(k.OtherCAs), MaxOtherCAs))
 	case len(k.Machines) > MaxMachines:
 		return malformed(fmt.Errorf("%d machines, at most %d", len(k.Machines), MaxMachines))
 	case len(k.Operators) > MaxOperators:

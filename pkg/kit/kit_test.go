@@ -106,7 +106,7 @@ func TestParse(t *testing.T) {
 	}{
 		"unknown field": {strings.Replace(string(good), `"name"`, `"extra":1,"name"`, 1), kit.ErrMalformed},
 		"twice":         {strings.Replace(string(good), `"name"`, `"name":"x","name"`, 1), kit.ErrMalformed},
-		"newer":         {strings.Replace(string(good), `"format":2`, `"format":3,"novelty":true`, 1), kit.ErrNewer},
+		"newer":         {strings.Replace(string(good), `"format":3`, `"format":4,"novelty":true`, 1), kit.ErrNewer},
 		"trailing":      {string(good) + "{}", kit.ErrMalformed},
 		"not JSON":      {"fleet", kit.ErrMalformed},
 	} {

@@ -1,7 +1,9 @@
 package release
 
 import (
+	"bytes"
 	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"slices"
@@ -36,8 +38,12 @@ func AllRoles() []RoleName { return slices.Concat(Roles(), optionalRoles()) }
 // then.
 func optionalRoles() []RoleName { return []RoleName{RoleBuilder, RoleFreshness} }
 
-// maxRootKeys bounds the keys of a root.
-const maxRootKeys = 64
+// Bounds of a root: its keys, its CAs, and one CA's certificate in bytes.
+const (
+	maxRootKeys = 64
+	maxCAs      = 4
+	maxCABytes  = 4 << 10
+)
 
 // Root is the payload of a trust root.
 type Root struct {
@@ -50,6 +56,11 @@ type Root struct {
 	Critical []string              `json:"critical,omitempty"`
 	Keys     map[string]Key        `json:"keys"` // by key id
 	Roles    map[RoleName]RoleKeys `json:"roles"`
+	// CAs are the certificates, in DER, of the certificate authorities that hosts
+	// may have their identity of, and the coordinator its own; at most maxCAs. Where
+	// there are none, hosts go by the CA that their join string pinned. A successor
+	// is listed before it is used, so that hosts know it by then.
+	CAs [][]byte `json:"cas,omitempty"`
 }
 
 // Key is a public key.
@@ -77,6 +88,7 @@ type Trust struct {
 	digest   fleet.Digest
 	envelope []byte
 	keys     map[RoleName]map[string]publicKey
+	cas      []*x509.Certificate
 }
 
 // OpenRoot opens the first root that is trusted, because its digest is the
@@ -106,10 +118,38 @@ func newTrust(o *opened, envelope []byte) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
+	cas, err := root.authorities()
+	if err != nil {
+		return nil, err
+	}
 	if err := o.verify(keys[RoleRoot], root.Roles[RoleRoot].Threshold); err != nil {
 		return nil, err
 	}
-	return &Trust{root: root, digest: fleet.DigestOf(o.payload), envelope: envelope, keys: keys}, nil
+	return &Trust{root: root, digest: fleet.DigestOf(o.payload), envelope: envelope, keys: keys, cas: cas}, nil
+}
+
+// authorities parses the CAs.
+func (r *Root) authorities() ([]*x509.Certificate, error) {
+	if len(r.CAs) > maxCAs {
+		return nil, fmt.Errorf("%w: %d CAs, at most %d", ErrTooLarge, len(r.CAs), maxCAs)
+	}
+	var out []*x509.Certificate
+	for i, der := range r.CAs {
+		if len(der) > maxCABytes {
+			return nil, fmt.Errorf("%w: CA %d has %d bytes, at most %d", ErrTooLarge, i+1, len(der), maxCABytes)
+		}
+		ca, err := x509.ParseCertificate(der)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("%w: CA %d: %w", ErrMalformed, i+1, err)
+		case !ca.IsCA || !bytes.Equal(ca.RawIssuer, ca.RawSubject) || ca.CheckSignatureFrom(ca) != nil:
+			return nil, fmt.Errorf("%w: CA %d is not the certificate of a CA by itself", ErrMalformed, i+1)
+		case slices.ContainsFunc(out, ca.Equal):
+			return nil, fmt.Errorf("%w: CA %d is there twice", ErrMalformed, i+1)
+		}
+		out = append(out, ca)
+	}
+	return out, nil
 }
 
 func (r *Root) check() (map[RoleName]map[string]publicKey, error) {
@@ -218,6 +258,10 @@ func OpenChain(envelopes [][]byte, pin fleet.Digest) (*Trust, error) {
 
 // Root returns the document. Callers must not change its maps.
 func (t *Trust) Root() *Root { r := t.root; return &r }
+
+// CAs are the certificates of the CAs that the root lists; none where a join
+// string's pin is what counts. Callers must not change them.
+func (t *Trust) CAs() []*x509.Certificate { return t.cas }
 
 // Digest is the digest of the document.
 func (t *Trust) Digest() fleet.Digest { return t.digest }

@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
 )
 
@@ -321,3 +323,42 @@ func FuzzPayload(f *testing.F) {
 type rawJSON string
 
 func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
+
+// TestCAs: a root lists CAs that are ones, each once, and not too many.
+func TestCAs(t *testing.T) {
+	k := newKeyring(t)
+	authority := func() *pki.CA {
+		t.Helper()
+		ca, err := pki.NewCA("first", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ca
+	}
+	a, b := authority(), authority()
+	leaf, err := a.Issue(pki.HostIdentity("first", "pyrite"), a.Key.Public(), time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := slices.Clone(a.Cert.Raw)
+	forged[len(forged)-1] ^= 1
+	for name, c := range map[string]struct {
+		cas  [][]byte
+		want error
+	}{
+		"none":         {nil, nil},
+		"two":          {[][]byte{a.Cert.Raw, b.Cert.Raw}, nil},
+		"twice":        {[][]byte{a.Cert.Raw, a.Cert.Raw}, release.ErrMalformed},
+		"garbage":      {[][]byte{[]byte("x")}, release.ErrMalformed},
+		"empty":        {[][]byte{{}}, release.ErrMalformed},
+		"a leaf":       {[][]byte{leaf}, release.ErrMalformed},
+		"forged":       {[][]byte{forged}, release.ErrMalformed},
+		"a large one":  {[][]byte{make([]byte, 5<<10)}, release.ErrTooLarge},
+		"five of them": {[][]byte{a.Cert.Raw, b.Cert.Raw, authority().Cert.Raw, authority().Cert.Raw, authority().Cert.Raw}, release.ErrTooLarge},
+	} {
+		next, err := k.trust.Next(k.reseal(t, func(r *release.Root) { r.CAs = c.cas }))
+		if !errors.Is(err, c.want) || err == nil && len(next.CAs()) != len(c.cas) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -71,6 +71,11 @@ func rare() []stage {
 			do:   judgedByPlugin,
 			want: &want{"confirmed", newest, "v3", secretOne}, activates: []move{{"v3", "v2"}},
 		},
+		{
+			name: "CA replaced",
+			do:   replaceCA,
+			want: &want{"confirmed", newest, "v2", secretTwo}, activates: []move{{"v2", "v3"}},
+		},
 	}
 }
 
@@ -150,6 +155,55 @@ func rotate(ctx context.Context, w *world) error {
 		return err
 	}
 	return w.release(ctx, "v2", secretOne)
+}
+
+// replaceCA has another CA issue, and forgets the one before as soon as the host has
+// a certificate of the new one.
+func replaceCA(ctx context.Context, w *world) error {
+	signed := func(verb string) error {
+		if _, err := w.fleetctl(ctx, "trust", "ca", verb); err != nil {
+			return err
+		}
+		_, err := w.do(ctx, saysOnly("no draft"), "fleetctl", "--timeout", "5s", "trust", "sign", "--yes")
+		return err
+	}
+	newKit := func() error {
+		if _, err := w.fleetctl(ctx, "kit"); err != nil {
+			return err
+		}
+		return errors.Join(w.coordinator.stop(), w.coordinator.start())
+	}
+	if err := signed("add"); err != nil {
+		return err
+	}
+	if _, err := w.fleetctl(ctx, "trust", "publish"); err != nil {
+		return err
+	}
+	if _, err := w.fleetctl(ctx, "trust", "ca", "use"); err != nil {
+		return err
+	}
+	if err := newKit(); err != nil {
+		return err
+	}
+	// The host has to know both before the old one goes.
+	if err := w.release(ctx, "v2", secretTwo); err != nil {
+		return err
+	}
+	for w.running() != "v2" {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("what was published between two CAs does not run: %w", ctx.Err())
+		case <-time.After(pollPause):
+		}
+	}
+	if err := errors.Join(signed("drop"), newKit()); err != nil {
+		return err
+	}
+	// Refused as long as the host's certificate is of the CA before.
+	if _, err := w.do(ctx, saysOnly("no CA from before"), "fleetctl", "--timeout", "5s", "trust", "ca", "forget"); err != nil {
+		return err
+	}
+	return newKit()
 }
 
 // newRoot makes a trust root with another release key, which only the repository

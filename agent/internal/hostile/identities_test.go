@@ -40,6 +40,17 @@ func renewal(change func(h *host, m *fleetv1.RenewResponse, csr []byte)) func(*h
 	}
 }
 
+// listing has the trust root list the fleet's CA and its successor.
+func listing(a attack) attack {
+	a.before = func(h *host) {
+		h.enrolled()
+		h.fleet.Root.CAs = [][]byte{h.fleet.CA.Cert.Raw, h.otherCA("test").Cert.Raw}
+		h.fleet.NextRoot()
+		h.good = h.confirmed(h.make(4, "two-cas"))
+	}
+	return a
+}
+
 // certify makes a certificate over the key of a request.
 func (h *host) certify(ca *pki.CA, id pki.Identity, csr []byte) []byte {
 	pub, err := pki.ParseCSR(csr)
@@ -89,6 +100,10 @@ func identities() []attack {
 			ca := h.otherCA("test")
 			m.Certificate, m.Ca = h.certify(ca, own, csr), [][]byte{h.fleet.CA.Cert.Raw, ca.Cert.Raw}
 		}),
+		listing(renew("another CA than the trust root lists at renewal", func(h *host, m *fleetv1.RenewResponse, csr []byte) {
+			ca := h.otherCA("test")
+			m.Certificate, m.Ca = h.certify(ca, own, csr), [][]byte{h.fleet.CA.Cert.Raw, ca.Cert.Raw}
+		})),
 		renew("another machine's certificate at renewal", func(h *host, m *fleetv1.RenewResponse, csr []byte) {
 			m.Certificate = h.certify(h.fleet.CA, pki.HostIdentity("test", "galena"), csr)
 		}),

@@ -144,6 +144,10 @@ func roots() []attack {
 			seen: asksAgain,
 		},
 		{
+			name: "a trust root with a CA that is none", source: ownIdentity, refusal: release.ErrMalformed.Code,
+			lie: one(func(h *host) []byte { return h.root(func(r *release.Root) { r.CAs = [][]byte{[]byte("none")} }) }),
+		},
+		{
 			name: "ten thousand trust roots that are none", source: tufEndless, refusal: release.ErrMalformed.Code,
 			lie: handOut(func(*host) [][]byte { return slices.Repeat([][]byte{[]byte("{}")}, 9_000) }),
 		},

@@ -79,7 +79,7 @@ func (s *Store) fits(leaf *x509.Certificate, cas []*x509.Certificate) error {
 		return fmt.Errorf("looking for a join string: %w", err)
 	}
 	if !slices.ContainsFunc(cas, func(ca *x509.Certificate) bool {
-		return fleet.DigestOf(ca.Raw) == s.binding.CA && leaf.CheckSignatureFrom(ca) == nil
+		return s.pins(ca) && leaf.CheckSignatureFrom(ca) == nil
 	}) {
 		return fmt.Errorf("its CA did not sign the certificate in %s", s.path(certFile))
 	}

@@ -59,6 +59,8 @@ type Binding struct {
 	Addresses []string `json:"addresses"`
 	// CA is the digest of the CA certificate that enrolment pins.
 	CA fleet.Digest `json:"ca"`
+	// CABefore is the one in whose place CA came, by a trust root.
+	CABefore fleet.Digest `json:"ca_before,omitempty"`
 	// Root is the digest of the trust root that the host starts from.
 	Root fleet.Digest `json:"root"`
 	// Issued bounds the host's clock from below.
@@ -75,6 +77,7 @@ type Store struct {
 	age      []age.Identity
 	ageOwn   string // recipient of the key made here; empty where one was given
 	instance string
+	trusted  func() []*x509.Certificate
 
 	mu      sync.Mutex
 	binding Binding
@@ -91,6 +94,9 @@ type Options struct {
 	// AgeIdentity is a file with the age identities that the inventory knows
 	// the machine by; empty: one is made here and sent at enrolment.
 	AgeIdentity string
+	// Trusted returns the CAs that the newest trust root lists; where there are none
+	// the one that the join string pinned counts. nil for none.
+	Trusted func() []*x509.Certificate
 }
 
 // Open reads the identity, and makes the keys that are missing: they exist,
@@ -99,7 +105,10 @@ func Open(o Options) (*Store, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening identity: %w", err)
 	}
-	s := &Store{dir: o.Dir}
+	s := &Store{dir: o.Dir, trusted: o.Trusted}
+	if s.trusted == nil {
+		s.trusted = func() []*x509.Certificate { return nil }
+	}
 	for _, f := range []func() error{
 		func() (err error) { s.host, err = s.key(hostKeyFile); return err },
 		func() (err error) { s.report, err = s.key(reportKeyFile); return err },

@@ -3,6 +3,7 @@ package identity
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -194,7 +195,7 @@ func TestInstall(t *testing.T) {
 	}
 	s = open(t, dir)
 	cert, err := s.Certificate()
-	if err != nil || len(s.CAs()) != 2 || string(cert.Certificate[0]) != string(good) {
+	if err != nil || len(s.CAs()) != 1 || !s.CAs()[0].Equal(ca.Cert) || string(cert.Certificate[0]) != string(good) {
 		t.Fatalf("after opening again: %v", err)
 	}
 	if pub, ok := cert.PrivateKey.(ed25519.PrivateKey); !ok || !pub.Equal(s.host) {
@@ -247,6 +248,121 @@ func TestInstall(t *testing.T) {
 	}
 	if at := s.RenewAt(0.999); at.Before(half) || at.After(half.Add(until.Sub(from)/10)) {
 		t.Errorf("renewal with jitter at %s", at)
+	}
+}
+
+// TestAnotherCA: the host changes to another CA where its trust root lists that,
+// and only there; a crash in the midst leaves a whole identity.
+func TestAnotherCA(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	var trusted []*x509.Certificate
+	reopen := func() *Store {
+		t.Helper()
+		s, err := Open(Options{Dir: dir, Trusted: func() []*x509.Certificate { return trusted }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	newCA := func() *pki.CA {
+		t.Helper()
+		ca, err := pki.NewCA("test", now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ca
+	}
+	first, second, evil := newCA(), newCA(), newCA()
+	s := reopen()
+	issue := func(ca *pki.CA) []byte {
+		t.Helper()
+		der, err := ca.Issue(pki.HostIdentity("test", "pyrite"), s.host.Public(), now, pki.HostTTL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	both := [][]byte{first.Cert.Raw, second.Cert.Raw}
+	j := newJoin(t, "pyrite")
+	j.CA = fleet.DigestOf(first.Cert.Raw)
+	if err := errors.Join(s.SetJoin(j), s.Install(issue(first), both)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Install(issue(second), both); !errors.Is(err, ErrCertificate) {
+		t.Errorf("a CA that no trust root lists: %v", err)
+	}
+	trusted = []*x509.Certificate{first.Cert, second.Cert}
+	if err := s.Install(issue(evil), append(both, evil.Cert.Raw)); !errors.Is(err, ErrCertificate) {
+		t.Errorf("another than the trust root lists: %v", err)
+	}
+	if err := s.Install(issue(second), [][]byte{first.Cert.Raw}); !errors.Is(err, ErrCertificate) {
+		t.Errorf("without its CA: %v", err)
+	}
+	half := s.RenewAt(0)
+	// A crash between the note and the certificate.
+	if err := s.noteCA(fleet.DigestOf(second.Cert.Raw)); err != nil {
+		t.Fatal(err)
+	}
+	s = reopen()
+	if !s.Enrolled() || s.leaf.CheckSignatureFrom(first.Cert) != nil {
+		t.Error("the identity of before is not there any more")
+	}
+	if err := s.Install(issue(second), both); err != nil {
+		t.Fatal(err)
+	}
+	s = reopen()
+	if s.leaf.CheckSignatureFrom(second.Cert) != nil || len(s.CAs()) != 2 {
+		t.Error("the new certificate is not in use")
+	}
+	// The trust root is lost to damage: the coordinator may be of either.
+	trusted = nil
+	if s = reopen(); len(s.CAs()) != 2 {
+		t.Errorf("%d CAs count without a trust root", len(s.CAs()))
+	}
+	if err := s.Install(issue(first), both); !errors.Is(err, ErrCertificate) {
+		t.Errorf("back to the CA of before: %v", err)
+	}
+	// Who has a certificate of a CA that is dropped renews at once.
+	trusted = []*x509.Certificate{second.Cert}
+	if at := s.RenewAt(0); !at.Equal(half) {
+		t.Errorf("renews at %s, want %s", at, half)
+	}
+	trusted = []*x509.Certificate{evil.Cert}
+	if at := s.RenewAt(0); at.After(now) {
+		t.Errorf("renews at %s only", at)
+	}
+}
+
+// TestEnrolWithAnotherCA: while the CA is replaced a join string pins that of the
+// coordinator's certificate, and the host's own is of the next.
+func TestEnrolWithAnotherCA(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	pinned, err := pki.NewCA("test", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := pki.NewCA("test", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Dir: dir, Trusted: func() []*x509.Certificate { return []*x509.Certificate{pinned.Cert, next.Cert} }}
+	for range 2 { // Then again, with another join string.
+		s, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := newJoin(t, "pyrite")
+		j.CA = fleet.DigestOf(pinned.Cert.Raw)
+		der, err := next.Issue(pki.HostIdentity("test", "pyrite"), s.host.Public(), now, pki.HostTTL)
+		if err := errors.Join(err, s.SetJoin(j), s.Install(der, [][]byte{next.Cert.Raw, pinned.Cert.Raw})); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = Open(o); err != nil || !s.Enrolled() {
+			t.Fatalf("after opening again: %v", err)
+		}
+		if same, err := s.EnrolledWith(j); !same || err != nil {
+			t.Errorf("not enrolled with it: %v", err)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -30,10 +31,23 @@ type Authority struct {
 	own *tls.Certificate
 }
 
-// New makes an authority for the coordinator called identity, whose own key
-// and certificate these are.
-func New(authority *pki.CA, identity pki.Identity, certDER []byte, key crypto.Signer, now func() time.Time) (*Authority, error) {
-	leaf, err := x509.ParseCertificate(certDER)
+// Options make an authority.
+type Options struct {
+	// CA issues what is issued from now on.
+	CA *pki.CA
+	// Others are CAs whose certificates are accepted, too.
+	Others []*x509.Certificate
+	// Identity is the coordinator's; Cert is its certificate in DER, of one of the
+	// CAs, over Key.
+	Identity pki.Identity
+	Cert     []byte
+	Key      crypto.Signer
+	Now      func() time.Time
+}
+
+// New makes an authority.
+func New(o Options) (*Authority, error) {
+	leaf, err := x509.ParseCertificate(o.Cert)
 	if err != nil {
 		return nil, fmt.Errorf("reading the coordinator's certificate: %w", err)
 	}
@@ -41,21 +55,26 @@ func New(authority *pki.CA, identity pki.Identity, certDER []byte, key crypto.Si
 	if err != nil {
 		return nil, fmt.Errorf("reading the coordinator's certificate: %w", err)
 	}
-	if got != identity {
-		return nil, fmt.Errorf("reading the coordinator's certificate: it is of %s, want %s: make the kit anew", got, identity)
+	if got != o.Identity {
+		return nil, fmt.Errorf("reading the coordinator's certificate: it is of %s, want %s: make the kit anew", got, o.Identity)
 	}
 	pub, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !pub.Equal(key.Public()) {
+	if !ok || !pub.Equal(o.Key.Public()) {
 		return nil, fmt.Errorf("reading the coordinator's certificate: it is not over the key beside it: make the kit anew")
 	}
-	a := &Authority{ca: authority, identity: identity, key: key, now: now, cas: []*x509.Certificate{authority.Cert}}
-	a.own = a.chain(leaf)
-	return a, nil
+	a := &Authority{ca: o.CA, identity: o.Identity, key: o.Key, now: o.Now, cas: append([]*x509.Certificate{o.CA.Cert}, o.Others...)}
+	for _, ca := range a.cas {
+		if leaf.CheckSignatureFrom(ca) == nil {
+			a.own = a.chain(leaf, ca)
+			return a, nil
+		}
+	}
+	return nil, errors.New("reading the coordinator's certificate: it is of none of the kit's CAs: make the kit anew")
 }
 
 // chain adds the CA, which enrolling hosts look for to compare it with their pin.
-func (a *Authority) chain(leaf *x509.Certificate) *tls.Certificate {
-	return &tls.Certificate{Certificate: [][]byte{leaf.Raw, a.ca.Cert.Raw}, PrivateKey: a.key, Leaf: leaf}
+func (a *Authority) chain(leaf, ca *x509.Certificate) *tls.Certificate {
+	return &tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.Raw}, PrivateKey: a.key, Leaf: leaf}
 }
 
 // CAs returns the certificates that client certificates may chain to.
@@ -68,6 +87,11 @@ func (a *Authority) DER() [][]byte {
 		out[i] = c.Raw
 	}
 	return out
+}
+
+// Issues says whether a certificate is of the CA that issues now.
+func (a *Authority) Issues(leaf *x509.Certificate) bool {
+	return leaf.CheckSignatureFrom(a.ca.Cert) == nil
 }
 
 // Host issues a host identity over pub. The certificate never outlives the CA.
@@ -111,6 +135,6 @@ func (a *Authority) Server() (*tls.Certificate, error) {
 		}
 		return a.own, nil
 	}
-	a.own = a.chain(next)
+	a.own = a.chain(next, a.ca.Cert)
 	return a.own, nil
 }

@@ -1,6 +1,7 @@
 package ca_test
 
 import (
+	"bytes"
 	"crypto/x509"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func TestServerRenewsItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := ca.New(authority, id, der, key, func() time.Time { return now })
+	a, err := ca.New(ca.Options{CA: authority, Identity: id, Cert: der, Key: key, Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,13 +88,71 @@ func TestNewRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ca.New(authority, id, good, other, time.Now); err == nil {
+	if _, err := ca.New(ca.Options{CA: authority, Identity: id, Cert: good, Key: other, Now: time.Now}); err == nil {
 		t.Error("another key")
 	}
-	if _, err := ca.New(authority, id, host, key, time.Now); err == nil {
+	if _, err := ca.New(ca.Options{CA: authority, Identity: id, Cert: host, Key: key, Now: time.Now}); err == nil {
 		t.Error("a host's certificate")
 	}
-	if _, err := ca.New(authority, id, good[:20], key, time.Now); err == nil {
+	if _, err := ca.New(ca.Options{CA: authority, Identity: id, Cert: good[:20], Key: key, Now: time.Now}); err == nil {
 		t.Error("a cut certificate")
 	}
+	next, err := pki.NewCA("first", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ca.New(ca.Options{CA: next, Identity: id, Cert: good, Key: key, Now: time.Now}); err == nil {
+		t.Error("a certificate of a CA that is not in the kit")
+	}
+}
+
+// TestTwoCAs: while the CA is replaced, the coordinator shows its certificate of the
+// one before, with that CA beside it for those who pinned it, as long as that lasts;
+// what it issues is of the new one.
+func TestTwoCAs(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	before, err := pki.NewCA("first", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := pki.NewCA("first", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := pki.CoordinatorIdentity("first", "cinnabar")
+	own, err := before.Issue(id, key.Public(), now, pki.OperatorTTL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := ca.New(ca.Options{
+		CA: next, Others: []*x509.Certificate{before.Cert}, Identity: id, Cert: own, Key: key, Now: func() time.Time { return now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shows := func(want *pki.CA) {
+		t.Helper()
+		c, err := a.Server()
+		if err != nil || c.Leaf.CheckSignatureFrom(want.Cert) != nil || len(c.Certificate) != 2 || !bytes.Equal(c.Certificate[1], want.Cert.Raw) {
+			t.Errorf("shows another certificate: %v", err)
+		}
+	}
+	shows(before)
+	host, err := a.Host("pyrite", key.Public())
+	if err != nil || host.CheckSignatureFrom(next.Cert) != nil {
+		t.Errorf("issued by another CA: %v", err)
+	}
+	old, err := x509.ParseCertificate(own)
+	if err != nil || !a.Issues(host) || a.Issues(old) {
+		t.Errorf("it is not told which CA issues: %v", err)
+	}
+	if got := a.DER(); len(got) != 2 || len(a.CAs()) != 2 {
+		t.Errorf("%d CAs come along", len(got))
+	}
+	now = now.Add(pki.OperatorTTL - 9*24*time.Hour)
+	shows(next)
 }

@@ -146,7 +146,7 @@ func (r *Registry) Renewed(ctx context.Context, name fleet.MachineName, id Ident
 	if next.Fingerprint != id.Fingerprint {
 		return ErrSuperseded
 	}
-	next.NotBefore, next.Expires = id.NotBefore, id.Expires
+	next.NotBefore, next.Expires, next.CA = id.NotBefore, id.Expires, id.CA
 	op, err := put(identityPrefix+string(name), next)
 	if err != nil {
 		return err

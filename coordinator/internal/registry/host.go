@@ -69,7 +69,10 @@ type Identity struct {
 	Since     time.Time `json:"since,omitzero"`
 	NotBefore time.Time `json:"not_before"`
 	Expires   time.Time `json:"expires"`
-	Enrolled  time.Time `json:"enrolled,omitzero"`
+	// CA is the key id of the certificate's issuer in lower-case hex; empty where it
+	// was registered before this was kept.
+	CA       string    `json:"ca,omitempty"`
+	Enrolled time.Time `json:"enrolled,omitzero"`
 	// Lost are the fingerprints of keys that were replaced, the latest last, at
 	// most maxLost. None of them comes back but by an enrolment.
 	Lost []string `json:"lost,omitempty"`
@@ -110,6 +113,7 @@ func IdentityOf(leaf *x509.Certificate) Identity {
 	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	return Identity{
 		Fingerprint: hex.EncodeToString(sum[:]), NotBefore: leaf.NotBefore, Expires: leaf.NotAfter,
+		CA: hex.EncodeToString(leaf.AuthorityKeyId),
 	}
 }
 

@@ -132,7 +132,7 @@ func hostToProto(h registry.Host, desired []publish.Desired, now time.Time) *fle
 	out := &fleetv1.Host{
 		Machine: &fleetv1.Machine{Name: string(h.Name)}, Enrolled: h.Identity.Known(), Banned: h.Banned,
 		Connected: h.Connected, LastSeen: timeToProto(h.LastSeen), Mode: string(h.Observed.Mode),
-		AgentVersion: h.Hello.Version, IdentityExpires: timeToProto(h.Identity.Expires),
+		AgentVersion: h.Hello.Version, IdentityExpires: timeToProto(h.Identity.Expires), IdentityCa: h.Identity.CA,
 	}
 	if h.Connected {
 		out.LastSeen = timestamppb.New(now)

@@ -129,7 +129,7 @@ func (o *operatorService) RenewOperator(ctx context.Context, req *fleetv1.RenewO
 	if same, ok := c.Leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !same.Equal(pub) {
 		return nil, errOtherKey
 	}
-	if left := c.Leaf.NotAfter.Sub(o.s.o.Now()); left > c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)/2 {
+	if left := c.Leaf.NotAfter.Sub(o.s.o.Now()); left > c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)/2 && o.s.o.Authority.Issues(c.Leaf) {
 		return nil, errEarly
 	}
 	cert, err := o.s.o.Authority.Operator(fleet.OperatorName(c.Name), pub)

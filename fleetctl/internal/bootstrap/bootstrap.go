@@ -233,7 +233,7 @@ func build(cfg Config, r *repo.Repository) (*identity.Made, error) {
 	if err := recordOperator(r, cfg, made); err != nil {
 		return nil, err
 	}
-	sealed, err := Kit(r, f, ca, cfg.Now)
+	sealed, err := Kit(r, f, CAs{Issuing: ca, Serving: ca}, cfg.Now)
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,8 @@ type Config struct {
 	// Address of the coordinator, host:port.
 	Address string
 	Fleet   fleet.FleetID
-	CA      *x509.Certificate
+	// CAs that the coordinator's certificate may be of.
+	CAs []*x509.Certificate
 	// Identity is the operator's certificate with its key.
 	Identity tls.Certificate
 	Now      func() time.Time
@@ -59,7 +60,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	creds := credentials.NewTLS(pki.ClientTLS(pki.ClientConfig{
 		Certificate: func() (*tls.Certificate, error) { return &cfg.Identity, nil },
-		CAs:         func() []*x509.Certificate { return []*x509.Certificate{cfg.CA} },
+		CAs:         func() []*x509.Certificate { return cfg.CAs },
 		Fleet:       cfg.Fleet,
 		Now:         cfg.Now,
 	}))

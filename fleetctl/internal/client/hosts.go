@@ -29,7 +29,10 @@ type Host struct {
 	Mode            string
 	AgentVersion    string
 	IdentityExpires time.Time
-	Profiles        []Profile
+	// IdentityCA is the key id of the CA that issued the identity, in lower-case
+	// hex; empty where that is not known.
+	IdentityCA string
+	Profiles   []Profile
 }
 
 // Profile is where a profile of a host is and why.
@@ -118,7 +121,7 @@ func host(h *fleetv1.Host) Host {
 		Tags: texts(h.GetMachine().GetTags()), Disabled: h.GetMachine().GetDisabled(),
 		Enrolled: h.GetEnrolled(), Banned: text(h.GetBanned()), Connected: h.GetConnected(),
 		LastSeen: when(h.GetLastSeen()), Mode: text(h.GetMode()), AgentVersion: text(h.GetAgentVersion()),
-		IdentityExpires: when(h.GetIdentityExpires()),
+		IdentityExpires: when(h.GetIdentityExpires()), IdentityCA: text(h.GetIdentityCa()),
 	}
 	for _, p := range h.GetProfiles() {
 		r := p.GetReason()

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -89,36 +88,6 @@ func Payload(envelope []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", release.ErrMalformed, err)
 	}
 	return payload, nil
-}
-
-// CA reads the certificate of the fleet's CA.
-func (r *Repository) CA() (*x509.Certificate, error) {
-	data, err := r.Read(1<<20, "trust", "ca.crt")
-	if err != nil {
-		return nil, fmt.Errorf("reading the fleet's CA: %w", err)
-	}
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("reading %s: %w: it is no PEM certificate", r.Path("trust", "ca.crt"), ErrCorrupt)
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w: %w", r.Path("trust", "ca.crt"), ErrCorrupt, err)
-	}
-	return cert, nil
-}
-
-// FullCA reads the CA with its key, which o must be able to open.
-func (r *Repository) FullCA(o Opener) (*pki.CA, error) {
-	cert, err := r.CA()
-	if err != nil {
-		return nil, err
-	}
-	key, err := r.openPEM(o, "trust", "ca.key.age")
-	if err != nil {
-		return nil, err
-	}
-	return pki.ParseCA(cert.Raw, key)
 }
 
 // openPEM decrypts a file with a private key and returns its PKCS #8 DER.

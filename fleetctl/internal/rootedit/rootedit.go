@@ -3,6 +3,7 @@
 package rootedit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
@@ -55,6 +57,7 @@ func Next(r *release.Root, now time.Time) *release.Root {
 func Clone(r *release.Root) *release.Root {
 	n := *r
 	n.Keys = maps.Clone(r.Keys)
+	n.CAs = slices.Clone(r.CAs)
 	n.Roles = make(map[release.RoleName]release.RoleKeys, len(r.Roles))
 	for name, k := range r.Roles {
 		n.Roles[name] = release.RoleKeys{Threshold: k.Threshold, KeyIDs: slices.Clone(k.KeyIDs)}
@@ -141,6 +144,13 @@ func SetThreshold(r *release.Root, role release.RoleName, threshold int) error {
 	return nil
 }
 
+// SetCAs says which CAs count, by their certificates in DER.
+func SetCAs(r *release.Root, ders ...[]byte) { r.CAs = ders }
+
+func hasCA(r *release.Root, der []byte) bool {
+	return slices.ContainsFunc(r.CAs, func(have []byte) bool { return bytes.Equal(have, der) })
+}
+
 // FindKey finds the one key of a role whose id begins so; an empty prefix finds
 // the only one.
 func FindKey(r *release.Root, role release.RoleName, prefix string) (string, error) {
@@ -180,6 +190,16 @@ func Differences(a, b *release.Root) []string {
 		}
 		if x.Threshold != y.Threshold {
 			say("%s: threshold %d → %d", role, x.Threshold, y.Threshold)
+		}
+	}
+	for _, ca := range b.CAs {
+		if !hasCA(a, ca) {
+			say("CA %s is added", fleet.DigestOf(ca).Short())
+		}
+	}
+	for _, ca := range a.CAs {
+		if !hasCA(b, ca) {
+			say("CA %s is removed", fleet.DigestOf(ca).Short())
 		}
 	}
 	if x, y := a.Expires.UTC().Format(time.DateOnly), b.Expires.UTC().Format(time.DateOnly); x == y {

@@ -1498,7 +1498,10 @@ type Host struct {
 	IdentityExpires *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=identity_expires,json=identityExpires,proto3" json:"identity_expires,omitempty"`
 	// DSSE envelope of the newest report that brought transitions, as the host
 	// signed it; only where it was asked for.
-	Report        []byte `protobuf:"bytes,10,opt,name=report,proto3" json:"report,omitempty"`
+	Report []byte `protobuf:"bytes,10,opt,name=report,proto3" json:"report,omitempty"`
+	// Key id, in lower-case hex, of the CA that issued the host identity; empty where
+	// that is not known.
+	IdentityCa    string `protobuf:"bytes,11,opt,name=identity_ca,json=identityCa,proto3" json:"identity_ca,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1601,6 +1604,13 @@ func (x *Host) GetReport() []byte {
 		return x.Report
 	}
 	return nil
+}
+
+func (x *Host) GetIdentityCa() string {
+	if x != nil {
+		return x.IdentityCa
+	}
+	return ""
 }
 
 // WatchEventsRequest asks for events.
@@ -3416,7 +3426,7 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x12\x18\n" +
 	"\areports\x18\x02 \x01(\bR\areports\"7\n" +
 	"\x11ListHostsResponse\x12\"\n" +
-	"\x04host\x18\x01 \x01(\v2\x0e.fleet.v1.HostR\x04host\"\x8b\x03\n" +
+	"\x04host\x18\x01 \x01(\v2\x0e.fleet.v1.HostR\x04host\"\xac\x03\n" +
 	"\x04Host\x12+\n" +
 	"\amachine\x18\x01 \x01(\v2\x11.fleet.v1.MachineR\amachine\x12\x1a\n" +
 	"\benrolled\x18\x02 \x01(\bR\benrolled\x12\x16\n" +
@@ -3428,7 +3438,9 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\bprofiles\x18\b \x03(\v2\x17.fleet.v1.ProfileStatusR\bprofiles\x12E\n" +
 	"\x10identity_expires\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x0fidentityExpires\x12\x16\n" +
 	"\x06report\x18\n" +
-	" \x01(\fR\x06report\"a\n" +
+	" \x01(\fR\x06report\x12\x1f\n" +
+	"\videntity_ca\x18\v \x01(\tR\n" +
+	"identityCa\"a\n" +
 	"\x12WatchEventsRequest\x12\x19\n" +
 	"\bfrom_seq\x18\x01 \x01(\x04R\afromSeq\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x18\n" +
