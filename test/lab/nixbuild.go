@@ -30,6 +30,9 @@ func sourceScenarios() []scenario {
 		}},
 		{"store path with a closure manifest", "substituted from a cache with a signature; the closure is as signed; confirmed", storePath},
 		{"a cache with other contents", "validly signed by the cache's key, not as in the manifest: refused, nothing activated", tamperedCache},
+		{"another tree than the signed one", "the flake that the host fetches has another narHash: refused by that name, nothing of it evaluated or built, the host is as it was", anotherTree},
+		{"another out path than the signed one", "what the host evaluates has another out path: refused by that name, nothing of it built, the host is as it was", anotherOutPath},
+		{"another content than the signed one", "a builder that does not come out the same: its closure is not as in the manifest, refused by that name, no root is left, the host is as it was", anotherContent},
 	}
 }
 

@@ -15,8 +15,12 @@ tool)
 	cp -r "$files/." "$out/"
 	chmod 0755 "$out"/*activate
 	;;
+variant)
+	printf %s "-on-$(uname -n)" >"$out/name"
+	;;
 toplevel)
 	. "$settings"
+	[ -z "${irreproducible-}" ] || uname -n >"$out/built-on"
 	mkdir "$out/bin"
 	ln -s "$etc" "$out/etc"
 	cp "$settings" "$out/settings"

@@ -19,9 +19,20 @@
           }
           // attrs
         );
+      # What a builder of another host may make otherwise, read while evaluating.
+      variant =
+        if builtins.pathExists ./variant then
+          builtins.readFile "${
+            build "variant" {
+              kind = "variant";
+              files = ./variant;
+            }
+          }/name"
+        else
+          "";
       toplevel =
         machine:
-        build "nixos-system-${machine}" {
+        build "nixos-system-${machine}${variant}" {
           kind = "toplevel";
           # A path of its own, so that a closure has more than one.
           etc = build "etc-${machine}" {
