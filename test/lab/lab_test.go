@@ -59,6 +59,26 @@ func TestEveryDriverTestIsRun(t *testing.T) {
 	}
 }
 
+// TestEveryRootIsKilledAt: what make crash leaves to the lab, the lab kills.
+func TestEveryRootIsKilledAt(t *testing.T) {
+	data, err := os.ReadFile("../crash/sites_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := map[string]bool{}
+	for _, m := range regexp.MustCompile(`"([^"]+)": +needsNix,`).FindAllStringSubmatch(string(data), -1) {
+		left[m[1]] = true
+		if len(rootPoints[m[1]]) == 0 {
+			t.Errorf("%s is left to the lab by make crash, and no row of the lab kills in it", m[1])
+		}
+	}
+	for name := range rootPoints {
+		if !left[name] {
+			t.Errorf("%s is in a row, and not left to the lab", name)
+		}
+	}
+}
+
 func TestWhatDidNotRunDidNotPass(t *testing.T) {
 	if err := passed("=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\n", "TestA"); err != nil {
 		t.Error(err)

@@ -33,6 +33,7 @@ func groups() []group {
 		{"Bundles", setUpBundles, bundleScenarios()},
 		{"Out paths", setUpBundles, outPathScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios())},
+		{"Crash points", setUpCrashPoints, crashPointScenarios()},
 		{"Power loss", setUpPower, powerScenarios()},
 	}
 }

@@ -67,6 +67,8 @@ type world struct {
 type hosts struct {
 	// powerLoss puts what must survive on disks that can lose power.
 	powerLoss bool
+	// crashPoints has an agent that kills itself where it is told to.
+	crashPoints bool
 }
 
 func (w *world) boot(ctx context.Context, o hosts) error {
@@ -77,6 +79,11 @@ func (w *world) boot(ctx context.Context, o hosts) error {
 	for _, program := range []string{"fleet-agent", "fleet-coordinator", "fleetctl"} {
 		if err := copyFile(filepath.Join(w.bin, program), filepath.Join(bin, program), 0o755); err != nil {
 			return fmt.Errorf("%w; run make build first", err)
+		}
+	}
+	if o.crashPoints {
+		if err := w.compile(ctx, "fleet-agent", "./cmd/fleet-agent", "build", "-tags", "grpcnotrace,crashpoints", "-trimpath"); err != nil {
+			return err
 		}
 	}
 	programs := booted.Share{From: bin, At: "/usr/local/bin", ReadOnly: true}
@@ -227,6 +234,7 @@ type profileStatus struct {
 	Desired   ref   `json:"desired"`
 	Current   ref   `json:"current"`
 	Confirmed ref   `json:"confirmed"`
+	LastGood  ref   `json:"last_good"`
 	Highest   ref   `json:"highest"`
 	Refused   []ref `json:"refused"`
 }

@@ -6,6 +6,12 @@ if [ -s $breaks ]; then
 	echo "curl: (6) Could not resolve host: sources.invalid" >&2
 	exit 1
 fi
+# $slow is how many seconds they take, and its log which were built.
+slow=/var/lib/lab/builds-take
+if [ -s $slow ]; then
+	echo "$kind" >>$slow.log
+	sleep "$(cat $slow)"
+fi
 mkdir "$out"
 case $kind in
 etc)
