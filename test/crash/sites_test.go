@@ -72,7 +72,7 @@ var unmet = map[string]string{
 }
 
 const (
-	needsNix = "needs Nix, which is in the lab only"
+	needsNix = "needs Nix: the lab kills there (test/lab/points.go)"
 )
 
 // function is a function of the programs, as crashpoint.HitCaller names it.

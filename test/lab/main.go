@@ -28,6 +28,7 @@ type options struct {
 	bin, cache, dir string
 	run             string
 	list, write     bool
+	possible        bool
 	bench           bool
 	pairs           int
 	logs            string
@@ -44,6 +45,7 @@ func main() {
 	flag.StringVar(&o.logs, "logs", "/var/tmp/fleet-lab-logs", "`directory` for the hosts' logs of scenarios that fail; emptied at the start")
 	flag.StringVar(&o.run, "run", "", "run only scenarios whose names match this `expression`")
 	flag.BoolVar(&o.list, "list", false, "list the scenarios, and boot nothing")
+	flag.BoolVar(&o.possible, "possible", false, "prepare all that hosts are made of and boot none; where that can't be had here, print why and end with 3")
 	flag.BoolVar(&o.write, "write", false, "write the results to "+measurements.File)
 	flag.BoolVar(&o.bench, "bench", false, "measure the time from a commit to the switch, and run no scenario")
 	flag.IntVar(&o.pairs, "pairs", 15, "pairs of runs that -bench measures")
@@ -64,7 +66,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "lab: interrupted:", err)
 		os.Exit(130)
 	case errors.Is(err, booted.ErrNotHere):
-		fmt.Fprintln(os.Stderr, "lab:", err)
+		to := os.Stderr
+		if o.possible {
+			to = os.Stdout // It is the answer.
+		}
+		fmt.Fprintln(to, err)
 		os.Exit(exitNotHere)
 	default:
 		fmt.Fprintln(os.Stderr, "lab: FAILED:", err)
@@ -72,7 +78,8 @@ func main() {
 	}
 }
 
-// exitNotHere says that this machine can't boot hosts: nothing was tried.
+// exitNotHere says that this machine lacks what hosts are made of, or does not
+// permit it: none was tried. A host that was tried and does not boot is a failure.
 const exitNotHere = 3
 
 func fallback(s, def string) string {
@@ -123,8 +130,11 @@ func lab(ctx context.Context, o options) (err error) {
 	log := func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "%6.1f  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
-	if err := booted.Prepare(ctx, log); err != nil {
+	if err := booted.Prepare(ctx, o.dir, log); err != nil {
 		return err
+	}
+	if o.possible {
+		return prepareBase(ctx, o, log)
 	}
 	if o.bench {
 		return runBench(ctx, o, log)
@@ -153,9 +163,8 @@ func lab(ctx context.Context, o options) (err error) {
 // wrong with a host must not be said of the next scenario.
 func (r *report) run(ctx context.Context, o options, g group, log func(string, ...any)) error {
 	for rest := g.scenarios; len(rest) > 0; {
-		done, booting := 0, true
+		done := 0
 		if err := inLab(ctx, o, log, func(w *world) error {
-			booting = false
 			if err := g.setUp(ctx, w); err != nil {
 				w.keepLogs(g.name)
 				return fmt.Errorf("setting up %s: %w", g.name, err)
@@ -169,9 +178,6 @@ func (r *report) run(ctx context.Context, o options, g group, log func(string, .
 			}
 			return context.Cause(ctx)
 		}); err != nil {
-			if booting && len(r.rows) == 0 && ctx.Err() == nil {
-				return fmt.Errorf("%w: %w", booted.ErrNotHere, err)
-			}
 			return err
 		}
 		if rest = rest[done:]; r.failed() >= maxFailed && len(rest) > 0 {
@@ -199,6 +205,16 @@ func (r *report) scenario(ctx context.Context, w *world, g group, s scenario) bo
 	}
 	w.log("ok      %s/%s (%.1f s)", g.name, s.name, took.Seconds())
 	return true
+}
+
+// prepareBase makes the hosts' root, where there is none.
+func prepareBase(ctx context.Context, o options, log func(string, ...any)) error {
+	lock, err := booted.Lock(ctx, log)
+	if err != nil {
+		return err
+	}
+	_, err = booted.Base(ctx, o.cache, log)
+	return errors.Join(err, lock.Close())
 }
 
 // inLab opens a lab for use, and closes it.

@@ -27,7 +27,8 @@ const (
 )
 
 // Base returns the directory of a root file system for hosts, below cache,
-// making it where there is none for this recipe. It is never written to.
+// making it where there is none for this recipe. It is never written to. It wraps
+// ErrNotHere where Debian's packages can't be downloaded.
 func Base(ctx context.Context, cache string, log func(format string, args ...any)) (string, error) {
 	sum := sha256.Sum256([]byte(suite + " " + included + " " + recipe))
 	dir := filepath.Join(cache, "base-"+hex.EncodeToString(sum[:6]))
@@ -54,8 +55,7 @@ func Base(ctx context.Context, cache string, log func(format string, args ...any
 	cmd := exec.CommandContext(ctx, "debootstrap", "--variant=minbase", "--include="+included, suite, making)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return "", fmt.Errorf("making the hosts' root: debootstrap: %w\n%s", err, strings.Join(lines[max(0, len(lines)-15):], "\n"))
+		return "", debootstrapFailed(string(out), err)
 	}
 	archives, err := filepath.Glob(filepath.Join(making, "var/cache/apt/archives/*.deb"))
 	if err != nil {
@@ -65,4 +65,22 @@ func Base(ctx context.Context, cache string, log func(format string, args ...any
 		err = errors.Join(err, os.Remove(a))
 	}
 	return dir, errors.Join(err, os.Rename(making, dir))
+}
+
+// downloads are debootstrap's words about packages that it can't get.
+var downloads = []string{"E: Failed getting release file", "E: Couldn't download", "E: Couldn't retrieve"}
+
+// debootstrapFailed tells a machine that reaches no packages from a root that
+// can't be made of them.
+func debootstrapFailed(out string, err error) error {
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	last := strings.Join(lines[max(0, len(lines)-15):], "\n")
+	for _, line := range lines {
+		for _, words := range downloads {
+			if strings.HasPrefix(line, words) {
+				return fmt.Errorf("%w: Debian's packages for their root can't be downloaded: %s", ErrNotHere, line)
+			}
+		}
+	}
+	return fmt.Errorf("making the hosts' root: debootstrap: %w\n%s", err, last)
 }

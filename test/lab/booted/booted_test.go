@@ -3,6 +3,7 @@
 package booted
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -11,6 +12,29 @@ import (
 func TestPackagesOfMissingPrograms(t *testing.T) {
 	if got := packages([]string{"nsenter", "setpriv", "debootstrap"}); strings.Join(got, " ") != "debootstrap util-linux" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestOnlyWhatCannotBeHadIsNoFailure(t *testing.T) {
+	exit := errors.New("exit status 1")
+	for out, want := range map[string]bool{
+		"I: Retrieving InRelease\nE: Failed getting release file http://deb.example.org/Release\n": true,
+		"I: Retrieving git\nE: Couldn't download packages: git\n":                                  true,
+		"W: Failure while configuring base packages.\n":                                            false,
+		"": false,
+	} {
+		if err := debootstrapFailed(out, exit); errors.Is(err, ErrNotHere) != want {
+			t.Errorf("%q: %v", out, err)
+		}
+	}
+	// A directory that can't hold hosts is said, as whoever runs this.
+	if err := permitted(t.Context(), "/proc"); !errors.Is(err, ErrNotHere) {
+		t.Errorf("got %v", err)
+	}
+	if os.Geteuid() != 0 {
+		if err := permitted(t.Context(), t.TempDir()); !errors.Is(err, ErrNotHere) {
+			t.Errorf("without root: %v", err)
+		}
 	}
 }
 

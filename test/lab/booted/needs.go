@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -21,17 +22,27 @@ var needed = []struct{ program, from string }{
 	{"systemd-nspawn", "systemd-container"},
 	{"ip", "iproute2"},
 	{"nsenter", "util-linux"},
+	{"unshare", "util-linux"},
 	{"setpriv", "util-linux"},
 	{"mount", "mount"},
 	{"mkfs.ext4", "e2fsprogs"},
 }
 
-// Prepare checks that hosts can be booted here, and installs what is missing
-// where apt-get is there. It wraps ErrNotHere where it can't be helped.
-func Prepare(ctx context.Context, log func(format string, args ...any)) error {
+// Prepare checks that hosts can be booted here, with their disks in dir, and
+// installs what is missing where apt-get is there. It wraps ErrNotHere where it
+// can't be helped. After it, a host that does not boot is a failure.
+func Prepare(ctx context.Context, dir string, log func(format string, args ...any)) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w: booting hosts needs root, for mounts and network namespaces", ErrNotHere)
 	}
+	if err := install(ctx, log); err != nil {
+		return err
+	}
+	return permitted(ctx, filepath.Dir(dir))
+}
+
+// install installs the programs that are missing.
+func install(ctx context.Context, log func(format string, args ...any)) error {
 	missing := missing()
 	if len(missing) == 0 {
 		return nil
@@ -46,6 +57,48 @@ func Prepare(ctx context.Context, log func(format string, args ...any)) error {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: apt-get %s: %w\n%s", ErrNotHere, args[0], err, out)
 		}
+	}
+	return nil
+}
+
+// tried is what the kernel must permit: each line has failed in some container
+// that is root and no more. It leaves nothing: its mounts and its network are of
+// namespaces of its own. $1 is an empty directory.
+const tried = `
+at() { what=$1; }
+trap '[ $? = 0 ] || echo "this machine does not permit $what"' EXIT
+at "mounts in a namespace of their own"
+mount --make-rprivate /
+cd "$1"
+mkdir lower upper work root disk
+at "an overlay on the disk of $1"
+mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work root
+at "ext4 on a loop device"
+truncate -s 8M image
+mkfs.ext4 -q -F image
+mount -o loop image disk
+umount disk
+at "network namespaces with cables between them"
+ip link add fleet-a type veth peer name fleet-b
+ip link add fleet-s type bridge
+at "control groups"
+mkdir /sys/fs/cgroup/fleet-lab-tried
+rmdir /sys/fs/cgroup/fleet-lab-tried
+`
+
+// permitted tries what hosts are made of, without one.
+func permitted(ctx context.Context, parent string) error {
+	dir, err := os.MkdirTemp(parent, "fleet-lab-tried-")
+	if err != nil {
+		return fmt.Errorf("%w: hosts' disks need a directory: %w", ErrNotHere, err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "sh", "-euc", tried, "sh", dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("%w: %s (%w)", ErrNotHere, strings.Join(strings.Fields(string(out)), " "), err)
 	}
 	return nil
 }
