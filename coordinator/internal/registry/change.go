@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,10 @@ func sameHello(a, b Hello) bool {
 	return a.Version == b.Version && a.Instance == b.Instance && a.Boot == b.Boot && a.Run == b.Run && slices.Equal(a.Capabilities, b.Capabilities)
 }
 
+// noReason is that of a ban in which nobody gave one: Host.Banned must not be
+// empty then.
+const noReason = "no reason is recorded"
+
 // Ban keeps a machine out, at once and for good, and returns how many streams
 // were cut. Banning again replaces the reason.
 func (r *Registry) Ban(ctx context.Context, actor string, name fleet.MachineName, reason string) (int, error) {
@@ -28,6 +33,7 @@ func (r *Registry) Ban(ctx context.Context, actor string, name fleet.MachineName
 	if e == nil {
 		return 0, fmt.Errorf("banning %s: %w", name, ErrUnknownMachine)
 	}
+	reason = cmp.Or(reason, noReason)
 	e.change.Lock()
 	defer e.change.Unlock()
 	entry := audit.Entry{Actor: actor, Kind: KindBanned, Machine: name, Message: reason}

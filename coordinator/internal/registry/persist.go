@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -74,7 +75,10 @@ func each[T any](ctx context.Context, s store.Store, prefix string, f func(name 
 // load fills an empty register. Nobody else uses it yet.
 func (r *Registry) load(ctx context.Context) error {
 	operators := operatorSet{}
-	err := each(ctx, r.o.Store, operatorPrefix, func(_ string, o Operator) error {
+	err := each(ctx, r.o.Store, operatorPrefix, func(name string, o Operator) error {
+		if string(o.Name) != name {
+			return fmt.Errorf("it is of operator %q", o.Name)
+		}
 		operators[o.Name] = o
 		return nil
 	})
@@ -85,30 +89,44 @@ func (r *Registry) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := loadHosts(ctx, r, machinePrefix, func(h *Host, m Machine) { h.Machine = &m }); err != nil {
+	if err := loadHosts(ctx, r, machinePrefix, func(h *Host, m Machine) error {
+		if m.Name != h.Name {
+			return fmt.Errorf("it is of machine %q", m.Name)
+		}
+		h.Machine = &m
+		return nil
+	}); err != nil {
 		return err
 	}
-	if err := loadHosts(ctx, r, identityPrefix, func(h *Host, i Identity) {
+	if err := loadHosts(ctx, r, identityPrefix, func(h *Host, i Identity) error {
 		if i.Since.IsZero() { // It must not look older than any other.
 			i.Since = i.NotBefore
 		}
 		h.Identity = i
+		return nil
 	}); err != nil {
 		return err
 	}
-	if err := loadHosts(ctx, r, observedPrefix, func(h *Host, o Observed) { h.Observed = o }); err != nil {
+	if err := loadHosts(ctx, r, observedPrefix, func(h *Host, o Observed) error {
+		h.Observed = o
+		return nil
+	}); err != nil {
 		return err
 	}
-	err = loadHosts(ctx, r, banPrefix, func(h *Host, b ban) {
+	err = loadHosts(ctx, r, banPrefix, func(h *Host, b ban) error {
 		if !b.Lifted {
-			h.Banned = b.Reason
+			h.Banned = cmp.Or(b.Reason, noReason)
 		}
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	return each(ctx, r.o.Store, seenPrefix, func(_ string, shard map[fleet.MachineName]seen) error {
 		for name, s := range shard {
+			if _, err := fleet.ParseMachineName(string(name)); err != nil {
+				return err
+			}
 			e := r.entry(name)
 			e.seen.Store(s.At)
 			e.flushed, e.heard = s.At, time.Unix(s.At, 0)
@@ -118,14 +136,14 @@ func (r *Registry) load(ctx context.Context) error {
 	})
 }
 
-func loadHosts[T any](ctx context.Context, r *Registry, prefix string, f func(*Host, T)) error {
+func loadHosts[T any](ctx context.Context, r *Registry, prefix string, f func(*Host, T) error) error {
 	return each(ctx, r.o.Store, prefix, func(name string, v T) error {
 		m, err := fleet.ParseMachineName(name)
 		if err != nil {
 			return err
 		}
-		r.entry(m).updateLocked(func(h *Host) { f(h, v) })
-		return nil
+		r.entry(m).updateLocked(func(h *Host) { err = f(h, v) })
+		return err
 	})
 }
 
