@@ -73,10 +73,12 @@ generate: $(BUF) ## Generate the Go code of proto/.
 	$(BUF) generate
 
 bench: build ## Measure and write docs/measurements.md (20 minutes; wants an idle machine, and root for a part).
-	$(GO) run ./test/bench
 	$(GO) build -o bin/ ./test/lab
-	@if [ "$$(id -u)" = 0 ]; then bin/lab -bin bin -bench -write; \
-	else echo "LEFT OUT, because it needs root: from a commit to the switch" >&2; fi
+	@status=0; \
+	$(GO) run ./test/bench || status=1; \
+	if [ "$$(id -u)" = 0 ]; then bin/lab -bin bin -bench -write || status=1; \
+	else echo "LEFT OUT, because it needs root: from a commit to the switch" >&2; fi; \
+	exit $$status
 
 fuzz: ## Run each fuzz target for FUZZTIME (10s); FUZZFLAGS=-write keeps what came of it.
 	$(GO) run ./test/fuzz -time $(FUZZTIME) $(FUZZFLAGS)

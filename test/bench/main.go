@@ -94,7 +94,13 @@ func measure(ctx context.Context, o options) (err error) {
 	if o.only != "" || o.null {
 		return nil
 	}
-	return measurements.Write(o.out, measurements.Section{Name: "bench", Command: "make bench", Text: text})
+	if err := measurements.Write(o.out, measurements.Section{Name: "bench", Command: "make bench", Text: text}); err != nil {
+		return err
+	}
+	if strings.Contains(text, "| "+missed+" |") {
+		return errors.New("a target was missed: see the table")
+	}
+	return nil
 }
 
 // build makes the programs as make build makes them.

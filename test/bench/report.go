@@ -86,5 +86,8 @@ func verdict(met bool) string {
 	if met {
 		return "met"
 	}
-	return "missed"
+	return missed
 }
+
+// missed marks a row whose target was not reached.
+const missed = "missed"

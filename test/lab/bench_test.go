@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,18 @@ func TestBenchmarkIsJudged(t *testing.T) {
 		return d
 	}
 	b := &benchmark{bare: ms(100, 100, 200), ours: ms(140, 160, 400), sync: ms(5, 5, 5), command: ms(70, 80, 90)}
+	if err := b.verdict(); !errors.Is(err, errMissed) {
+		t.Errorf("a ratio of 1.6 is judged %v", err)
+	}
+	good := &benchmark{bare: ms(100, 100, 200), ours: ms(140, 140, 240), sync: ms(5, 5, 5)}
+	if err := good.verdict(); err != nil {
+		t.Errorf("a ratio of 1.4 is judged %v", err)
+	}
+	good.ours = ms(170, 170, 270)
+	good.bare = ms(170, 100, 200)
+	if err := good.verdict(); !errors.Is(err, errMissed) {
+		t.Errorf("65 ms besides syncfs are judged %v", err)
+	}
 	got := b.markdown()
 	for _, want := range []string{
 		"| bare script, ms | 100.0 | 100.0–200.0 |", "| ratio | 1.60 | 1.40–2.00 | ≤ 1.5 | missed |",
