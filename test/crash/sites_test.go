@@ -26,7 +26,7 @@ var effects = map[string][]string{
 // why.
 var pointless = map[string]string{
 	"control.Listen":                    "a socket that nobody answers any more",
-	"publisher.openPacked":              "a temporary file without a name",
+	"publisher.unnamed":                 "a temporary file without a name",
 	"repo.(*Repository).removeAll":      "what counts for nothing, or makes the command that is run again finish",
 	"journal.keepBeside":                "another name for a damaged journal; the points of journal.Recover are around it",
 	"sync.Blobs.Check":                  "bytes that turned out wrong",

@@ -254,13 +254,9 @@ func bundleBlob(dir string, src fleet.BundleSource) blob {
 
 // openPacked packs a directory into a file without a name.
 func openPacked(dir string, src fleet.BundleSource, pack func(string, io.Writer) (fleet.BundleSource, error)) (_ source, err error) {
-	f, err := os.CreateTemp("", "fleetctl-bundle-*")
+	f, err := nameless(os.TempDir())
 	if err != nil {
 		return nil, err
-	}
-	// The name goes at once, the content with the last descriptor.
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(err, f.Close())
 	}
 	got, err := pack(dir, f)
 	if err == nil && got != src {
