@@ -69,7 +69,7 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
 	act.Deadline = now.Add(policy.ActivationDeadline.Or(fleet.DefaultActivation) + policy.VerifyDeadline.Or(fleet.DefaultVerify))
 	w.note(func(f *facts) { f.runID, f.run = "", nil })
-	if err := w.a.roomToRun(); err != nil {
+	if err := w.a.roomToRun(way.to); err != nil {
 		return err
 	}
 	if w.a.journal.State().Paused != nil {

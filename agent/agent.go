@@ -105,11 +105,12 @@ func New(c Config) (*Agent, error) {
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
 		bootID: readBootID(), run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
 	}
+	const restart = "make room on this host's disk, then start the agent again: what runs goes on"
 	if a.journal, err = journal.Open(c.StateDir, journal.Options{Now: a.now, Log: c.Log}); err != nil {
-		return nil, fmt.Errorf("starting agent: %w", err)
+		return nil, a.hinted(fmt.Errorf("starting agent: %w", err), restart)
 	}
 	if err := a.open(); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting agent: %w", err), a.Close())
+		return nil, errors.Join(a.hinted(fmt.Errorf("starting agent: %w", err), restart), a.Close())
 	}
 	return a, nil
 }

@@ -35,7 +35,7 @@ func (a *Agent) Resume(_ context.Context, actor string) error {
 
 func (a *Agent) record(r journal.Record) error {
 	if err := a.journal.Append(r); err != nil {
-		return err //nolint:wrapcheck // It says what failed.
+		return a.hinted(err, "make room on this host's disk, then ask again: nothing changed")
 	}
 	a.wakeAll()
 	a.link.wantReport()

@@ -40,7 +40,7 @@ func (a *Agent) enrol(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		a.link.down(enrolReason(err))
+		a.link.down(a.enrolReason(err))
 		a.config.Log.Warn("enrolling failed", "error", err)
 		wait := grow(a.config.Retry, attempt)
 		if r := (*sync.RefusedError)(nil); errors.As(err, &r) {
@@ -52,7 +52,7 @@ func (a *Agent) enrol(ctx context.Context) error {
 	}
 }
 
-func enrolReason(err error) fleet.Reason {
+func (a *Agent) enrolReason(err error) fleet.Reason {
 	refused := (*release.Refusal)(nil)
 	switch {
 	case errors.As(err, &refused):
@@ -60,11 +60,14 @@ func enrolReason(err error) fleet.Reason {
 	case errors.Is(err, identity.ErrNotEnrolled):
 		return fleet.Reason{Code: "not-enrolled", Message: err.Error(), Hint: joinHint}
 	}
-	return identityReason(err)
+	return a.identityReason(err)
 }
 
 // identityReason explains why there is no new certificate.
-func identityReason(err error) fleet.Reason {
+func (a *Agent) identityReason(err error) fleet.Reason {
+	if full, is := a.fullDisk(err); is {
+		return full
+	}
 	r := sync.ReasonOf(err)
 	if errors.Is(err, identity.ErrCertificate) {
 		r.Code = fleet.ReasonIdentity
@@ -88,7 +91,7 @@ func (a *Agent) Enrol(ctx context.Context) error {
 			return err //nolint:wrapcheck // It says what failed.
 		}
 	}
-	return a.enrolOnce(ctx, 0)
+	return a.hinted(a.enrolOnce(ctx, 0), "make room on this host's disk, then enrol again with the same join string")
 }
 
 // enrolOnce makes every step durable before the next, so that it can be
@@ -209,7 +212,7 @@ func (a *Agent) renewIfDue(ctx context.Context, b *bound, r *renewal) {
 	}
 	err := a.renew(ctx, b)
 	if ctx.Err() == nil {
-		a.link.note(troubleIdentity, identityReason(err))
+		a.link.note(troubleIdentity, a.identityReason(err))
 	}
 	if err == nil {
 		// Not at once again where this host's clock is ahead.

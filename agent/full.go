@@ -8,7 +8,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 // noRoom are the errors of a disk, or a quota, without room.
@@ -18,6 +21,8 @@ var noRoom = []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EFBIG}
 // whether err does. The error names the file.
 func (a *Agent) fullDisk(err error) (why fleet.Reason, is bool) {
 	switch {
+	case errors.As(err, new(*sync.RefusedError)):
+		return fleet.Reason{}, false // It would be another machine's disk.
 	case errors.Is(err, ErrNoRoom):
 		why.Message = err.Error() // It names directory and bytes.
 	case err != nil && slices.ContainsFunc(noRoom, func(e unix.Errno) bool {
@@ -29,9 +34,23 @@ func (a *Agent) fullDisk(err error) (why fleet.Reason, is bool) {
 		return fleet.Reason{}, false
 	}
 	why.Code = fleet.ReasonDiskFull
-	why.Hint = "make room on this host's disk; what runs goes on, and the agent tries again by itself"
+	why.Hint = roomHint
 	return why, true
 }
+
+const roomHint = "make room on this host's disk; what runs goes on, and the agent tries again by itself"
+
+// hinted adds what to do to an error that a person sees, where it comes of a
+// disk without room.
+func (a *Agent) hinted(err error, hint string) error {
+	if full, is := a.fullDisk(err); is {
+		return ui.WithHint(fmt.Errorf("%w: %s", err, full.Message), hint)
+	}
+	return err
+}
+
+// readOnly is ST_RDONLY, which is called MNT_RDONLY elsewhere.
+const readOnly = 1
 
 // What must be free before an activation begins: who runs it writes down what
 // becomes of it, and a switch that ends halfway for want of room is worse than
@@ -41,17 +60,27 @@ const (
 	runFiles = 32
 )
 
-// roomToRun is ErrNoRoom where an activation had better not begin.
-func (a *Agent) roomToRun() error {
-	var fs unix.Statfs_t
-	dir := a.config.StateDir
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return fmt.Errorf("looking at the disk: %w", err)
+// roomToRun is ErrNoRoom where an activation of what was built had better not
+// begin: for want of room for what becomes of it, for what it writes beside what
+// was built, or for the link to its secrets.
+func (a *Agent) roomToRun(b journal.Built) error {
+	for i, dir := range []string{a.config.StateDir, a.runsDir(), b.Path, b.Secrets} {
+		var fs unix.Statfs_t
+		err := unix.Statfs(dir, &fs)
+		if err != nil && i > 1 {
+			continue // There is none; or a driver calls what it built by another name.
+		}
+		if err != nil {
+			return fmt.Errorf("looking at the disk: %w", err)
+		}
+		if fs.Flags&readOnly != 0 {
+			continue // Nothing is written there, such as to a store of Nix's.
+		}
+		if fs.Bavail*uint64(fs.Bsize) < runBytes || fs.Files != 0 && fs.Ffree < runFiles { //nolint:gosec,unconvert // Not negative. Some count no files.
+			return fmt.Errorf("%w: an activation begins with %d bytes and %d files free, %s", ErrNoRoom, runBytes, runFiles, freeBelow(dir))
+		}
 	}
-	if fs.Bavail*uint64(fs.Bsize) >= runBytes && (fs.Files == 0 || fs.Ffree >= runFiles) { //nolint:gosec,unconvert // Not negative. Some count no files.
-		return nil
-	}
-	return fmt.Errorf("%w: an activation begins with %d bytes and %d files free, %s", ErrNoRoom, runBytes, runFiles, freeBelow(dir))
+	return nil
 }
 
 // freeBelow says how much room the disk of a directory has.

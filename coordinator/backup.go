@@ -152,7 +152,7 @@ func (b *backups) run(ctx context.Context) {
 func (b *backups) answer(ctx context.Context, c net.Conn) {
 	began := b.now()
 	w := &patient{c: c, started: false}
-	err := writeBackup(ctx, b.dir, b.store, b.blobs, b.now(), w)
+	err := roomless(writeBackup(ctx, b.dir, b.store, b.blobs, b.now(), w), b.dir)
 	if err != nil && !w.started {
 		err = errors.Join(err, backup.WriteError(w, err))
 	}
@@ -282,7 +282,7 @@ func backupStopped(ctx context.Context, dir string, now time.Time, w io.Writer) 
 		return fmt.Errorf("making a backup: %w", err)
 	}
 	if err := writeBackup(ctx, dir, s, b, now, w); err != nil {
-		return fmt.Errorf("making a backup: %w", err)
+		return fmt.Errorf("making a backup: %w", roomless(err, dir))
 	}
 	return nil
 }
@@ -290,5 +290,6 @@ func backupStopped(ctx context.Context, dir string, now time.Time, w io.Writer) 
 // BackupFile is Backup to a file, which is replaced when the backup is whole
 // and durable.
 func BackupFile(ctx context.Context, dir string, now time.Time, file string) error {
-	return atomicfile.Write(file, 0o600, func(w io.Writer) error { return Backup(ctx, dir, now, w) }) //nolint:wrapcheck // It says what failed.
+	err := atomicfile.Write(file, 0o600, func(w io.Writer) error { return Backup(ctx, dir, now, w) })
+	return roomless(err, filepath.Dir(file))
 }

@@ -99,7 +99,7 @@ func New(ctx context.Context, c Config) (*Coordinator, error) {
 	}
 	co, err := newCoordinator(ctx, c)
 	if err != nil {
-		return nil, fmt.Errorf("starting the coordinator: %w", err)
+		return nil, fmt.Errorf("starting the coordinator: %w", roomless(err, c.StateDir))
 	}
 	return co, nil
 }

@@ -1,102 +1,47 @@
 package coordinator_test
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/cameronraysmith/fleet/pkg/disktest"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/refusal"
 	fleetv1 "github.com/cameronraysmith/fleet/proto/fleet/v1"
 )
 
-// fullEnv tells the test binary that it runs in a mount namespace of its own.
-const fullEnv = "FLEETTEST_FULL"
-
-// TestDiskFull lets the disk of the state directory be full at every write of a
-// publish, by bytes and by inodes: on small tmpfs in a namespace of its own
-// where the kernel lets users have one, and everywhere by a limit on the size
-// of files, which fails the same writes of bytes.
+// TestDiskFull lets the disk of the whole state directory be full at every write
+// of a publish and of a report, by bytes and by inodes, and everywhere by a limit
+// on the size of files.
 func TestDiskFull(t *testing.T) {
-	switch os.Getenv(fullEnv) {
-	case "mount":
-		t.Run("bytes", diskFullBytes)
-		t.Run("inodes", diskFullInodes)
-		return
-	case "limit":
-		diskFullLimit(t)
-		return
-	}
-	again := func(how string, attr *syscall.SysProcAttr) error {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDiskFull$", "-test.v")
-		cmd.Env = append(os.Environ(), fullEnv+"="+how)
-		cmd.SysProcAttr = attr
-		out, err := cmd.CombinedOutput()
-		for line := range strings.Lines(string(out)) {
-			if strings.Contains(line, "steps without room") {
-				t.Log(how, strings.TrimSpace(line))
+	disktest.Each(t, func(t *testing.T, kind disktest.Kind) {
+		w := newWorld(t)
+		w.stop()
+		w.state = filepath.Join(t.TempDir(), "state")
+		disk := disktest.New(t, kind, w.state)
+		w.start()
+		t.Cleanup(func() { w.stop() }) // before the disk goes
+		a := w.enrolled("galena")
+		ref := w.publish("r1", "", 1, galena)["galena"]
+		steps(t, w, a, ref, kind != disktest.Inodes, func(step int) {
+			if kind == disktest.Inodes || step < 0 {
+				disk.Leave(step)
+				return
 			}
-		}
-		if err == nil && !strings.Contains(string(out), "steps without room") || errors.As(err, new(*exec.ExitError)) {
-			t.Errorf("%s: %v\n%s", how, err, out)
-			return nil
-		}
-		return err
-	}
-	check(t, again("limit", nil))
-	if err := again("mount", &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
-	}); err != nil {
-		t.Logf("this kernel gives users no namespaces (%v): only the limit on files shows it here", err)
-	}
-}
-
-// tmpfs mounts a small disk over the state directory of a world to be.
-func tmpfs(t *testing.T, options string) string {
-	t.Helper()
-	dir := t.TempDir()
-	check(t, unix.Mount("tmpfs", dir, "tmpfs", 0, options))
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
+			// Fine steps while little is free, then coarser ones.
+			unit := 1
+			if kind == disktest.Limit {
+				unit = 8
+			}
+			disk.Leave(unit * step * (1 + step/24))
+		})
 	})
-	return dir
-}
-
-// fill leaves so many bytes free, by a file of its own; a negative number
-// leaves all.
-func fill(t *testing.T, dir string, free int64) {
-	t.Helper()
-	path := filepath.Join(dir, "filler")
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
-	if free < 0 {
-		return
-	}
-	var st unix.Statfs_t
-	check(t, unix.Statfs(dir, &st))
-	size := int64(st.Bavail)*st.Bsize - free //nolint:gosec // Small.
-	if size <= 0 {
-		t.Fatalf("%d bytes are to be left, there are %d", free, size+free)
-	}
-	f, err := os.Create(path)
-	check(t, err)
-	check(t, errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, size), f.Close()))
 }
 
 // attempt publishes one generation, and says whether it was acknowledged.
@@ -117,18 +62,6 @@ func (w *world) attempt(number uint64, expected fleet.ReleaseID) (id fleet.Relea
 		return id, ref, fmt.Errorf("committing: %w", err)
 	}
 	return id, ref, nil
-}
-
-// fullWorld is a fleet over a small disk, with a host that reports.
-func fullWorld(t *testing.T, options string) (*world, *agent, fleet.Ref) {
-	t.Helper()
-	w := newWorld(t)
-	w.stop()
-	w.state = tmpfs(t, options)
-	w.start()
-	a := w.enrolled("galena")
-	ref := w.publish("r1", "", 1, galena)["galena"]
-	return w, a, ref
 }
 
 // steps tries to publish with more and more room, until it works, and checks
@@ -210,63 +143,5 @@ func steps(t *testing.T, w *world, a *agent, ref fleet.Ref, both bool, room func
 	if total == 0 {
 		t.Error("the disk was never full: the test shows nothing")
 	}
-	t.Logf("%d steps without room: %v", total, refusals)
-}
-
-func diskFullBytes(t *testing.T) {
-	w, a, ref := fullWorld(t, "size=32m")
-	const page = 4 << 10
-	steps(t, w, a, ref, true, func(step int) {
-		if step < 0 {
-			fill(t, w.state, -1)
-			return
-		}
-		// Fine steps while little is free, then coarser ones.
-		fill(t, w.state, int64(page*step*(1+step/24)))
-	})
-}
-
-func diskFullInodes(t *testing.T) {
-	w, a, ref := fullWorld(t, "size=64m,nr_inodes=64")
-	var st unix.Statfs_t
-	check(t, unix.Statfs(w.state, &st))
-	var made []string
-	for n := range int(st.Ffree) { //nolint:gosec // Small.
-		path := filepath.Join(w.state, fmt.Sprintf("filler-%d", n))
-		check(t, os.WriteFile(path, nil, 0o600))
-		made = append(made, path)
-	}
-	free := func(n int) {
-		for range min(n, len(made)) {
-			check(t, os.Remove(made[0]))
-			made = made[1:]
-		}
-	}
-	steps(t, w, a, ref, false, func(step int) {
-		switch {
-		case step < 0:
-			free(len(made))
-		case step > 1:
-			free(1)
-		}
-	})
-}
-
-// diskFullLimit needs nothing of the kernel that not every one gives.
-func diskFullLimit(t *testing.T) {
-	signal.Ignore(syscall.SIGXFSZ) // so that a write beyond the limit is an error
-	w := newWorld(t)
-	a := w.enrolled("galena")
-	ref := w.publish("r1", "", 1, galena)["galena"]
-	var was unix.Rlimit
-	check(t, unix.Getrlimit(unix.RLIMIT_FSIZE, &was))
-	t.Cleanup(func() { check(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &was)) })
-	const page = 4 << 10
-	steps(t, w, a, ref, true, func(step int) {
-		limit := was
-		if step >= 0 {
-			limit.Cur = uint64(page * step * (1 + step/24)) //nolint:gosec // Small.
-		}
-		check(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &limit))
-	})
+	t.Logf("%d steps %s: %v", total, disktest.Said, refusals)
 }

@@ -151,9 +151,8 @@ func newFleetWorld(t *testing.T, fleetID fleet.FleetID, edit ...func(*kit.Kit)) 
 	return w
 }
 
-// start runs the coordinator over the world's state directory.
-func (w *world) start() {
-	w.t.Helper()
+// config is that of a coordinator over the world's state directory.
+func (w *world) config() coordinator.Config {
 	out := io.Discard
 	if testing.Verbose() {
 		out = os.Stderr
@@ -162,10 +161,16 @@ func (w *world) start() {
 	if w.addr != "" {
 		listen = w.addr
 	}
-	c, err := coordinator.New(w.t.Context(), coordinator.Config{
+	return coordinator.Config{
 		Kit: w.kit, StateDir: w.state, Listen: listen, Now: w.clock.now, MinFreeBytes: 1, TransferPace: w.pace,
 		Log: slog.New(slog.NewTextHandler(out, nil)),
-	})
+	}
+}
+
+// start runs the coordinator over the world's state directory.
+func (w *world) start() {
+	w.t.Helper()
+	c, err := coordinator.New(w.t.Context(), w.config())
 	check(w.t, err)
 	w.addr = c.Addr().String()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context()))

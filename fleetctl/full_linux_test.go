@@ -1,61 +1,57 @@
 package fleetctl
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/disktest"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
-// fullEnv tells the test binary what it is to fill, in a process of its own.
-const fullEnv = "FLEETTEST_FULL"
-
-// TestDiskFull lets the disk of the repository be full at every write of a
-// publish, by bytes and by inodes: on small tmpfs in a namespace of its own
-// where the kernel lets users have one, and everywhere by a limit on the size
-// of files.
+// TestDiskFull lets the disk of the repository, and that of its releases alone, be
+// full at every write of a publish, by bytes and by inodes, and everywhere by a
+// limit on the size of files.
 func TestDiskFull(t *testing.T) {
-	switch os.Getenv(fullEnv) {
-	case "mount":
-		t.Run("bytes", diskFullBytes)
-		t.Run("inodes", diskFullInodes)
-		return
-	case "limit":
-		t.Run("all", diskFullLimit)
-		t.Run("mark", diskFullMark)
-		return
-	}
-	again := func(how string, attr *syscall.SysProcAttr) error {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDiskFull$", "-test.v")
-		cmd.Env = append(os.Environ(), fullEnv+"="+how)
-		cmd.SysProcAttr = attr
-		out, err := cmd.CombinedOutput()
-		if n := strings.Count(string(out), "steps without room"); err == nil && n != 2 || errors.As(err, new(*exec.ExitError)) {
-			t.Errorf("%s: %v\n%s", how, err, out)
-			return nil
+	disktest.Each(t, func(t *testing.T, kind disktest.Kind) {
+		for _, part := range []string{"all", "releases", "secrets"} {
+			t.Run("room for "+part, func(t *testing.T) {
+				dir := filepath.Join(t.TempDir(), "first")
+				var disk *disktest.Disk
+				if part == "all" {
+					disk = disktest.New(t, kind, filepath.Dir(dir))
+				}
+				w := fullWorld(t, dir)
+				if part != "all" {
+					disk = apart(t, kind, filepath.Join(dir, part))
+				}
+				steps(t, w, kind, disk.Leave)
+			})
 		}
-		return err
+		if kind == disktest.Limit {
+			t.Run("mark", diskFullMark)
+		}
+	})
+}
+
+// apart puts a directory onto a small disk, with what is in it.
+func apart(t *testing.T, kind disktest.Kind, dir string) *disktest.Disk {
+	t.Helper()
+	before := dir + ".before"
+	if err := os.Rename(dir, before); err != nil {
+		t.Fatal(err)
 	}
-	if err := again("limit", nil); err != nil {
-		t.Error(err)
+	disk := disktest.New(t, kind, dir)
+	if err := os.CopyFS(dir, os.DirFS(before)); err != nil {
+		t.Fatal(err)
 	}
-	if err := again("mount", &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
-	}); err != nil {
-		t.Logf("this kernel gives users no namespaces (%v): only the limit on files shows it here", err)
+	if err := os.RemoveAll(before); err != nil {
+		t.Fatal(err)
 	}
+	return disk
 }
 
 // fullWorld is a fleet with a secret, whose repository is in dir.
@@ -72,9 +68,9 @@ func fullWorld(t *testing.T, dir string) *world {
 // steps publishes with more and more room until it works three times, each
 // time a new secret of a host that enrolled anew, so that all is written. What
 // fails says so, and what is there then is whole.
-func steps(t *testing.T, w *world, room func(step int)) {
+func steps(t *testing.T, w *world, kind disktest.Kind, room func(step int)) {
 	t.Helper()
-	full := 0
+	full, met := 0, 0
 	used := numbers(t, w)
 	for step, done := 0, 0; done < 3; step++ {
 		if step > 300 {
@@ -92,6 +88,9 @@ func steps(t *testing.T, w *world, room func(step int)) {
 			done++
 		} else {
 			full++
+			if strings.Contains(errs, kind.Word()) {
+				met++
+			}
 			if !strings.Contains(errs, w.dir) || !strings.Contains(errs, "make room on the disk of this repository") {
 				t.Errorf("step %d: exit %d, %s", step, code, errs)
 			}
@@ -111,7 +110,7 @@ func steps(t *testing.T, w *world, room func(step int)) {
 		}
 		used = now
 	}
-	if full == 0 {
+	if full == 0 || met == 0 {
 		t.Error("the disk was never full: the test shows nothing")
 	}
 	room(-1)
@@ -127,7 +126,7 @@ func steps(t *testing.T, w *world, room func(step int)) {
 			t.Errorf("release %s is %s", r.ID, r.State)
 		}
 	}
-	t.Logf("%d steps without room", full)
+	t.Logf("%s: %d steps %s, %d times the disk's own word", t.Name(), full, disktest.Said, met)
 }
 
 // numbers are those in the repository, with their digests; each is there once.
@@ -146,106 +145,15 @@ func numbers(t *testing.T, w *world) map[string]fleet.Digest {
 	return out
 }
 
-func tmpfs(t *testing.T, options string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-func diskFullBytes(t *testing.T) {
-	disk := tmpfs(t, "size=16m")
-	path := filepath.Join(disk, "filler")
-	steps(t, fullWorld(t, filepath.Join(disk, "first")), func(step int) {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			t.Fatal(err)
-		}
-		if step < 0 {
-			return
-		}
-		var st unix.Statfs_t
-		if err := unix.Statfs(disk, &st); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		size := (int64(st.Bavail) - int64(step)) * st.Bsize //nolint:gosec // Small.
-		if err := errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, size), f.Close()); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
-func diskFullInodes(t *testing.T) {
-	disk := tmpfs(t, "size=16m,nr_inodes=200")
-	fillers := filepath.Join(disk, "fillers")
-	steps(t, fullWorld(t, filepath.Join(disk, "first")), func(step int) {
-		if err := errors.Join(os.RemoveAll(fillers), os.Mkdir(fillers, 0o700)); err != nil {
-			t.Fatal(err)
-		}
-		var st unix.Statfs_t
-		if err := unix.Statfs(disk, &st); err != nil {
-			t.Fatal(err)
-		}
-		for n := 0; step >= 0 && n < int(st.Ffree)-step; n++ { //nolint:gosec // Small.
-			if err := os.WriteFile(filepath.Join(fillers, fmt.Sprint(n)), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
-}
-
-// limitFiles lets no file of this process grow beyond some bytes; a negative
-// number lifts that.
-func limitFiles(t *testing.T) (limit func(size int)) {
-	t.Helper()
-	signal.Ignore(syscall.SIGXFSZ) // so that a write beyond the limit is an error
-	var was unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
-		t.Fatal(err)
-	}
-	limit = func(size int) {
-		now := was
-		if size >= 0 {
-			now.Cur = uint64(size)
-		}
-		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &now); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() { limit(-1) })
-	return limit
-}
-
-// diskFullLimit needs nothing of the kernel that not every one gives.
-func diskFullLimit(t *testing.T) {
-	limit := limitFiles(t)
-	steps(t, fullWorld(t, filepath.Join(t.TempDir(), "first")), func(step int) {
-		if step < 0 {
-			limit(-1)
-			return
-		}
-		limit(step * 512)
-	})
-}
-
 // diskFullMark has the record of a commit fail alone: hosts see the release.
 func diskFullMark(t *testing.T) {
-	limit := limitFiles(t)
-	w := newWorldIn(t, filepath.Join(t.TempDir(), "first"))
+	dir := filepath.Join(t.TempDir(), "first")
+	disk := disktest.New(t, disktest.Limit, filepath.Dir(dir))
+	w := newWorldIn(t, dir)
 	w.published("galena")
 	w.server.Before = func(method string) error {
 		if strings.HasSuffix(method, "/Commit") {
-			limit(64)
+			disk.Leave(0)
 		}
 		return nil
 	}
@@ -255,7 +163,7 @@ func diskFullMark(t *testing.T) {
 		t.Error("it was not committed")
 	}
 	w.server.Before = nil
-	limit(-1)
+	disk.Leave(-1)
 	if res := w.published("galena"); res.Generations[0].Number != "1.3" {
 		t.Errorf("number %s", res.Generations[0].Number)
 	}
@@ -264,5 +172,4 @@ func diskFullMark(t *testing.T) {
 			t.Errorf("release %s is %s", r.ID, r.State)
 		}
 	}
-	t.Log("1 steps without room")
 }

@@ -60,7 +60,7 @@ var pointless = map[string]string{
 }
 
 // helpers are packages of tests.
-var helpers = regexp.MustCompile(`/(agenttest|plugintest|drivertest|storetest|fakeagent|fakecoordinator|testdata)/`)
+var helpers = regexp.MustCompile(`/(agenttest|disktest|plugintest|drivertest|storetest|fakeagent|fakecoordinator|testdata)/`)
 
 // unmet are the functions that call into atomicfile and atomicdir and that no
 // stage meets yet, and why.

@@ -114,6 +114,7 @@ func open(path string, o bbolt.Options) (*Store, error) {
 		return nil, err
 	}
 	o.InitialMmapSize = mapped
+	unborn := isUnborn(path)
 	o.NoFreelistSync = true
 	o.FreelistType = bbolt.FreelistMapType
 	s := &Store{path: path, options: o, notice: notice}
@@ -126,9 +127,42 @@ func open(path string, o bbolt.Options) (*Store, error) {
 		return s.file, err
 	}
 	if err := s.openContained(); err != nil {
+		if unborn {
+			err = errors.Join(err, s.unmake())
+		}
 		return nil, err
 	}
 	return s, nil
+}
+
+// isUnborn says whether there is no store yet in a file that was checked.
+func isUnborn(path string) bool {
+	fi, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && fi.Size() == 0
+}
+
+// unmake empties a file that this process began and could not make a store, for
+// want of room, say: the next start would take what is half written for a store
+// that was damaged.
+func (s *Store) unmake() (err error) {
+	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("emptying what is half made: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil //nolint:nilerr // Another one makes it a store just now.
+	}
+	if _, err := check(f); err == nil {
+		return nil
+	}
+	if err := f.Truncate(0); err != nil {
+		return fmt.Errorf("emptying what is half made: %w", err)
+	}
+	return nil
 }
 
 // openContained opens a file that was checked, and keeps none after an error.
