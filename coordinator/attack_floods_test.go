@@ -174,6 +174,7 @@ func hostFloods() []hostAttack {
 		},
 		{
 			name: "a download that is not read", source: tufSlow, code: codes.DeadlineExceeded, reason: refusal.Stalled, disk: 40 << 20, window: 2 * time.Second,
+			heap: 48 << 20, // This side makes a bundle of 32 MiB.
 			try: func(s *siege) error {
 				s.large(32 << 20)
 				b, err := s.evil.host.GetBlob(s.t.Context(), &fleetv1.GetBlobRequest{Digest: string(s.own.Digest)})
@@ -182,7 +183,7 @@ func hostFloods() []hostAttack {
 			},
 		},
 		{
-			name: "256 downloads that are not read", source: tufSlow, ignored: "little is held for each, until it stalls", heap: 40 << 20,
+			name: "256 downloads that are not read", source: tufSlow, ignored: "little is held for each, until it stalls", heap: 88 << 20,
 			try: func(s *siege) error {
 				s.openAll(8, 32)
 				return nil
@@ -192,9 +193,14 @@ func hostFloods() []hostAttack {
 			name: "a stream that is not read, and a thousand hints", source: tufSlow, ignored: "hints are gathered", disk: 16 << 20,
 			try: func(s *siege) error {
 				s.evil.mustWatch(s.t.Context())
-				for i := range 30 {
+				op := s.operator("dana")
+				for i := range uint64(1000) {
 					id := fleet.ReleaseID(fmt.Sprintf("own%d", i))
-					s.publish(id, s.headOr("r1"), uint64(i)+2, []fleet.MachineName{"pyrite"})
+					env, _ := s.generation("pyrite", i+2, id, s.blobOf("pyrite"))
+					_, err := s.stage(op, id, &fleetv1.SignedGeneration{Generation: env})
+					check(s.t, err)
+					_, err = op.Commit(s.t.Context(), &fleetv1.CommitRequest{Release: string(id), ExpectedHead: string(s.headOr("r1")), Count: 1})
+					check(s.t, err)
 					s.head = id
 				}
 				return nil

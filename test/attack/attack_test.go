@@ -19,7 +19,7 @@ func TestRowsAreRead(t *testing.T) {
 		t.Fatalf("%d rows, %v", len(rs.rows()), err)
 	}
 	text := markdown(rs.rows(), "here")
-	for _, want := range []string{"| a b |  |  |  |  |  | yes |", "**NO**", "1 rows, 1 violations.", "1 rows, 0 violations."} {
+	for _, want := range []string{"| a b |  |  |  |  |  |  | yes |", "**NO**", "1 rows, 1 violations.", "1 rows, 0 violations."} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in:\n%s", want, text)
 		}

@@ -29,7 +29,7 @@ func answers() []attack {
 	}
 	return []attack{
 		answer("more profiles than a host may have", tufEndless, fleet.ReasonRefused, desired(func(m *response) { m.Profiles = many(fleet.MaxProfiles + 1) })),
-		answer("a million profiles", tufEndless, fleet.ReasonRefused, desired(func(m *response) { m.Profiles = many(100_000) })),
+		answer("a million profiles", tufEndless, fleet.ReasonRefused, desired(func(m *response) { m.Profiles = many(1_000_000) })),
 		answer("a profile whose name is a path", tufWrong, fleet.ReasonRefused, desired(func(m *response) {
 			m.Profiles = []*fleetv1.DesiredProfile{{Profile: "home/../../etc"}}
 		})),

@@ -42,6 +42,8 @@ type host struct {
 	epoch uint64
 	// signers of what is made; default: the release key.
 	signers []release.Signer
+	// freshness signs what is the newest, where the fleet has it stated.
+	freshness release.Signer
 
 	// honest is the coordinator's own certificate where it shows another, releases
 	// end what it holds up.

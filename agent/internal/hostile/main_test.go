@@ -22,6 +22,10 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/pace"
 )
 
+// storeDriver is the name of a driver of store paths. It is that of bundles here:
+// nothing may come so far that it is asked.
+const storeDriver = "nix"
+
 // What the test binary is when it is started with one of these as its first
 // argument.
 const (
@@ -87,7 +91,7 @@ func runAgent(encoded string) error {
 				return nil, nil, err
 			}
 			connected, stop, err := driver.InProcess(d)
-			return map[string]driver.Driver{bundledriver.Name: connected}, stop, err
+			return map[string]driver.Driver{bundledriver.Name: connected, storeDriver: connected}, stop, err
 		},
 	})
 	if err != nil {

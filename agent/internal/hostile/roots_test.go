@@ -149,7 +149,7 @@ func roots() []attack {
 		},
 		{
 			name: "ten thousand trust roots that are none", source: tufEndless, refusal: release.ErrMalformed.Code,
-			lie: handOut(func(*host) [][]byte { return slices.Repeat([][]byte{[]byte("{}")}, 9_000) }),
+			lie: handOut(func(*host) [][]byte { return slices.Repeat([][]byte{[]byte("{}")}, 10_000) }),
 		},
 		{
 			name: "more trust roots than a chain may have", source: tufEndless, refusal: fleet.ReasonRefused,

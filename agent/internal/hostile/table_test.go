@@ -51,7 +51,7 @@ const (
 
 // tables are all rows.
 func tables() [][]attack {
-	return [][]attack{documents(), mixtures(), encodings(), reverts(), roots(), transfers(), loosenings(), answers(), streams(), identities(), clocks()}
+	return [][]attack{documents(), mixtures(), encodings(), reverts(), roots(), transfers(), loosenings(), answers(), streams(), identities(), clocks(), statements(), pinned()}
 }
 
 // TestHostileCoordinator: whatever a coordinator does, the host goes on with
@@ -114,6 +114,7 @@ func (a attack) run(t *testing.T) {
 	}
 	t.Attr("sent", strconv.FormatUint((h.coord.Sent()-sent)>>10, 10))
 	t.Attr("heap", strconv.FormatInt(grown>>10, 10))
+	t.Attr("heap-bound", strconv.FormatInt((heapBound+a.heap)>>10, 10))
 	t.Attr("disk", strconv.FormatInt(max(more, 0)>>10, 10))
 
 	a.recover(h, after)
