@@ -47,16 +47,18 @@ type Agent struct {
 	journal  *journal.Journal
 	identity *identity.Store
 	// rooted has the trust roots; nil before there are any.
-	rooted   atomic.Pointer[desired.Store]
-	executor *execute.Executor
-	blobs    sync.Blobs
-	drivers  map[string]driver.Driver
-	stop     func() error // ends the drivers; nil before they are open
-	plugins  *plugin.Host // nil before it is open
-	bootID   string
-	run      string       // names this run: a random text
-	suspect  atomic.Bool  // a power loss may have damaged what was built
-	floor    atomic.Int64 // unix nanoseconds of the newest signed time seen
+	rooted atomic.Pointer[desired.Store]
+	// rootMoved is poked when there is another trust root.
+	rootMoved chan struct{}
+	executor  *execute.Executor
+	blobs     sync.Blobs
+	drivers   map[string]driver.Driver
+	stop      func() error // ends the drivers; nil before they are open
+	plugins   *plugin.Host // nil before it is open
+	bootID    string
+	run       string       // names this run: a random text
+	suspect   atomic.Bool  // a power loss may have damaged what was built
+	floor     atomic.Int64 // unix nanoseconds of the newest signed time seen
 
 	// fetches has an element for each profile that fetches.
 	fetches chan struct{}
@@ -104,6 +106,7 @@ func New(c Config) (*Agent, error) {
 		config: c, workers: map[fleet.ProfileName]*worker{},
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
 		bootID: readBootID(), run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
+		rootMoved: make(chan struct{}, 1),
 	}
 	const restart = "make room on this host's disk, then start the agent again: what runs goes on"
 	if a.journal, err = journal.Open(c.StateDir, journal.Options{Now: a.now, Log: c.Log}); err != nil {

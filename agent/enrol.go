@@ -207,7 +207,11 @@ type renewal struct {
 // the coordinator knows may renew for a while after the end, too.
 func (a *Agent) renewIfDue(ctx context.Context, b *bound, r *renewal) {
 	now := a.now()
-	if now.Before(a.identity.RenewAt(r.jitter)) || awake().Before(r.retryAt) {
+	if now.Before(a.identity.RenewAt(r.jitter)) {
+		return
+	}
+	// One of a CA that was dropped meanwhile is no renewal by a wrong clock.
+	if awake().Before(r.retryAt) && (r.failed > 0 || !a.identity.Abandoned()) {
 		return
 	}
 	err := a.renew(ctx, b)

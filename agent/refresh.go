@@ -139,6 +139,7 @@ func (a *Agent) recordRoot(t *release.Trust) error {
 	if st.Root.Digest == t.Digest() {
 		return nil
 	}
+	poke(a.rootMoved)
 	return a.journal.Append(journal.Record{ //nolint:wrapcheck // It says what failed.
 		Kind: journal.KindRoot, Root: &journal.Root{Version: t.Root().Version, Digest: t.Digest()},
 	})

@@ -87,6 +87,7 @@ func (a *Agent) tick(ctx context.Context, b *bound) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-a.rootMoved: // The identity's CA may count no longer.
 		case <-a.rest.settled:
 			if err := sleep(ctx, quietPause); err != nil {
 				return err

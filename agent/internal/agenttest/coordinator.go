@@ -160,6 +160,12 @@ func (c *Coordinator) Revert(envelope, secrets []byte) {
 	c.Hint(fleetv1.WakeReason_WAKE_REASON_DESIRED)
 }
 
+// HandOutRoots hands out the fleet's trust roots.
+func (c *Coordinator) HandOutRoots() {
+	c.change(func() { c.desired.Roots = c.Fleet.Roots })
+	c.Hint(fleetv1.WakeReason_WAKE_REASON_DESIRED)
+}
+
 // State hands out a freshness statement.
 func (c *Coordinator) State(envelope []byte) {
 	c.change(func() { c.desired.Freshness = envelope })

@@ -83,15 +83,16 @@ func (s *Store) Validity() (from, until time.Time) {
 // of a CA that the trust root lists no longer is renewed at once.
 func (s *Store) RenewAt(jitter float64) time.Time {
 	from, until := s.Validity()
-	if s.abandoned() {
+	if s.Abandoned() {
 		return from
 	}
 	life := until.Sub(from)
 	return from.Add(life/2 + time.Duration(jitter*float64(life)/10))
 }
 
-// abandoned says whether the certificate's CA does not count any more.
-func (s *Store) abandoned() bool {
+// Abandoned says whether the certificate is of a CA that the trust root lists no
+// longer.
+func (s *Store) Abandoned() bool {
 	trusted := s.trusted()
 	s.mu.Lock()
 	defer s.mu.Unlock()
