@@ -67,8 +67,9 @@ func TestDroppedCA(t *testing.T) {
 	if n := h.coord.Calls("Renew"); n != 0 {
 		t.Fatalf("renewed %d times before anything was dropped", n)
 	}
-	// The look at the time that follows on work is over, or it might be that one.
-	time.Sleep(quietPause + time.Second)
+	// The looks at the time that follow on the start and on work are over, or it
+	// might be one of those.
+	time.Sleep(2*quietPause + time.Second)
 	roots(next)
 	// The agent looks at the time once a minute.
 	wait("a certificate of the next CA", func() bool {

@@ -88,14 +88,16 @@ const lostHint = `if the coordinator restored a backup, or lost its store: "flee
 func (o *options) lookAt(ctx context.Context, s *session, echoes map[fleet.LogHead]string, most lookBounds) *logLook {
 	l := &logLook{Lost: []lostHead{}, known: map[fleet.LogHead]string{}, seen: map[fleet.LogHead]bool{}}
 	maps.Copy(l.known, echoes)
-	all := ctx
+	// No deadline, of which the coordinator would be told, and which it could be the
+	// first to notice.
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	errSlow := errors.New("too slow")
 	if most.time > 0 {
-		var end context.CancelFunc
-		ctx, end = context.WithTimeout(ctx, most.time)
-		defer end()
+		defer time.AfterFunc(most.time, func() { end(errSlow) }).Stop()
 	}
 	l.err = l.look(ctx, o, s, most)
-	if l.err != nil && ctx.Err() != nil && all.Err() == nil {
+	if l.err != nil && errors.Is(context.Cause(ctx), errSlow) {
 		l.err = ui.WithHint(fmt.Errorf("%w: looking at the event log took longer than %s", client.ErrUnreachable, most.time),
 			"the rest is as it says; a larger --timeout gives it more time, fleetctl audit heads all that it takes")
 	}
