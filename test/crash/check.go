@@ -66,12 +66,12 @@ func (w *world) play(ctx context.Context, number int, s stage) (err error) {
 
 // remember notes what happened before the stage.
 func (w *world) remember() error {
-	w.before, w.intendedBefore = len(w.activations()), 0
+	w.before, w.intendedBefore, w.eventsBefore, w.acked.Told = len(w.activations()), 0, 0, nil
 	if _, err := os.Stat(w.path("coordinator", "fleet.db")); err != nil {
 		return nil //nolint:nilerr // Nothing happened yet, or nothing is remembered of it.
 	}
 	events, err := w.events()
-	w.intendedBefore = intended(events)
+	w.intendedBefore, w.eventsBefore = intended(events), len(events)
 	return err
 }
 
@@ -104,7 +104,7 @@ func (w *world) invariants(number int, s stage) error {
 	errs := []error{w.numbers()}
 	if number > 0 {
 		events, err := w.events()
-		errs = append(errs, err, w.acknowledged(events))
+		errs = append(errs, err, w.acknowledged(events), w.told(s, events))
 		if s.want != nil {
 			errs = append(errs, w.once(s, events), w.lastGood())
 		}
@@ -209,6 +209,32 @@ func (w *world) acknowledged(events []event) error {
 	}
 	if tokens < w.acked.Tokens {
 		return fmt.Errorf("%d tokens were acknowledged, %d are recorded", w.acked.Tokens, tokens)
+	}
+	return nil
+}
+
+// told checks that each change that a command of the stage vouched for is on
+// record, and that no transition is missing, where nothing was lost on purpose.
+func (w *world) told(s stage, events []event) error {
+	if s.loses {
+		return nil
+	}
+	if len(events) < w.eventsBefore {
+		return fmt.Errorf("there were %d events, and there are %d", w.eventsBefore, len(events))
+	}
+	missing := map[string]bool{}
+	for _, kind := range w.acked.Told {
+		missing[kind] = true
+	}
+	for _, e := range events[w.eventsBefore:] {
+		delete(missing, e.Kind)
+		switch e.Kind {
+		case "transitions-lost", "coordinator-restored-older":
+			return fmt.Errorf("alarm: %s: %s", e.Kind, e.Message)
+		}
+	}
+	for kind := range missing {
+		return fmt.Errorf("%s was acknowledged, and no event tells of it", kind)
 	}
 	return nil
 }

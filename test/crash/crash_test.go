@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -135,6 +136,18 @@ func TestChecksSee(t *testing.T) {
 		}
 	}
 	if err := w.acknowledged([]event{token, committed}); err != nil {
+		t.Error(err)
+	}
+	w.eventsBefore, w.acked.Told = 1, []string{"host-banned"}
+	banned := event{Kind: "host-banned"}
+	for name, events := range map[string][]event{
+		"only of before": {banned}, "fewer": nil, "lost": {token, banned, {Kind: "transitions-lost"}}, "older": {token, banned, {Kind: "coordinator-restored-older"}},
+	} {
+		if w.told(stage{}, events) == nil {
+			t.Errorf("%s: nobody sees it", name)
+		}
+	}
+	if err := errors.Join(w.told(stage{}, []event{token, banned}), w.told(stage{loses: true}, nil)); err != nil {
 		t.Error(err)
 	}
 

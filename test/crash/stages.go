@@ -29,6 +29,9 @@ type stage struct {
 	activates []move
 	// back says that the way is a way back.
 	back bool
+	// loses says that the coordinator's store is lost, or goes back, or that the
+	// host's journal is lost: an alarm tells of that, and it has to.
+	loses bool
 }
 
 // want is where a host must be, and stay.
@@ -126,7 +129,7 @@ func common() []stage {
 			want: &want{"confirmed", newest, "v2", secretOne},
 		},
 		{
-			name: "publish after the loss of the coordinator's store",
+			name: "publish after the loss of the coordinator's store", loses: true,
 			prepare: func(w *world) error {
 				w.acked.Tokens = 0 // The events that told of them are gone.
 				return os.RemoveAll(w.path("coordinator"))
@@ -237,10 +240,17 @@ func rollBackHere(ctx context.Context, w *world) error {
 }
 
 func banAndKit(ctx context.Context, w *world) error {
-	for _, args := range [][]string{{"ban", other, "--reason", "lost"}, {"ban", other, "--reason", "found", "--lift"}} {
-		if _, err := w.fleetctl(ctx, args...); err != nil {
+	for _, c := range []struct {
+		kind string
+		args []string
+	}{
+		{"host-banned", []string{"ban", other, "--reason", "lost"}},
+		{"host-unbanned", []string{"ban", other, "--reason", "found", "--lift"}},
+	} {
+		if _, err := w.fleetctl(ctx, c.args...); err != nil {
 			return err
 		}
+		w.acked.Told = append(w.acked.Told, c.kind)
 	}
 	if err := w.describe("v2", secretOne, "box3"); err != nil {
 		return err

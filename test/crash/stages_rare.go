@@ -26,7 +26,7 @@ import (
 func rare() []stage {
 	return []stage{
 		{
-			name: "backup while it runs, restored after a loss",
+			name: "backup while it runs, restored after a loss", loses: true,
 			do:   backUpAndRestore,
 			want: &want{"confirmed", newest, "v2", secretTwo}, activates: []move{{"v2", "v3"}},
 		},
@@ -56,7 +56,7 @@ func rare() []stage {
 			want: &want{"confirmed", newest, "v2", secretTwo}, activates: []move{{"v2", "v3"}},
 		},
 		{
-			name: "journal damaged, recovered", off: true,
+			name: "journal damaged, recovered", off: true, loses: true,
 			prepare: (*world).damageJournal,
 			do:      recoverJournal,
 			want:    &want{"confirmed", newest, "v3", secretOne}, activates: []move{{"v3", "v2"}},
@@ -154,6 +154,7 @@ func rotate(ctx context.Context, w *world) error {
 	if _, err := w.fleetctl(ctx, "trust", "publish"); err != nil {
 		return err
 	}
+	w.acked.Told = append(w.acked.Told, "trust-root-added")
 	return w.release(ctx, "v2", secretOne)
 }
 
@@ -235,6 +236,7 @@ func comesAndGoes(ctx context.Context, w *world) error {
 	if _, err := w.fleetctl(ctx, "operator", "add", name, "--role", "deployer", "--request", "request"); err != nil {
 		return err
 	}
+	w.acked.Told = append(w.acked.Told, "operator-added")
 	if err := w.describe("v3", secretTwo); err != nil {
 		return err
 	}
@@ -252,6 +254,7 @@ func comesAndGoes(ctx context.Context, w *world) error {
 	if _, err := w.fleetctl(ctx, "operator", "remove", name, "--reason", "left"); err != nil {
 		return err
 	}
+	w.acked.Told = append(w.acked.Told, "operator-removed")
 	return w.publish(ctx)
 }
 

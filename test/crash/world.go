@@ -53,7 +53,7 @@ type world struct {
 	acked acked
 	// How many lines the activations' log had when the stage began, and how many
 	// activations were on record.
-	before, intendedBefore int
+	before, intendedBefore, eventsBefore int
 }
 
 // acked is what was acknowledged, in this stage and before.
@@ -65,6 +65,9 @@ type acked struct {
 	Good string `json:"good"`
 	// Tokens that were printed.
 	Tokens int `json:"tokens"`
+	// Told are the kinds of events that the stage's commands vouched for when they
+	// ended with 0.
+	Told []string `json:"-"`
 }
 
 func newWorld(programs, top string) (*world, error) {
