@@ -208,6 +208,7 @@ type renewal struct {
 func (a *Agent) renewIfDue(ctx context.Context, b *bound, r *renewal) {
 	now := a.now()
 	if now.Before(a.identity.RenewAt(r.jitter)) {
+		r.failed = 0
 		return
 	}
 	// One of a CA that was dropped meanwhile is no renewal by a wrong clock.

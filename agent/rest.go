@@ -84,9 +84,14 @@ func (a *Agent) tick(ctx context.Context, b *bound) error {
 		if a.link.isStale(a.config.Now()) {
 			a.link.wantRefresh() // It finds out about the stream, too.
 		}
+		var again <-chan time.Time
+		if r.failed > 0 {
+			again = time.After(r.retryAt.Sub(awake()))
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-again:
 		case <-a.rootMoved: // The identity's CA may count no longer.
 		case <-a.rest.settled:
 			if err := sleep(ctx, quietPause); err != nil {

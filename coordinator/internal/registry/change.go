@@ -117,6 +117,7 @@ func (r *Registry) Enrol(ctx context.Context, name fleet.MachineName, id Identit
 		return fmt.Errorf("%w: %s", ErrBanned, b)
 	}
 	id = e.host.Load().Identity.replacedBy(id)
+	id.CA, id.Shown = "", time.Time{} // The host does not have the certificate yet.
 	op, err := put(identityPrefix+string(name), id)
 	if err != nil {
 		return err
@@ -152,7 +153,7 @@ func (r *Registry) Renewed(ctx context.Context, name fleet.MachineName, id Ident
 	if next.Fingerprint != id.Fingerprint {
 		return ErrSuperseded
 	}
-	next.NotBefore, next.Expires, next.CA = id.NotBefore, id.Expires, id.CA
+	next.NotBefore, next.Expires = id.NotBefore, id.Expires
 	op, err := put(identityPrefix+string(name), next)
 	if err != nil {
 		return err

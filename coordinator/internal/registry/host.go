@@ -69,9 +69,11 @@ type Identity struct {
 	Since     time.Time `json:"since,omitzero"`
 	NotBefore time.Time `json:"not_before"`
 	Expires   time.Time `json:"expires"`
-	// CA is the key id of the certificate's issuer in lower-case hex; empty where it
-	// was registered before this was kept.
+	// CA is the key id, in lower-case hex, of the issuer of the youngest certificate
+	// that the host showed, and Shown that certificate's NotBefore. One that was issued
+	// may never have come to it. Empty where it showed none since this is kept.
 	CA       string    `json:"ca,omitempty"`
+	Shown    time.Time `json:"shown,omitzero"`
 	Enrolled time.Time `json:"enrolled,omitzero"`
 	// Lost are the fingerprints of keys that were replaced, the latest last, at
 	// most maxLost. None of them comes back but by an enrolment.
@@ -107,13 +109,17 @@ func (i Identity) replacedBy(next Identity) Identity {
 	return next
 }
 
-// IdentityOf describes a certificate's key and lifetime. Since when it is
+// shows says whether a certificate over the same key tells which CA the host has one
+// of, and that is not known yet.
+func (i Identity) shows(by Identity) bool { return by.CA != i.CA && !by.Shown.Before(i.Shown) }
+
+// IdentityOf describes a certificate that its host shows. Since when its key is
 // registered is the register's to say.
 func IdentityOf(leaf *x509.Certificate) Identity {
 	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	return Identity{
 		Fingerprint: hex.EncodeToString(sum[:]), NotBefore: leaf.NotBefore, Expires: leaf.NotAfter,
-		CA: hex.EncodeToString(leaf.AuthorityKeyId),
+		CA: hex.EncodeToString(leaf.AuthorityKeyId), Shown: leaf.NotBefore,
 	}
 }
 

@@ -47,6 +47,48 @@ func TestReplacedKeyStaysReplaced(t *testing.T) {
 	admit(young, ErrSuperseded)
 }
 
+// TestCAShown: which CA a host has a certificate of is what it showed last, not what
+// was issued to it, which may never have come there.
+func TestCAShown(t *testing.T) {
+	h := newHarness(t)
+	is := func(want string) {
+		t.Helper()
+		if got, _ := h.Host("pyrite"); got.Identity.CA != want {
+			t.Errorf("the CA is %q, want %q", got.Identity.CA, want)
+		}
+	}
+	cert := func(ca string, age time.Duration) Identity {
+		at := h.now.Add(-age)
+		return Identity{Fingerprint: "key", NotBefore: at, Expires: at.Add(24 * time.Hour), CA: ca, Shown: at}
+	}
+	old, next := cert("old", 2*time.Hour), cert("next", time.Hour)
+	if err := h.Enrol(t.Context(), "pyrite", old, "i", audit.Change{Entries: []audit.Entry{{Actor: "host/pyrite", Kind: "enrolled", Machine: "pyrite"}}}); err != nil {
+		t.Fatal(err)
+	}
+	is("")
+	admit := func(id Identity) {
+		t.Helper()
+		if err := h.Admit(t.Context(), "pyrite", id); err != nil {
+			t.Error(err)
+		}
+	}
+	admit(old)
+	is("old")
+	if err := h.Renewed(t.Context(), "pyrite", next, audit.Entry{Actor: "host/pyrite", Kind: "renewed", Machine: "pyrite"}); err != nil {
+		t.Fatal(err)
+	}
+	is("old")
+	admit(next)
+	is("next")
+	admit(old) // Over a connection of before.
+	is("next")
+	if err := h.Flush(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	h.reopen(t)
+	is("next")
+}
+
 func TestReplacedKeysAreBounded(t *testing.T) {
 	id := Identity{}
 	for i := range 3 * maxLost {

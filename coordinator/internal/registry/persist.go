@@ -166,12 +166,12 @@ func (r *Registry) Run(ctx context.Context) error {
 	}
 }
 
-// Flush writes what is only in memory: identities registered on sight, status
-// without a transition, and signs of life. All writes those of every connected
-// host, otherwise only what is news. Where one of the three fails, the others
+// Flush writes what is only in memory: identities registered on sight, which CA
+// hosts have theirs of, status without a transition, and signs of life. All writes
+// those of every connected host, otherwise only what is news. Where one fails, the others
 // are written all the same. One Flush at a time.
 func (r *Registry) Flush(ctx context.Context, all bool) error {
-	return errors.Join(r.flushIdentities(ctx), r.flushObserved(ctx), r.flushSeen(ctx, all), r.flushSightings(ctx))
+	return errors.Join(r.flushIdentities(ctx), r.flushCAs(ctx), r.flushObserved(ctx), r.flushSeen(ctx, all), r.flushSightings(ctx))
 }
 
 // takePending empties one of the pending sets.
@@ -261,6 +261,15 @@ func (r *Registry) flushIdentities(ctx context.Context) error {
 			})
 		}
 		return r.o.Log.Commit(ctx, c)
+	})
+}
+
+func (r *Registry) flushCAs(ctx context.Context) error {
+	return r.flushPending(ctx, r.pendingCA, func(h *Host) (store.Op, error) {
+		return put(identityPrefix+string(h.Name), h.Identity)
+	}, func(ops []store.Op, _ []fleet.MachineName) error {
+		_, err := r.o.Store.Txn(ctx, nil, ops)
+		return err
 	})
 }
 

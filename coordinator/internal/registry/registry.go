@@ -75,6 +75,7 @@ type Registry struct {
 	inventoryMu sync.Mutex
 	// pending are what Flush has to write. Guarded by mu.
 	pendingIdentity map[fleet.MachineName]bool
+	pendingCA       map[fleet.MachineName]bool
 	pendingObserved map[fleet.MachineName]bool
 }
 
@@ -121,7 +122,7 @@ func (e *entry) view() Host {
 func Open(ctx context.Context, o Options) (*Registry, error) {
 	r := &Registry{
 		o: o, index: map[fleet.MachineName]*entry{}, alarmed: map[alarmKey]time.Time{},
-		pendingIdentity: map[fleet.MachineName]bool{},
+		pendingIdentity: map[fleet.MachineName]bool{}, pendingCA: map[fleet.MachineName]bool{},
 		pendingObserved: map[fleet.MachineName]bool{},
 	}
 	if err := r.load(ctx); err != nil {
@@ -235,6 +236,9 @@ func (r *Registry) Admit(ctx context.Context, name fleet.MachineName, id Identit
 		return fmt.Errorf("%w: %s", ErrBanned, h.Banned)
 	}
 	if h.Identity.Fingerprint == id.Fingerprint {
+		if h.Identity.shows(id) {
+			r.noteCA(e, id)
+		}
 		r.touch(e)
 		return nil
 	}
@@ -258,6 +262,18 @@ func (r *Registry) Admit(ctx context.Context, name fleet.MachineName, id Identit
 	}
 	r.touch(e)
 	return nil
+}
+
+// noteCA remembers which CA the certificate is of that a host shows.
+func (r *Registry) noteCA(e *entry, id Identity) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := e.host.Load()
+	if h.Identity.Fingerprint != id.Fingerprint || !h.Identity.shows(id) {
+		return
+	}
+	e.updateLocked(func(h *Host) { h.Identity.CA, h.Identity.Shown = id.CA, id.Shown })
+	r.pendingCA[h.Name] = true
 }
 
 // alarmPause is how long an alarm about the same thing is not repeated.

@@ -29,8 +29,8 @@ type Host struct {
 	Mode            string
 	AgentVersion    string
 	IdentityExpires time.Time
-	// IdentityCA is the key id of the CA that issued the identity, in lower-case
-	// hex; empty where that is not known.
+	// IdentityCA is the key id, in lower-case hex, of the CA of the certificate that
+	// the host showed; empty where that is not known.
 	IdentityCA string
 	Profiles   []Profile
 }

@@ -1499,8 +1499,8 @@ type Host struct {
 	// DSSE envelope of the newest report that brought transitions, as the host
 	// signed it; only where it was asked for.
 	Report []byte `protobuf:"bytes,10,opt,name=report,proto3" json:"report,omitempty"`
-	// Key id, in lower-case hex, of the CA that issued the host identity; empty where
-	// that is not known.
+	// Key id, in lower-case hex, of the CA of the youngest certificate that the host
+	// showed; empty where that is not known.
 	IdentityCa    string `protobuf:"bytes,11,opt,name=identity_ca,json=identityCa,proto3" json:"identity_ca,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
