@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -53,7 +52,13 @@ func (w *world) play(ctx context.Context, number int, s stage) (err error) {
 		return err
 	}
 	if s.want != nil {
-		if err := w.until(ctx, func(h *fleetv1.Host) error { return w.arrived(h, s.want) }); err != nil {
+		if err := w.until(ctx, func(h *fleetv1.Host) error {
+			err := w.arrived(h, s.want)
+			if err == nil {
+				w.good = h.GetProfiles()[0].GetLastGood().GetNumber()
+			}
+			return err
+		}); err != nil {
 			return err
 		}
 	}
@@ -107,6 +112,9 @@ func (w *world) invariants(number int, s stage) error {
 		errs = append(errs, err, w.acknowledged(events), w.told(s, events))
 		if s.want != nil {
 			errs = append(errs, w.once(s, events), w.lastGood())
+			if !s.loses {
+				errs = append(errs, w.transitions())
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -295,39 +303,4 @@ func wanted(moves []move, version, from string) bool {
 		}
 	}
 	return false
-}
-
-// seqOf is the N of a number "EPOCH.N"; 0 where it is none.
-func seqOf(number string) uint64 {
-	_, text, _ := strings.Cut(number, ".")
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-// lastGood checks that what ran well before is still whole on the host.
-func (w *world) lastGood() error {
-	found := map[string]bool{}
-	files, err := filepath.Glob(w.path("host", "bundles", "store", "*", "version"))
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			return err
-		}
-		found[strings.TrimSpace(string(data))] = true
-	}
-	if !found[w.running()] {
-		return fmt.Errorf("the bundle of %s, which runs, is gone", w.running())
-	}
-	// A publish that was cut short after its commit and repeated made two
-	// generations of one bundle: then that is last-good's, too.
-	if len(found) < 2 && w.acked.Good != "" && seqOf(w.acked.Number) <= seqOf(w.acked.Good)+1 {
-		return errors.New("the bundle of last-good is gone")
-	}
-	return nil
 }

@@ -17,7 +17,7 @@ import (
 // effects make something durable, or take it away. A function that calls one has
 // a crash point, or is in pointless.
 var effects = map[string][]string{
-	"os":         {"Rename", "Remove", "RemoveAll", "Symlink", "Link"},
+	"os":         {"Rename", "Remove", "RemoveAll", "Symlink", "Link", "WriteFile", "OpenFile", "Create", "CreateTemp", "Mkdir", "MkdirTemp"},
 	"atomicfile": {"Write", "WriteFile", "Symlink"},
 	"atomicdir":  {"Publish"},
 }
@@ -25,6 +25,13 @@ var effects = map[string][]string{
 // pointless are functions with an effect that needs no point of its own, and
 // why.
 var pointless = map[string]string{
+	"execute.openLog":                   "what a program says, for people; the points around the runner's start are before and after it",
+	"execute.takeLock":                  "a file that is only locked",
+	"journal.takeLock":                  "a file that is only locked",
+	"bolt.open":                         "the store's file, empty; the point after it was filled comes next",
+	"bolt.(*Store).unmake":              "makes a file empty that holds nothing yet",
+	"fleetctl.runAuditExport":           "a copy for people; one that was cut short is made again",
+	"bootstrap.build":                   "the directory in which a fleet is staged, which the next run begins anew",
 	"control.Listen":                    "a socket that nobody answers any more",
 	"publisher.unnamed":                 "a temporary file without a name",
 	"repo.(*Repository).removeAll":      "what counts for nothing, or makes the command that is run again finish",
@@ -60,7 +67,7 @@ var pointless = map[string]string{
 }
 
 // helpers are packages of tests.
-var helpers = regexp.MustCompile(`/(agenttest|disktest|plugintest|drivertest|storetest|fakeagent|fakecoordinator|testdata)/`)
+var helpers = regexp.MustCompile(`/(agenttest|disktest|plugintest|drivertest|storetest|fakeagent|fakecoordinator|nixtest|testdata)/`)
 
 // unmet are the functions that call into atomicfile and atomicdir and that no
 // stage meets yet, and why.

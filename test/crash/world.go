@@ -49,6 +49,8 @@ type world struct {
 	coordinator, agent *service
 	watch              *watcher
 
+	// good is the number of the host's last good generation, as it says.
+	good string
 	// What operators were told, and so must hold.
 	acked acked
 	// How many lines the activations' log had when the stage began, and how many
