@@ -66,6 +66,11 @@ var (
 // readers, and those who come later wait for the writer.
 const mapped = 1 << 30
 
+// growth is by how much the file grows at a time, in bytes. bbolt's own 16 MiB, by
+// which it goes once more than that is mapped, would have a new store of nothing be
+// read, checked and copied as one of 16 MiB.
+const growth = 256 << 10
+
 // Store is a store.Store in one file.
 type Store struct {
 	path    string
@@ -188,6 +193,7 @@ func (s *Store) openFile() (err error) {
 	if err != nil {
 		return explain(err)
 	}
+	s.db.AllocSize = growth
 	err = s.prepare()
 	if err == nil {
 		err = s.settle()

@@ -116,3 +116,12 @@ func TestSettles(t *testing.T) {
 		t.Errorf("nothing was written: %v", err)
 	}
 }
+
+// TestGrowth: the file of a small store is small, however much is mapped.
+func TestGrowth(t *testing.T) {
+	path := filled(t)
+	fi, err := os.Stat(path)
+	if err != nil || fi.Size() > 4*growth {
+		t.Errorf("the file has %d bytes: %v", fi.Size(), err)
+	}
+}
