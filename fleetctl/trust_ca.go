@@ -11,11 +11,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cameronraysmith/fleet/fleetctl/internal/bootstrap"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/rootedit"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
-	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
@@ -70,7 +70,7 @@ func casOf(t *release.Trust, a repo.Authorities) []caResult {
 	out := []caResult{}
 	for use, ca := range map[string]*x509.Certificate{"issues": a.Now, "next": a.Next, "before": a.Before} {
 		if ca != nil {
-			out = append(out, caResult{fleet.DigestOf(ca.Raw), ca.NotAfter.UTC(), use, slices.ContainsFunc(t.CAs(), ca.Equal)})
+			out = append(out, caResult{fleet.DigestOf(ca.Raw), ca.NotAfter.UTC(), use, t.ListsCA(ca)})
 		}
 	}
 	order := []string{"issues", "next", "before"}
@@ -144,15 +144,7 @@ func makeNextCA(w *workspace, now time.Time) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	ca, err := pki.NewCA(w.fleet.ID(), now)
-	if err != nil {
-		return nil, err
-	}
-	der, err := ca.MarshalKey()
-	if err != nil {
-		return nil, err
-	}
-	sealed, err := pki.SealKey(pki.EncodeKey(der), recipients...)
+	ca, sealed, err := bootstrap.NewCA(w.fleet.ID(), now, recipients...)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +209,7 @@ func runCAUse(o *options) error {
 			// Whoever was interrupted in the middle may ask again.
 		case a.Next == nil:
 			return "", ui.WithHint(errors.New("there is no next CA"), "make one: fleetctl trust ca add")
-		case !slices.ContainsFunc(t.CAs(), a.Next.Equal):
+		case !t.ListsCA(a.Next):
 			return "", ui.WithHint(fmt.Errorf("trust root %d does not list the next CA: hosts would refuse what it issues", t.Root().Version),
 				"fleetctl trust ca add, fleetctl trust sign and fleetctl trust publish come first")
 		default:
@@ -290,7 +282,7 @@ func runCAForget(ctx context.Context, o *options, yes bool) error {
 		switch {
 		case a.Before == nil:
 			return "", ui.WithHint(errors.New("there is no CA from before"), "see fleetctl trust show")
-		case slices.ContainsFunc(t.CAs(), a.Before.Equal) || a.BeforeServes:
+		case t.ListsCA(a.Before) || a.BeforeServes:
 			return "", ui.WithHint(fmt.Errorf("trust root %d still lists the CA before", t.Root().Version),
 				"fleetctl trust ca drop, fleetctl trust sign and a new kit for the coordinator come first")
 		}

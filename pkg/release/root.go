@@ -263,6 +263,9 @@ func (t *Trust) Root() *Root { r := t.root; return &r }
 // string's pin is what counts. Callers must not change them.
 func (t *Trust) CAs() []*x509.Certificate { return t.cas }
 
+// ListsCA says whether a CA is among them.
+func (t *Trust) ListsCA(ca *x509.Certificate) bool { return slices.ContainsFunc(t.cas, ca.Equal) }
+
 // Digest is the digest of the document.
 func (t *Trust) Digest() fleet.Digest { return t.digest }
 

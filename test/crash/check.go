@@ -164,31 +164,24 @@ type event struct {
 
 // events reads the event log from the store's file, and checks its chain.
 func (w *world) events() (list []event, err error) {
-	db, err := bbolt.Open(w.path("coordinator", "fleet.db"), 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
 	prev := strings.Repeat("0", 2*sha256.Size)
-	err = db.View(func(tx *bbolt.Tx) error {
-		const head = 16 // revision and checksum, which the store itself checks
-		data := tx.Bucket([]byte("data"))
+	err = w.inStore(func(data *bbolt.Bucket) error {
 		prefix := []byte("audit/record/")
 		c := data.Cursor()
 		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
 			var e event
-			if err := json.Unmarshal(v[head:], &e); err != nil {
+			if err := json.Unmarshal(v[storedHead:], &e); err != nil {
 				return err
 			}
 			if e.Prev != prev || e.Seq != uint64(len(list)+1) {
 				return fmt.Errorf("event %d does not chain to the one before", e.Seq)
 			}
-			sum := sha256.Sum256(v[head:])
+			sum := sha256.Sum256(v[storedHead:])
 			prev = hex.EncodeToString(sum[:])
 			list = append(list, e)
 		}
 		var newest struct{ Hash string }
-		if err := json.Unmarshal(data.Get([]byte("audit/head"))[head:], &newest); err != nil {
+		if err := json.Unmarshal(data.Get([]byte("audit/head"))[storedHead:], &newest); err != nil {
 			return err
 		}
 		if newest.Hash != prev {

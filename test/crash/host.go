@@ -54,20 +54,28 @@ func (w *world) transitions() error {
 }
 
 // stored reads a record of the coordinator's store; none leaves v as it is.
-func (w *world) stored(key string, v any) (err error) {
+func (w *world) stored(key string, v any) error {
+	return w.inStore(func(data *bbolt.Bucket) error {
+		raw := data.Get([]byte(key))
+		if len(raw) < storedHead {
+			return nil
+		}
+		return json.Unmarshal(raw[storedHead:], v)
+	})
+}
+
+// storedHead is the length of what is before each value in the store: revision and
+// checksum, which the store itself checks.
+const storedHead = 16
+
+// inStore reads the coordinator's store from its file.
+func (w *world) inStore(read func(data *bbolt.Bucket) error) (err error) {
 	db, err := bbolt.Open(w.path("coordinator", "fleet.db"), 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	return db.View(func(tx *bbolt.Tx) error {
-		const head = 16 // revision and checksum, which the store itself checks
-		raw := tx.Bucket([]byte("data")).Get([]byte(key))
-		if len(raw) < head {
-			return nil
-		}
-		return json.Unmarshal(raw[head:], v)
-	})
+	return db.View(func(tx *bbolt.Tx) error { return read(tx.Bucket([]byte("data"))) })
 }
 
 // lastGood checks that what runs, and what the host says is its last good

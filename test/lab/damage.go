@@ -88,14 +88,8 @@ func damagedConfirmed(ctx context.Context, w *world) error {
 // switch that is empty, and the unit that is compared with.
 func damagedMidway(ctx context.Context, w *world) error {
 	before := w.good
-	d, err := w.neverEnds(ctx)
+	d, err := w.inTheMidst(ctx)
 	if err != nil {
-		return err
-	}
-	if err := wait(ctx, settleTimeout, func() error { return w.activated(ctx, d.system, 1) }); err != nil {
-		return err
-	}
-	if _, err := w.web.Shell(ctx, "mkdir -p /var/lib/lab; touch "+goesOn); err != nil {
 		return err
 	}
 	old, err := w.etcOf(ctx, before)

@@ -67,19 +67,27 @@ func (w *world) neverEnds(ctx context.Context) (deployed, error) {
 	return w.deploy(ctx, release{settings: map[string]string{"hangs_without": goesOn}})
 }
 
+// inTheMidst returns when the host is in a switch that never ends; begun
+// again, it would.
+func (w *world) inTheMidst(ctx context.Context) (deployed, error) {
+	d, err := w.neverEnds(ctx)
+	if err != nil {
+		return d, err
+	}
+	if err := wait(ctx, settleTimeout, func() error { return w.activated(ctx, d.system, 1) }); err != nil {
+		return d, err
+	}
+	_, err = w.web.Shell(ctx, "mkdir -p /var/lib/lab; touch "+goesOn)
+	return d, err
+}
+
 func hostDies(ctx context.Context, w *world) error {
 	if err := w.becomesGood(ctx, release{}); err != nil {
 		return err
 	}
 	before := w.good
-	d, err := w.neverEnds(ctx)
+	d, err := w.inTheMidst(ctx)
 	if err != nil {
-		return err
-	}
-	if err := wait(ctx, settleTimeout, func() error { return w.activated(ctx, d.system, 1) }); err != nil {
-		return err
-	}
-	if _, err := w.web.Shell(ctx, "mkdir -p /var/lib/lab; touch "+goesOn); err != nil {
 		return err
 	}
 	if err := w.dieMidway(ctx, d, 1); err != nil {

@@ -114,14 +114,8 @@ func (w *world) whole(ctx context.Context, s system) error {
 
 func powerLostMidway(ctx context.Context, w *world) error {
 	before := w.good
-	d, err := w.neverEnds(ctx)
+	d, err := w.inTheMidst(ctx)
 	if err != nil {
-		return err
-	}
-	if err := wait(ctx, settleTimeout, func() error { return w.activated(ctx, d.system, 1) }); err != nil {
-		return err
-	}
-	if _, err := w.web.Shell(ctx, "mkdir -p /var/lib/lab; touch "+goesOn); err != nil {
 		return err
 	}
 	if err := w.losePower(ctx, w.web, true); err != nil {

@@ -267,19 +267,21 @@ func (r *Registry) flushIdentities(ctx context.Context) error {
 func (r *Registry) flushCAs(ctx context.Context) error {
 	return r.flushPending(ctx, r.pendingCA, func(h *Host) (store.Op, error) {
 		return put(identityPrefix+string(h.Name), h.Identity)
-	}, func(ops []store.Op, _ []fleet.MachineName) error {
+	}, r.withoutEvents(ctx))
+}
+
+// withoutEvents writes what nobody needs to be told of.
+func (r *Registry) withoutEvents(ctx context.Context) func([]store.Op, []fleet.MachineName) error {
+	return func(ops []store.Op, _ []fleet.MachineName) error {
 		_, err := r.o.Store.Txn(ctx, nil, ops)
 		return err
-	})
+	}
 }
 
 func (r *Registry) flushObserved(ctx context.Context) error {
 	return r.flushPending(ctx, r.pendingObserved, func(h *Host) (store.Op, error) {
 		return put(observedPrefix+string(h.Name), h.Observed)
-	}, func(ops []store.Op, _ []fleet.MachineName) error {
-		_, err := r.o.Store.Txn(ctx, nil, ops)
-		return err
-	})
+	}, r.withoutEvents(ctx))
 }
 
 // flushSeen writes the shards in which something changed.

@@ -77,15 +77,7 @@ func trustRoot(cfg Config, r *repo.Repository, recipients []age.Recipient) error
 }
 
 func authority(cfg Config, r *repo.Repository, recipients []age.Recipient) (*pki.CA, error) {
-	ca, err := pki.NewCA(cfg.Fleet, cfg.Now)
-	if err != nil {
-		return nil, err
-	}
-	der, err := ca.MarshalKey()
-	if err != nil {
-		return nil, err
-	}
-	sealed, err := pki.SealKey(pki.EncodeKey(der), recipients...)
+	ca, sealed, err := NewCA(cfg.Fleet, cfg.Now, recipients...)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +85,19 @@ func authority(cfg Config, r *repo.Repository, recipients []age.Recipient) (*pki
 		return nil, err
 	}
 	return ca, r.Write(repo.EncodeCert(ca.Cert.Raw), "trust", "ca.crt")
+}
+
+// NewCA makes a fleet's certificate authority, and its key sealed to recipients.
+func NewCA(f fleet.FleetID, now time.Time, recipients ...age.Recipient) (ca *pki.CA, sealed []byte, err error) {
+	if ca, err = pki.NewCA(f, now); err != nil {
+		return nil, nil, err
+	}
+	der, err := ca.MarshalKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	sealed, err = pki.SealKey(pki.EncodeKey(der), recipients...)
+	return ca, sealed, err
 }
 
 // coordinatorKey makes the age key that opens the kit on the coordinator.

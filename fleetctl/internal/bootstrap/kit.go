@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"crypto/x509"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +44,7 @@ func OpenCAs(r *repo.Repository, o repo.Opener) (CAs, error) {
 // listed says whether hosts would take what the CAs issue.
 func (cas CAs) listed(t *release.Trust) error {
 	for _, ca := range []*pki.CA{cas.Issuing, cas.Serving} {
-		if len(t.CAs()) > 0 && !slices.ContainsFunc(t.CAs(), ca.Cert.Equal) {
+		if len(t.CAs()) > 0 && !t.ListsCA(ca.Cert) {
 			return ui.WithHint(fmt.Errorf("trust root %d does not list the CA %s: hosts would refuse what it issues", t.Root().Version, fleet.DigestOf(ca.Cert.Raw).Short()),
 				`see "fleetctl trust show"; a root that lists it is made by "fleetctl trust ca add" and "fleetctl trust sign"`)
 		}
