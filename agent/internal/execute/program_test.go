@@ -1,6 +1,7 @@
 package execute
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,6 +65,26 @@ func TestFailedUnits(t *testing.T) {
 				t.Errorf("got %+v", res)
 			}
 		})
+	}
+}
+
+// TestSystemdAway: a systemd that doesn't answer for a moment, as one does that a
+// switch replaces, is asked again, before the switch and after it.
+func TestSystemdAway(t *testing.T) {
+	units, path := standIn(t)
+	dir, _, _ := strings.Cut(strings.TrimPrefix(path, "PATH="), ":")
+	ctl := filepath.Join(dir, "systemctl")
+	if err := os.Rename(ctl, ctl+".there"); err != nil {
+		t.Fatal(err)
+	}
+	// Away at every other question.
+	script := "#!/bin/sh\nif mkdir " + dir + "/asked 2>/dev/null; then exit 1; fi\nrmdir " + dir + "/asked; exec " + ctl + ".there \"$@\"\n"
+	if err := errors.Join(os.WriteFile(ctl, []byte(script), 0o755), os.WriteFile(units, []byte(unit("old.service", "failed")), 0o600)); err != nil { //nolint:gosec // A program.
+		t.Fatal(err)
+	}
+	four := &driver.Exec{Argv: []string{"/bin/sh", "-c", "exit 4"}, Env: []string{path}, FailedUnitsCode: 4}
+	if res := finish(t, driver.Step{Exec: four}); res.Outcome != OutcomeOK {
+		t.Errorf("nothing failed that had not before: got %+v", res)
 	}
 }
 

@@ -17,6 +17,10 @@ import (
 const (
 	// unitsTimeout bounds one look at the failed units.
 	unitsTimeout = 10 * time.Second
+	// A systemd that doesn't answer is asked again after these pauses, 3 s in all:
+	// one that a switch has replaced by a newer one listens again when it has read
+	// back what it knew.
+	firstPause, longestPause = 100 * time.Millisecond, 1600 * time.Millisecond
 	// maxUnitsBytes bounds what is read about failed units.
 	maxUnitsBytes = 1 << 20
 	// maxNamedUnits bounds those that a message names.
@@ -154,17 +158,32 @@ func endedBadly(env []string, unit string) bool {
 	return err != nil || strings.TrimSpace(out) != "0"
 }
 
-// askSystemd runs systemctl and returns a bounded part of what it prints.
+// askSystemd runs systemctl and returns a bounded part of what it prints. It
+// asks again for a while where that fails: a release must not be blamed for it.
 func askSystemd(env []string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), unitsTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, systemctl(env), args...)
+	program := systemctl(env)
+	for pause := firstPause; ; pause *= 2 {
+		out, err := runBounded(ctx, env, program, args...)
+		if err == nil {
+			return out, nil
+		}
+		if errors.Is(err, exec.ErrNotFound) || ctx.Err() != nil || pause > longestPause {
+			return "", fmt.Errorf("asking systemctl: %w", err)
+		}
+		time.Sleep(pause)
+	}
+}
+
+func runBounded(ctx context.Context, env []string, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append([]string{"SYSTEMD_COLORS=0", "SYSTEMD_PAGER="}, env...)
 	cmd.WaitDelay = time.Second
 	out := &firstBytes{most: maxUnitsBytes}
 	cmd.Stdout = out
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("asking systemctl: %w", err)
+		return "", err //nolint:wrapcheck // The caller says what was asked.
 	}
 	return out.String(), nil
 }

@@ -247,7 +247,13 @@ func (h *Host) Kill() error {
 	if h.init == 0 {
 		h.init = initOf(h.nspawn.Process.Pid)
 	}
-	// First systemd-nspawn, which else would tidy up, and without which the host
+	// Stopped first, so that nobody acts on the end of another: a process 1 that
+	// dies closes its sockets before the kernel ends the others, and to those a
+	// systemd that does not answer would be one more thing that happened.
+	if err := h.stopAll(); err != nil {
+		return fmt.Errorf("killing %s: %w", h.Name, err)
+	}
+	// Then systemd-nspawn, which else would tidy up, and without which the host
 	// goes on; then the host's first process, which takes all others with it.
 	if err := h.nspawn.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("killing %s: %w", h.Name, err)
@@ -360,3 +366,30 @@ func (b *bounded) Write(p []byte) (int, error) {
 }
 
 func (b *bounded) String() string { return b.buf.String() }
+
+// stopAll stops all processes of the host but its first, at once: kill(2) of -1
+// goes through those of the caller's namespace. Nothing where it is ending.
+func (h *Host) stopAll() error {
+	if h.init == 0 {
+		return nil
+	}
+	// In this program's own namespace it would stop the whole machine.
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", h.init))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	ours, err2 := os.Readlink("/proc/self/ns/pid")
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	if theirs == ours {
+		return fmt.Errorf("process %d is in no namespace of its own", h.init)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "nsenter", "--target="+strconv.Itoa(h.init), "--pid", "--", "sh", "-c", "kill -STOP -1").CombinedOutput()
+	if err != nil && syscall.Kill(h.init, 0) == nil {
+		return fmt.Errorf("stopping its processes: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}
