@@ -176,8 +176,23 @@ func readHeads(name string) ([]auditlog.Head, error) {
 		return nil, usageError{err}
 	}
 	defer f.Close() //nolint:errcheck // Only read.
-	var out []auditlog.Head
-	lines := bufio.NewScanner(io.LimitReader(f, maxHeadsFile))
+	heads, err := parseHeads(f)
+	if err != nil {
+		return nil, usageError{ui.WithHint(fmt.Errorf("%s: %w", name, err), "make it with fleetctl audit heads")}
+	}
+	return heads, nil
+}
+
+// parseHeads reads what audit heads prints, of at most maxHeadsFile bytes. Those
+// that are missing from the log stand there too, as lines of an alarm.
+func parseHeads(r io.Reader) (out []auditlog.Head, err error) {
+	limited := &io.LimitedReader{R: r, N: maxHeadsFile + 1}
+	defer func() {
+		if limited.N <= 0 { // What is wrong then is at the cut.
+			out, err = nil, fmt.Errorf("it is larger than %d bytes", maxHeadsFile)
+		}
+	}()
+	lines := bufio.NewScanner(limited)
 	for lines.Scan() {
 		text, _, _ := strings.Cut(lines.Text(), " ")
 		if text == "" || strings.HasPrefix(text, "ALARM") {
@@ -185,12 +200,12 @@ func readHeads(name string) ([]auditlog.Head, error) {
 		}
 		h, err := auditlog.ParseHead(text)
 		if err != nil {
-			return nil, usageError{ui.WithHint(fmt.Errorf("%s: %w", name, err), "make it with fleetctl audit heads")}
+			return nil, err //nolint:wrapcheck // It says what failed.
 		}
 		out = append(out, h)
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("reading heads: %w", err)
 	}
 	return out, nil
 }

@@ -146,7 +146,7 @@ func (l *Log) readHead(ctx context.Context) (head, uint64, error) {
 		return head{}, 0, fmt.Errorf("reading the head of the event log: %w", err)
 	}
 	var h head
-	if err := json.Unmarshal(kv.Value, &h); err != nil || h.Seq == 0 || len(h.Hash) != len(origin) {
+	if err := json.Unmarshal(kv.Value, &h); err != nil || fleet.LogHead(h).Validate() != nil {
 		return head{}, 0, fmt.Errorf("%w: its head is malformed", ErrTampered)
 	}
 	return h, kv.Revision, nil

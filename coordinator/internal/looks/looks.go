@@ -61,7 +61,11 @@ func Open(ctx context.Context, s store.Store, log *audit.Log, f fleet.FleetID, l
 			return nil, fmt.Errorf("reading what operators countersigned: %w", err)
 		}
 		v := look{}
-		if err := strictjson.Unmarshal(kv.Value, 2*fleet.MaxLookBytes, &v); err != nil {
+		err := strictjson.Unmarshal(kv.Value, 2*fleet.MaxLookBytes, &v)
+		if err == nil {
+			err = v.Head.Validate() // Hosts are told of it.
+		}
+		if err != nil {
 			logger.Warn("what an operator countersigned can't be read any more", "key", kv.Key, "error", err)
 			continue
 		}
