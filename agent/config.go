@@ -32,6 +32,9 @@ type Config struct {
 	// Join is a join string, JoinFile a file with one, read at each attempt.
 	// Neither matters once the host is enrolled.
 	Join, JoinFile string
+	// Pins are of the fleet that a join string must be of; the zero value lets
+	// the join string say it alone.
+	Pins Pins
 	// Coordinator overrides the addresses of the join string, host:port.
 	Coordinator []string
 	// Observe keeps the host in mode observe, whatever its policy says.

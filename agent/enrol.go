@@ -59,6 +59,8 @@ func (a *Agent) enrolReason(err error) fleet.Reason {
 		return release.ReasonOf(err)
 	case errors.Is(err, identity.ErrNotEnrolled):
 		return fleet.Reason{Code: "not-enrolled", Message: err.Error(), Hint: joinHint}
+	case errors.Is(err, ErrOtherPin):
+		return fleet.Reason{Code: "not-enrolled", Message: err.Error(), Hint: ui.HintOf(err)}
 	}
 	return a.identityReason(err)
 }
@@ -99,6 +101,10 @@ func (a *Agent) Enrol(ctx context.Context) error {
 func (a *Agent) enrolOnce(ctx context.Context, attempt int) error {
 	j, err := a.joinString()
 	if err != nil {
+		return err
+	}
+	// Before it is recorded: what is refused is no earlier attempt.
+	if err := a.config.Pins.check(j); err != nil {
 		return err
 	}
 	if err := a.identity.SetJoin(j); err != nil {

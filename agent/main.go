@@ -127,7 +127,7 @@ func exitCode(o *options, err error) int {
 	switch {
 	case !o.started:
 		return exitUsage
-	case errors.As(err, &refused), errors.As(err, &document), errors.Is(err, control.ErrNotPossible):
+	case errors.As(err, &refused), errors.As(err, &document), errors.Is(err, control.ErrNotPossible), errors.Is(err, ErrOtherPin):
 		return exitRefused
 	case errors.Is(err, control.ErrNoAgent), errors.Is(err, sync.ErrUnreachable):
 		return exitAbsent

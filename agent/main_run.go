@@ -29,6 +29,9 @@ type runOptions struct {
 	pluginDir             string
 	joinFile              string
 	coordinator           []string
+	caPins                []string
+	rootPin               string
+	pins                  Pins // of the two above, once they are checked
 	observe               bool
 	ageIdentity           string
 	poll                  time.Duration
@@ -46,6 +49,8 @@ func (o *runOptions) flags(c *cobra.Command) {
 	f.StringVar(&o.secretsDir, "secrets-dir", "", "`link` to the decrypted secrets (default: /var/lib/fleet/secrets; with a --state-dir of its own, secrets below that)")
 	f.StringVar(&o.joinFile, "join-file", "", "`file` with the join string, while the host is not enrolled")
 	f.StringSliceVar(&o.coordinator, "coordinator", nil, "coordinator's `host:port`, instead of those of the join string; may be repeated")
+	f.StringSliceVar(&o.caPins, "ca-pin", nil, "`digest` of a CA that the join string may name, as fleetctl trust show prints it; may be repeated (default: any)")
+	f.StringVar(&o.rootPin, "root-pin", "", "`digest` of the trust root that the join string must name, the pin of fleetctl trust show (default: any)")
 	f.StringVar(&o.ageIdentity, "age-identity", "", "`file` with the machine's age identity (default: one is made, and sent when enrolling)")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -109,6 +114,10 @@ func (o *runOptions) check() error {
 		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
 			return fmt.Errorf("--coordinator %q: want host:port", a)
 		}
+	}
+	var err error
+	if o.pins, err = parsePins(o.caPins, o.rootPin); err != nil {
+		return err
 	}
 	for _, e := range o.env {
 		if name, _, ok := strings.Cut(e, "="); !ok || name == "" || strings.ContainsRune(e, 0) {
@@ -180,7 +189,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 	}
 	return New(Config{
 		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
-		Join: join, JoinFile: o.joinFile, Coordinator: o.coordinator, Observe: o.observe,
+		Join: join, JoinFile: o.joinFile, Pins: o.pins, Coordinator: o.coordinator, Observe: o.observe,
 		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, ExtraEnv: o.env,
 		Plugins:  PluginConfig{Dir: plugins},
 		Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
