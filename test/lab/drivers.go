@@ -22,9 +22,12 @@ func setUpDrivers(ctx context.Context, w *world) error {
 	return w.compile(ctx, driversTest, "./"+driversDir, "test", "-c", "-tags", "lab")
 }
 
+// hostTest is a test under the build tag lab, and what it shows.
+type hostTest struct{ name, shows string }
+
 // driverTests are the tests and what each shows. A test of this package compares
 // them with those that there are.
-var driverTests = []struct{ name, shows string }{
+var driverTests = []hostTest{
 	{"TestRealBuild", "built and a root; another tree, another out path and a broken builder are the source's fault, a killed builder and a missing repository are not"},
 	{"TestRealManifest", "a closure that is not as in its manifest is refused"},
 	{"TestRealRepair", "a file that a power loss emptied is found and built again, also where its derivation is empty too"},

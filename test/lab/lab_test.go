@@ -28,34 +28,36 @@ func TestTheTableHasEachScenarioOnce(t *testing.T) {
 	}
 }
 
-// TestEveryDriverTestIsRun: a test under the build tag lab that is in no row
-// would be run by nobody.
-func TestEveryDriverTestIsRun(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("../..", driversDir, "*_test.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	there := map[string]bool{}
-	for _, file := range files {
-		data, err := os.ReadFile(file)
+// TestEveryHostTestIsRun: a test under the build tag lab that is in no row would
+// be run by nobody.
+func TestEveryHostTestIsRun(t *testing.T) {
+	for dir, rows := range map[string][]hostTest{driversDir: driverTests, modulesDir: moduleTests} {
+		files, err := filepath.Glob(filepath.Join("../..", dir, "*_test.go"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(string(data), "//go:build lab\n") {
-			continue
+		there := map[string]bool{}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(data), "//go:build lab\n") {
+				continue
+			}
+			for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(data), -1) {
+				there[m[1]] = true
+			}
 		}
-		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(data), -1) {
-			there[m[1]] = true
+		for _, d := range rows {
+			if !there[d.name] {
+				t.Errorf("a row is of %s, which is no test of %s", d.name, dir)
+			}
+			delete(there, d.name)
 		}
-	}
-	for _, d := range driverTests {
-		if !there[d.name] {
-			t.Errorf("a row is of %s, which is no test", d.name)
+		for name := range there {
+			t.Errorf("%s of %s is in no row", name, dir)
 		}
-		delete(there, d.name)
-	}
-	for name := range there {
-		t.Errorf("%s is in no row of driverTests", name)
 	}
 }
 

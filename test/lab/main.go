@@ -31,6 +31,7 @@ type options struct {
 	possible        bool
 	bench           bool
 	pairs           int
+	modules         bool
 	logs            string
 }
 
@@ -48,6 +49,7 @@ func main() {
 	flag.BoolVar(&o.possible, "possible", false, "prepare all that hosts are made of and boot none; where that can't be had here, print why and end with 3")
 	flag.BoolVar(&o.write, "write", false, "write the results to "+measurements.File)
 	flag.BoolVar(&o.bench, "bench", false, "measure the time from a commit to the switch, and run no scenario")
+	flag.BoolVar(&o.modules, "modules", false, "write what the modules of packaging/nix come to, to "+evaluatedFile+", and run no scenario")
 	flag.IntVar(&o.pairs, "pairs", 15, "pairs of runs that -bench measures")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -135,6 +137,9 @@ func lab(ctx context.Context, o options) (err error) {
 	}
 	if o.possible {
 		return prepareBase(ctx, o, log)
+	}
+	if o.modules {
+		return writeModules(ctx, o, log)
 	}
 	if o.bench {
 		return runBench(ctx, o, log)

@@ -30,6 +30,7 @@ const scenarioTimeout = 5 * time.Minute
 func groups() []group {
 	return []group{
 		{"Drivers", setUpDrivers, driverScenarios()},
+		{"Nix modules", setUpModules, moduleScenarios()},
 		{"Bundles", setUpBundles, bundleScenarios()},
 		{"Out paths", setUpBundles, outPathScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios())},

@@ -1,0 +1,47 @@
+# nix-darwin module: services.fleet.agent. A coordinator is for a host that is
+# always on: packaging/nix/nixos.nix has it.
+{ config, lib, pkgs, ... }:
+let
+  cfg = config.services.fleet;
+  arguments = import ./arguments.nix { inherit lib; };
+
+  # macOS grants App Management and Full Disk Access to a path, and launchd ends a
+  # job whose plist changed: so the program is at one path, whatever its version.
+  directory = "/usr/local/libexec/fleet";
+  program = "${directory}/fleet-agent";
+  log = "/var/log/fleet-agent.log";
+in
+{
+  options.services.fleet = {
+    inherit (import ./options.nix { inherit lib pkgs; }) package agent;
+  };
+
+  config = lib.mkIf cfg.agent.enable {
+    assertions = arguments.assertions cfg.agent;
+    environment.systemPackages = [ cfg.package ];
+
+    # Before launchd's jobs are loaded. The old file stays what a running agent
+    # runs from: it is replaced by a rename, never written to.
+    system.activationScripts.extraActivation.text = ''
+      mkdir -p -m 0755 ${directory}
+      if ! cmp -s ${cfg.package}/bin/fleet-agent ${program}; then
+        install -m 0755 -o root -g wheel ${cfg.package}/bin/fleet-agent ${program}.new
+        mv -f ${program}.new ${program}
+      fi
+    '';
+
+    launchd.daemons.fleet-agent = {
+      # nix-darwin has it wait for the Nix store.
+      command = lib.escapeShellArgs ([ program "run" ] ++ arguments.agent cfg.agent);
+      serviceConfig = {
+        RunAtLoad = true;
+        KeepAlive = true;
+        ThrottleInterval = 5;
+        # An activation outlives an agent that ends in the middle of it.
+        AbandonProcessGroup = true;
+        StandardOutPath = log;
+        StandardErrorPath = log;
+      };
+    };
+  };
+}

@@ -1,0 +1,88 @@
+# NixOS module: services.fleet.agent and services.fleet.coordinator. What it has
+# in common with packaging/systemd is compared with it by test/packaging.
+{ config, lib, pkgs, ... }:
+let
+  inherit (lib) mkIf mkMerge;
+  cfg = config.services.fleet;
+  arguments = import ./arguments.nix { inherit lib; };
+
+  # Quoted only where systemd would take it for something else: as with
+  # utils.escapeSystemdExecArg, % and $ stand for themselves.
+  quote = argument:
+    if builtins.match "([A-Za-z0-9_./:=@,+-]|\\[|])+" argument != null then argument
+    else builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON argument);
+  command = program: args: lib.concatStringsSep " " ([ "${cfg.package}/bin/${program}" "run" ] ++ map quote args);
+in
+{
+  options.services.fleet = import ./options.nix { inherit lib pkgs; };
+
+  config = mkMerge [
+    (mkIf cfg.agent.enable {
+      assertions = arguments.assertions cfg.agent;
+      # Nix runs git for flakes that are in git; the operator's own comes first.
+      environment.systemPackages = [ cfg.package (lib.lowPrio pkgs.gitMinimal) ];
+
+      systemd.services.fleet-agent = {
+        description = "fleet agent";
+        documentation = [ "https://github.com/cameronraysmith/fleet" ];
+        wantedBy = [ "multi-user.target" ];
+        after = [ "network.target" ];
+        # A switch is what the agent does: it must not end the agent, also one
+        # from which the unit is gone.
+        restartIfChanged = false;
+        stopIfChanged = false;
+        unitConfig = {
+          StartLimitIntervalSec = 0;
+          X-StopOnRemoval = false;
+        };
+        serviceConfig = {
+          ExecStart = command "fleet-agent" (arguments.agent cfg.agent);
+          # Below it agent, bundles and secrets; services of other users look into
+          # the latter two.
+          StateDirectory = "fleet";
+          StateDirectoryMode = "0755";
+          RuntimeDirectory = "fleet-agent";
+          RuntimeDirectoryMode = "0700";
+          RuntimeDirectoryPreserve = "restart";
+          # An activation outlives an agent that ends in the middle of it, and so do
+          # the services that it started.
+          KillMode = "process";
+          Restart = "always";
+          RestartSec = 5;
+          # The agent runs without a network and must never be what the host lacks
+          # memory for.
+          OOMScoreAdjust = -500;
+        };
+      };
+    })
+
+    (mkIf cfg.coordinator.enable {
+      assertions = [
+        {
+          assertion = !(lib.hasPrefix builtins.storeDir cfg.coordinator.kitKeyFile);
+          message = "services.fleet: ${cfg.coordinator.kitKeyFile} is a secret, and everybody can read the Nix store: name a file of the host";
+        }
+      ];
+      environment.systemPackages = [ cfg.package ];
+      networking.firewall.interfaces = mkIf (cfg.coordinator.meshInterface != null) {
+        ${cfg.coordinator.meshInterface}.allowedTCPPorts = [ cfg.coordinator.port ];
+      };
+
+      systemd.services.fleet-coordinator = {
+        description = "fleet coordinator";
+        documentation = [ "https://github.com/cameronraysmith/fleet" ];
+        wantedBy = [ "multi-user.target" ];
+        after = [ "network.target" ];
+        unitConfig.StartLimitIntervalSec = 0;
+        serviceConfig = {
+          # The kit is read through systemd's credentials, so that only root can
+          # read the files themselves.
+          ExecStart = command "fleet-coordinator" [ ]
+            + " --kit \${CREDENTIALS_DIRECTORY}/kit --kit-key \${CREDENTIALS_DIRECTORY}/kit-key "
+            + lib.concatMapStringsSep " " quote (arguments.coordinator cfg.coordinator ++ [ "--state-dir" "/var/lib/fleet-coordinator" ]);
+          LoadCredential = [ "kit:${cfg.coordinator.kitFile}" "kit-key:${cfg.coordinator.kitKeyFile}" ];
+        } // import ./hardening.nix;
+      };
+    })
+  ];
+}
