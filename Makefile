@@ -19,9 +19,15 @@ TOOLS_KEY := $(shell cat tools/go.mod tools/go.sum | cksum | cut -d' ' -f1)
 TOOLS     := $(CURDIR)/.tools/$(TOOLS_KEY)
 GOLANGCI  := $(TOOLS)/golangci-lint
 BUF       := $(TOOLS)/buf
+# A module of its own, so that it and the linters need not agree on anything.
+NFPM      := $(CURDIR)/.tools/nfpm-$(shell cat tools/nfpm/go.mod tools/nfpm/go.sum | cksum | cut -d' ' -f1)/nfpm
+
+# Packages are for this machine's architecture, or for another one of Go's names.
+ARCH     ?= $(shell $(GO) env GOARCH)
+PACKAGES ?= bin/packages
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo lab crash power attack test lint format generate bench fuzz clean
+.PHONY: help build packages demo lab crash power attack test lint format generate bench fuzz clean
 
 help: ## Say what the targets do.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,11 +35,15 @@ help: ## Say what the targets do.
 build: ## Build the three programs to bin/.
 	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 
+packages: $(NFPM) ## Build deb and rpm packages of the programs to bin/packages; ARCH=arm64 for others.
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build $(BUILDFLAGS) -o $(PACKAGES)/linux_$(ARCH)/ $(addprefix ./cmd/,$(PROGRAMS))
+	@packaging/nfpm/build.sh $(NFPM) $(VERSION) $(ARCH) $(PACKAGES)
+
 demo: build ## The main job: ten machines, a good release, a broken one that undoes itself.
 	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/ ./test/demo ./test/demo/web
 	bin/demo -bin bin
 
-lab: build ## Scenarios on real booted hosts with a real Nix; Linux, root (docs/testing.md).
+lab: build packages ## Scenarios on real booted hosts with a real Nix; Linux, root (docs/testing.md).
 	$(GO) build -o bin/ ./test/lab
 	bin/lab -bin bin $(LABFLAGS)
 
@@ -95,3 +105,8 @@ $(BUF):
 	@echo "building buf, once: takes a minute or two"
 	@mkdir -p $(TOOLS)
 	$(GO) -C tools build -o $@ github.com/bufbuild/buf/cmd/buf
+
+$(NFPM):
+	@echo "building nfpm, once: takes a minute or two"
+	@mkdir -p $(@D)
+	$(GO) -C tools/nfpm build -o $@ github.com/goreleaser/nfpm/v2/cmd/nfpm

@@ -32,6 +32,7 @@ const (
 var moduleTests = []hostTest{
 	{"TestNixParses", "Nix's own parser reads flake.nix and every file of packaging/nix"},
 	{"TestNixEvaluates", "against a stub of the module system, the modules, flake.nix and the flake-parts module come to what is recorded, which make test compares with the units and the programs"},
+	{"TestNixFlake", "Nix takes flake.nix for a flake, here with a stub for nixpkgs: its packages, modules, checks and shells are there"},
 	{"TestNixRefuses", "values of a wrong kind are errors that name their option"},
 }
 

@@ -31,6 +31,7 @@ func groups() []group {
 	return []group{
 		{"Drivers", setUpDrivers, driverScenarios()},
 		{"Nix modules", setUpModules, moduleScenarios()},
+		{"Packages", setUpPackages, packageScenarios()},
 		{"Bundles", setUpBundles, bundleScenarios()},
 		{"Out paths", setUpBundles, outPathScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios())},

@@ -1,0 +1,10 @@
+#!/bin/sh
+# deb: configure [OLD VERSION]; rpm: how many versions there are now.
+set -e
+[ -d /run/systemd/system ] || exit 0
+systemctl daemon-reload
+# Nothing is enabled or started by being installed. What runs is restarted by an
+# upgrade; an activation in progress goes on meanwhile.
+if [ "$1" = configure ] && [ -n "$2" ] || [ "$1" = 2 ]; then
+	systemctl try-restart @NAME@.service
+fi
