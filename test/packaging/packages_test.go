@@ -3,6 +3,7 @@ package packaging
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,8 +56,13 @@ func TestPackages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := strings.Replace(string(text), "=/usr/local/bin/", "=/usr/bin/", 1); string(unit.data) != want {
-				t.Errorf("%s: the unit is not packaging/systemd's with the program's place:\n%s", name, unit.data)
+			want, err := parseUnit(strings.ReplaceAll(string(text), "/usr/local/bin/", "/usr/bin/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := parseUnit(string(unit.data))
+			if err != nil || !maps.EqualFunc(got, want, slices.Equal) || strings.Contains(string(unit.data), "/usr/local") || strings.Contains(string(unit.data), "# fleet: ") {
+				t.Errorf("%s: the unit is not packaging/systemd's with the program's place: %v\n%s", name, err, unit.data)
 			}
 		}
 	}
