@@ -266,9 +266,12 @@ func (w *worker) wayBack(ctx context.Context, seq uint64, ps journal.ProfileStat
 
 // settle ends an activation and clears away what is of no use any more.
 func (w *worker) settle(ctx context.Context, r journal.Record) error {
+	st := w.a.journal.State()
+	act := st.Profile(w.profile).Activation
 	if err := w.append(r); err != nil {
 		return err
 	}
+	w.disarm(ctx, act)
 	w.note(func(f *facts) { *f = facts{unmended: f.unmended} })
 	w.a.prune(ctx)
 	poke(w.a.rest.settled)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/identity"
@@ -51,14 +52,17 @@ type Agent struct {
 	// rootMoved is poked when there is another trust root.
 	rootMoved chan struct{}
 	executor  *execute.Executor
-	blobs     sync.Blobs
-	drivers   map[string]driver.Driver
-	stop      func() error // ends the drivers; nil before they are open
-	plugins   *plugin.Host // nil before it is open
-	bootID    string
-	run       string       // names this run: a random text
-	suspect   atomic.Bool  // a power loss may have damaged what was built
-	floor     atomic.Int64 // unix nanoseconds of the newest signed time seen
+	switches  *deadman.Children // nil for none
+	// startSwitch is how one is started.
+	startSwitch deadman.Start
+	blobs       sync.Blobs
+	drivers     map[string]driver.Driver
+	stop        func() error // ends the drivers; nil before they are open
+	plugins     *plugin.Host // nil before it is open
+	bootID      string
+	run         string       // names this run: a random text
+	suspect     atomic.Bool  // a power loss may have damaged what was built
+	floor       atomic.Int64 // unix nanoseconds of the newest signed time seen
 
 	// fetches has an element for each profile that fetches.
 	fetches chan struct{}
@@ -142,6 +146,9 @@ func (a *Agent) open() (err error) {
 	}
 	a.executor, err = execute.New(filepath.Join(c.StateDir, runsDir), c.Runner, execute.Options{Log: c.Log})
 	if err != nil {
+		return err
+	}
+	if err := a.openSwitches(); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(a.blobs.Dir, 0o700); err != nil {

@@ -49,6 +49,8 @@ type Config struct {
 	OpenDrivers func() (drivers map[string]driver.Driver, stop func() error, err error)
 	// Runner is the command that runs an action: its directory is appended.
 	Runner []string
+	// DeadMan is about the switch that goes back when no agent does.
+	DeadMan DeadMan
 	// ExtraEnv, NAME=VALUE, for activations and probes.
 	ExtraEnv []string
 	// PollInterval between looks without a hint; default DefaultPollInterval.
@@ -129,6 +131,7 @@ func (c Config) withDefaults() (Config, error) {
 	if !filepath.IsAbs(c.Plugins.Dir) {
 		return c, fmt.Errorf("configuring agent: plugin directory %q: want an absolute path", c.Plugins.Dir)
 	}
+	setDefault(&c.DeadMan.Margin, defaultMargin)
 	setDefault(&c.PollInterval, DefaultPollInterval)
 	setDefault(&c.Freshness.Interval, DefaultFreshnessInterval)
 	setDefault(&c.Retry.First, 500*time.Millisecond)

@@ -79,7 +79,7 @@ func hostParts() []hostPart {
 		{name: "secrets", disk: "secrets", needs: makes, prepare: (*partHost).runs, begin: (*partHost).published, done: (*partHost).isConfirmed},
 		{name: "an acceptance, no room for the journal", disk: "journal", needs: makes, asks: []disktest.Kind{disktest.Inodes}, prepare: (*partHost).runs, begin: (*partHost).published, done: (*partHost).isConfirmed},
 		{name: "an activation, no room for its run", disk: "runs", needs: makes, asks: small, prepare: (*partHost).runs, begin: (*partHost).published, done: (*partHost).isConfirmed},
-		{name: "an activation, the journal full in the midst of it", disk: "journal", needs: grows, prepare: (*partHost).activates, begin: (*partHost).passes, done: (*partHost).isConfirmed},
+		{name: "an activation, the journal full in the midst of it", disk: "journal", needs: makes, prepare: (*partHost).activates, begin: (*partHost).passes, done: (*partHost).isConfirmed},
 		{name: "a pause", disk: "journal", needs: grows, prepare: (*partHost).runs, do: (*partHost).pauses},
 	}
 }

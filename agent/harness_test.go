@@ -20,6 +20,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/agenttest"
 	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
 	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/plugintest"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -29,10 +30,16 @@ import (
 // runAction as the first argument makes the test binary the runner.
 const runAction = "run-action"
 
+// deadManSwitch as the first argument makes it a dead-man switch.
+const deadManSwitch = "dead-man-switch"
+
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == runAction {
 		liftLimit()
 		os.Exit(execute.RunAction(os.Args[2]))
+	}
+	if len(os.Args) == 3 && os.Args[1] == deadManSwitch {
+		os.Exit(deadman.Main(os.Args[2], []string{os.Args[0], runAction}))
 	}
 	if plugintest.IsPlugin() {
 		plugintest.Main(os.Args[0])
@@ -98,7 +105,7 @@ func newHostBeside(t *testing.T) *host {
 	h.config = Config{
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
 		SecretsDir: filepath.Join(dir, "secrets"), Join: f.Join(c.Address).String(),
-		Runner: []string{exe, runAction}, Version: "test",
+		Runner: []string{exe, runAction}, DeadMan: DeadMan{Command: []string{exe, deadManSwitch}}, Version: "test",
 		Retry: Retry{First: 20 * time.Millisecond, Max: 200 * time.Millisecond, Slow: 200 * time.Millisecond},
 		Log:   slog.New(slog.NewTextHandler(&testLog{t: t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}

@@ -82,6 +82,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		// signal ends.
 		return execute.RunAction(args[1])
 	}
+	if len(args) == 2 && args[0] == deadManCommand {
+		return runSwitch(args[1])
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o := &options{

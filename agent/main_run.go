@@ -39,6 +39,7 @@ type runOptions struct {
 	path                  string
 	maxJobs               string
 	freshness             Freshness
+	deadManMargin         time.Duration
 	logFormat, logLevel   string
 }
 
@@ -68,6 +69,9 @@ on without the agent, and the next one takes it up.`,
 			if ro.poll <= 0 {
 				return fmt.Errorf("--poll-interval %s: want more than nothing", ro.poll)
 			}
+			if ro.deadManMargin <= 0 {
+				return fmt.Errorf("--dead-man-margin %s: want more than nothing", ro.deadManMargin)
+			}
 			if err := ro.freshness.check(); err != nil {
 				return err
 			}
@@ -83,6 +87,7 @@ on without the agent, and the next one takes it up.`,
 	f.StringVar(&ro.freshness.Key, "freshness-key", "", "`file` with the key of the freshness role: state what is the newest, for all machines")
 	f.StringVar(&ro.freshness.Repository, "freshness-repository", "", "checkout of the fleet's `repository` that this is read from")
 	f.DurationVar(&ro.freshness.Interval, "freshness-interval", DefaultFreshnessInterval, "how often that is stated; each statement counts six times as long")
+	f.DurationVar(&ro.deadManMargin, "dead-man-margin", defaultMargin, "how long after the deadlines of activation and verification the host goes back although no agent says so")
 	f.StringVar(&ro.path, "path", "", "PATH for nix and for the programs of generations")
 	f.StringVar(&ro.maxJobs, "nix-max-jobs", "", "how many derivations nix builds at a `time`, a number or auto (default: what nix is configured to)")
 	return c
@@ -179,6 +184,10 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	dead, err := o.deadMan()
+	if err != nil {
+		return nil, err
+	}
 	for _, dir := range []string{filepath.Dir(bundles), filepath.Dir(plugins), filepath.Dir(secretsDir)} {
 		if dir == o.stateDir {
 			continue // the agent makes it, closed to others
@@ -190,7 +199,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 	return New(Config{
 		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
 		Join: join, JoinFile: o.joinFile, Pins: o.pins, Coordinator: o.coordinator, Observe: o.observe,
-		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, ExtraEnv: o.env,
+		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, ExtraEnv: o.env,
 		Plugins:  PluginConfig{Dir: plugins},
 		Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },

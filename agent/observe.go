@@ -137,6 +137,7 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 	c := &reconcile.Change{
 		From: act.Back().Ref, To: act.To.Ref, Cause: p.Reason, OnlineBefore: act.OnlineBefore,
 	}
+	c.Fired = w.fired(act)
 	switch p.Phase {
 	case journal.PhaseActivating:
 		c.Phase = reconcile.PhaseActivating

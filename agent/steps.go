@@ -37,7 +37,7 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 	case reconcile.StepStart:
 		return w.startRun, false
 	case reconcile.StepWithdraw:
-		return func(context.Context) error { return w.withdraw(p) }, false
+		return func(ctx context.Context) error { return w.withdraw(ctx, p) }, false
 	case reconcile.StepAwait:
 		return w.awaitRun, true
 	case reconcile.StepActivated:
@@ -210,6 +210,7 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 	for _, ref := range o.Generation.Doc.Source.Blobs() {
 		req.Blobs[ref.Digest] = w.a.blobs.Path(ref.Digest)
 	}
+	w.prepareSwitch(ctx)
 	w.a.building.RLock()
 	defer w.a.building.RUnlock()
 	if err := w.checkBlobs(o.Blobs()); err != nil {
@@ -287,9 +288,15 @@ func (w *worker) prepareSecrets(ctx context.Context, o *desired.Opened) (string,
 }
 
 // withdraw records that what was to be activated never began and may not now.
-func (w *worker) withdraw(p reconcile.Plan) error {
+func (w *worker) withdraw(ctx context.Context, p reconcile.Plan) error {
 	w.log.Warn("not starting what was to be activated", "number", p.Target.Number.String(), "reason", string(p.Reason.Code))
-	return w.append(journal.Record{Kind: journal.KindWithdrawn, Reason: p.Reason})
+	st := w.a.journal.State()
+	act := st.Profile(w.profile).Activation
+	if err := w.append(journal.Record{Kind: journal.KindWithdrawn, Reason: p.Reason}); err != nil {
+		return err
+	}
+	w.disarm(ctx, act)
+	return nil
 }
 
 // startRun starts the action in flight, whose intent is in the journal. That it
@@ -304,6 +311,12 @@ func (w *worker) startRun(ctx context.Context) error {
 	id, action := activateRun(act), act.Activate
 	if p.Phase == journal.PhaseRollingBack {
 		id, action = w.nextRollback(act), act.Rollback
+	}
+	if p.Phase == journal.PhaseRollingBack {
+		w.rearm(ctx, act)
+		w.allow(ctx, act, reconcile.MaxRollBackAttempts*deadlineOr(act.Rollback))
+	} else if err := w.arm(ctx, act); err != nil {
+		return err
 	}
 	w.log.Info("starting", "run", id)
 	err := w.a.executor.Start(ctx, id, action, w.a.runEnv(w.profile))
@@ -332,6 +345,7 @@ func (w *worker) awaitRun(ctx context.Context) error {
 	if p.Activation == nil {
 		return nil
 	}
+	w.rearm(ctx, p.Activation)
 	id := activateRun(p.Activation)
 	if p.Phase == journal.PhaseRollingBack {
 		c := &reconcile.Change{}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/probe"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
@@ -35,6 +36,7 @@ func (w *worker) verify(ctx context.Context) error {
 	if act == nil {
 		return nil
 	}
+	w.rearm(ctx, act)
 	w.mu.Lock()
 	if w.facts.verifyID != act.ID {
 		f := &w.facts
@@ -47,7 +49,14 @@ func (w *worker) verify(ctx context.Context) error {
 		return w.unable(err, fleet.DefaultVerify)
 	}
 	deadline := g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)
-	if late {
+	if !late {
+		w.allow(ctx, act, deadline)
+	} else {
+		// By policy: the switch must not take it back.
+		if ok, err := w.settleSwitch(act, deadman.Kept); !ok || err != nil {
+			w.wake()
+			return err
+		}
 		// Kept although it is overdue: look again, ever more rarely.
 		w.mu.Lock()
 		wait := min(againMax, max(w.a.config.Retry.First, time.Second)<<min(w.facts.again, 6))
@@ -133,6 +142,10 @@ func (w *worker) verified() error {
 	recs := []journal.Record{{Kind: journal.KindVerified}}
 	st := w.a.journal.State()
 	ps := st.Profile(w.profile)
+	if ok, err := w.settleSwitch(ps.Activation, deadman.Verified); !ok || err != nil {
+		w.wake() // To go back.
+		return err
+	}
 	if act := ps.Activation; act != nil && !act.Forgiven && act.To.Ref.Number.Compare(act.From.Ref.Number) < 0 {
 		if _, known := ps.IsRefused(act.From.Ref.Digest); !known && act.From.Ref.Digest != "" {
 			recs = append(recs, journal.Record{Kind: journal.KindRefused, Ref: act.From.Ref, Reason: fleet.Reason{

@@ -7,6 +7,7 @@ import (
 	stdsync "sync"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -27,6 +28,8 @@ type worker struct {
 	log     *slog.Logger
 	signal  chan struct{}
 	back    chan struct{} // the coordinator is back
+	// deadman is set when the worker begins; nil for none.
+	deadman *deadman.Switch
 	// inspected says that what a power loss may have damaged was looked at; guarded
 	// by the agent's mu.
 	inspected bool
@@ -132,6 +135,10 @@ func (j *job) end(cause error) {
 // run decides and carries out until ctx ends. Each decision starts from what
 // is on disk, so that nothing depends on what was decided before.
 func (w *worker) run(ctx context.Context) error {
+	if err := w.openSwitch(); err != nil {
+		return err
+	}
+	defer w.releaseSwitch()
 	if err := w.step(ctx, w.inspect); err != nil {
 		return err
 	}

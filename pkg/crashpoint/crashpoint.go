@@ -13,7 +13,8 @@
 //	[PROCESS/]POINT[@WHAT][#N]=kill
 //	[PROCESS/]POINT[@WHAT][#N]=stop:FILE
 //
-// PROCESS is agent (its commands included), runner, coordinator or fleetctl.
+// PROCESS is agent (its commands included), runner, switch, coordinator or
+// fleetctl.
 // POINT is a name of the registry, or * for any. WHAT is what HitFor or
 // HitCaller told (empty: any). N is which of the hits, from 1 on, counted since
 // the trigger before fired. kill sends SIGKILL to the process itself; stop
@@ -36,6 +37,7 @@ const (
 	Any         Side = "any"
 	Agent       Side = "agent"
 	Runner      Side = "runner"
+	Switch      Side = "dead-man switch"
 	Coordinator Side = "coordinator"
 	Blob        Side = "blob store"
 	Publish     Side = "publish"

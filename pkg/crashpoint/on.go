@@ -103,8 +103,13 @@ func known(name string) bool {
 
 // process is what the program calls itself in triggers and logs.
 func process() string {
-	if len(os.Args) > 1 && os.Args[1] == "run-action" {
-		return "runner"
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "run-action":
+			return "runner"
+		case "dead-man-switch":
+			return "switch"
+		}
 	}
 	return strings.TrimPrefix(filepath.Base(os.Args[0]), "fleet-")
 }

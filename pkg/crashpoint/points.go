@@ -83,6 +83,15 @@ const (
 	RunnerEnd
 	RunnerDone
 
+	// The dead-man switch.
+	SwitchOrdered
+	SwitchArmed
+	VerdictLinked
+	VerdictLeft
+	SwitchDone
+	SwitchFired
+	SwitchBack
+
 	// Reports.
 	ReportSigned
 	ReportAcknowledged
@@ -201,6 +210,13 @@ var registry = [...]Info{
 	RunnerStepped:        {"runner.stepped", Runner, "A step ended; its result is in memory only."},
 	RunnerEnd:            {"runner.end", Runner, "All steps ended; the result is not written."},
 	RunnerDone:           {"runner.done", Runner, "The result is durable; the runner still lives."},
+	SwitchOrdered:        {"switch.ordered", Agent, "The dead-man switch has its order, durably; nothing says that it waits."},
+	SwitchArmed:          {"switch.armed", Agent, "It waits; nothing was begun yet that it waits for."},
+	VerdictLinked:        {"verdict.linked", Any, "A verdict on an activation is in place; the directory is not synced."},
+	VerdictLeft:          {"verdict.left", Any, "It is durable, and nothing followed from it."},
+	SwitchDone:           {"switch.done", Agent, "The order is removed: its activation is over on record."},
+	SwitchFired:          {"switch.fired", Switch, "The switch has decided to go back, durably, and did nothing yet."},
+	SwitchBack:           {"switch.back", Switch, "It has carried out the way back and recorded that."},
 	ReportSigned:         {"report.signed", Agent, "A report is signed and about to be sent."},
 	ReportAcknowledged:   {"report.acknowledged", Agent, "The coordinator has it; the acknowledgement is not on record."},
 	StoreMade:            {"store.made", Coordinator, "The new store's file is there; its directory is not synced."},

@@ -110,7 +110,7 @@ func selector(e ast.Expr) (string, bool) {
 
 func TestRegistry(t *testing.T) {
 	sides := []crashpoint.Side{
-		crashpoint.Any, crashpoint.Agent, crashpoint.Runner, crashpoint.Coordinator, crashpoint.Blob, crashpoint.Publish,
+		crashpoint.Any, crashpoint.Agent, crashpoint.Runner, crashpoint.Switch, crashpoint.Coordinator, crashpoint.Blob, crashpoint.Publish,
 	}
 	name := regexp.MustCompile(`^[a-z]+\.[a-z-]+$`)
 	seen := map[string]bool{}

@@ -22,6 +22,7 @@ const (
 	ReasonActivationHung    ReasonCode = "activation-hung"
 	ReasonActivationUnknown ReasonCode = "activation-interrupted"
 	ReasonVerifying         ReasonCode = "verifying"
+	ReasonNotVerified       ReasonCode = "not-verified"
 	ReasonProbeFailed       ReasonCode = "probe-failed"
 	ReasonInconclusive      ReasonCode = "inconclusive"
 	ReasonUnreachable       ReasonCode = "coordinator-unreachable"

@@ -33,13 +33,14 @@ mv "$FLEET_STATE/version.new" "$FLEET_STATE/version"
 `
 
 const check = `#!/bin/sh
+[ "$(cat "$FLEET_BUNDLE/version")" != mute ] || exit 75
 exec cmp -s "$FLEET_BUNDLE/version" "$FLEET_STATE/version"
 `
 
 // bundles makes what is published: larger than what is sent at a time.
 func (w *world) bundles() error {
 	noise := rand.NewChaCha8([32]byte{1})
-	for _, version := range []string{"v1", "v2", "v3", "bad"} {
+	for _, version := range []string{"v1", "v2", "v3", "bad", "mute"} {
 		dir := filepath.Join(w.top, "bundles", version)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -65,7 +66,11 @@ func (w *world) describe(version, secret string, more ...string) error {
 	for _, m := range append([]string{machine, other}, more...) {
 		fmt.Fprintf(&b, "  %s: {class: linux}\n", m)
 	}
-	fmt.Fprintf(&b, "settings:\n  all:\n    source: {bundle: ../../bundles/%s}\n    policy: {verifyDeadline: 30s, activationDeadline: 20s}\n", version)
+	verify, activation := "30s", "20s"
+	if version == "mute" { // of which nobody can tell whether it works
+		verify, activation = "3s", "5s"
+	}
+	fmt.Fprintf(&b, "settings:\n  all:\n    source: {bundle: ../../bundles/%s}\n    policy: {verifyDeadline: %s, activationDeadline: %s}\n", version, verify, activation)
 	if secret != "" {
 		if err := w.seal(secret); err != nil {
 			return err

@@ -76,7 +76,48 @@ func rare() []stage {
 			do:   replaceCA,
 			want: &want{"confirmed", newest, "v2", secretTwo}, activates: []move{{"v2", "v3"}},
 		},
+		{
+			name: "the agent stays away, the dead-man switch goes back",
+			do:   agentStaysAway,
+			want: &want{"rolled-back", good, "v2", secretTwo}, activates: []move{{"mute", "v2"}},
+		},
 	}
+}
+
+// agentStaysAway stops the agent while it verifies, and starts it again when the
+// host is back, or is not for a while: a switch that is killed is not started anew.
+func agentStaysAway(ctx context.Context, w *world) error {
+	if err := w.agent.stop(); err != nil {
+		return err
+	}
+	w.agentArgs = []string{"--dead-man-margin", "1s"}
+	if err := w.agent.start(); err != nil {
+		return err
+	}
+	w.acked.Good = w.acked.Number
+	if err := w.release(ctx, "mute", secretTwo); err != nil {
+		return err
+	}
+	runs := func(version string, within time.Duration) error {
+		limit := time.After(within)
+		for {
+			done := w.power.open()
+			now := w.running()
+			done()
+			if now == version {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-limit:
+				return nil
+			case <-time.After(pollPause):
+			}
+		}
+	}
+	err := runs("mute", 10*time.Second)
+	return errors.Join(err, w.agent.stop(), runs("v2", 15*time.Second), w.agent.start())
 }
 
 // stateFreshness gives the agent the key of the freshness role: it states what is

@@ -34,7 +34,7 @@ func groups() []group {
 		{"Packages", setUpPackages, packageScenarios()},
 		{"Bundles", setUpBundles, bundleScenarios()},
 		{"Out paths", setUpBundles, outPathScenarios()},
-		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios())},
+		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios(), goneScenarios())},
 		{"Crash points", setUpCrashPoints, crashPointScenarios()},
 		{"Power loss", setUpPower, powerScenarios()},
 	}

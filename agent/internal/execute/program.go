@@ -33,7 +33,7 @@ func (r *run) program(step int, x *driver.Exec, late <-chan time.Time) Result {
 				return res
 			}
 		case x.FailedUnitsCode != 0 && res.ExitCode == x.FailedUnitsCode:
-			return judgeUnits(res, x.Env, before, unknown, ownUnit())
+			return judgeUnits(res, x.Env, before, unknown, OwnUnit())
 		default:
 			return res
 		}

@@ -56,9 +56,9 @@ func judgeUnits(res Result, env []string, before map[string]string, unknown erro
 	return res
 }
 
-// ownUnit is the systemd service that this process belongs to, as the agent does
+// OwnUnit is the systemd service that this process belongs to, as the agent does
 // that started it; empty where it is in none, or none can be told.
-func ownUnit() string {
+func OwnUnit() string {
 	b, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return ""

@@ -13,11 +13,18 @@ func inFlight(now time.Time, d Desired, o Observed, p Policy) (plan Plan, done b
 	c := o.Change
 	switch c.Phase {
 	case PhaseActivating:
+		// What the activation came to says more than that nobody was there to see it.
+		if c.Fired && c.Run != RunFailed && c.Run != RunHung {
+			return rollBack(c, fleet.ReasonActivationUnknown, "the dead-man switch went back: no agent saw the activation to its end in time"), true
+		}
 		if c.Run == RunNone {
 			return unstarted(now, d, o, p), true
 		}
 		return activating(c), true
 	case PhaseVerifying:
+		if c.Fired {
+			return rollBack(c, fleet.ReasonNotVerified, "the dead-man switch went back: no agent said in time that it works"), true
+		}
 		return verifying(d, o, p)
 	case PhaseVerified:
 		return Plan{Step: StepCommit, Target: c.To}, true

@@ -87,6 +87,8 @@ type Change struct {
 	// activation began; from the journal.
 	OnlineBefore bool
 
+	// Fired says that the dead-man switch takes the host back, or did.
+	Fired bool
 	// Run is the executor's word, with what it says to people.
 	Run       Run
 	RunDetail string

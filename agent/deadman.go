@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/deadman"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// deadmanDir is below the state directory.
+const deadmanDir = "dead-man"
+
+// defaultMargin is what the switch leaves the agent to decide by itself, beyond
+// the deadlines of activation and verification.
+const defaultMargin = time.Minute
+
+// DeadMan is about the dead-man switch of activations.
+type DeadMan struct {
+	// Command runs a switch: its directory is appended. Empty: there is none.
+	Command []string
+	// Margin is what it leaves the agent beyond the deadlines of activation and
+	// verification; default a minute.
+	Margin time.Duration
+	// Unit is the agent's own service, which a switch that fired starts anew;
+	// empty for none.
+	Unit string
+	// SystemdRun is the program systemd-run, where switches are to be transient
+	// services; empty: they are processes of the agent's.
+	SystemdRun string
+}
+
+// openSwitches makes the directory of the switches.
+func (a *Agent) openSwitches() error {
+	if len(a.config.DeadMan.Command) == 0 {
+		return nil
+	}
+	if err := os.Mkdir(a.config.below(deadmanDir), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("opening the dead-man switches: %w", err)
+	}
+	a.switches = &deadman.Children{Command: a.config.DeadMan.Command}
+	a.startSwitch = a.switches.Start
+	if run := a.config.DeadMan.SystemdRun; run != "" {
+		a.startSwitch = (&deadman.Units{Command: a.config.DeadMan.Command, Run: run}).Start
+	}
+	return nil
+}
+
+// openSwitch gives the worker its switch, and ends an order that is on record as
+// over: the agent may have died between the two.
+func (w *worker) openSwitch() error {
+	if w.a.switches == nil {
+		return nil
+	}
+	s, err := deadman.Open(filepath.Join(w.a.config.below(deadmanDir), w.profile.FileName()), w.a.startSwitch)
+	if err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	st := w.a.journal.State()
+	act := st.Profile(w.profile).Activation
+	switch id, err := s.Order(); {
+	case err != nil:
+		w.log.Error("the dead-man switch's order is damaged; it is given anew with the next activation", "error", err)
+	case id != "" && (act == nil || act.ID != id):
+		if err := s.Done(id); err != nil {
+			return err //nolint:wrapcheck // It says what failed.
+		}
+	}
+	w.deadman = s
+	return nil
+}
+
+// prepareSwitch has a switch wait while a generation is built, so that its
+// activation need not wait for one to start.
+func (w *worker) prepareSwitch(ctx context.Context) {
+	if w.deadman == nil {
+		return
+	}
+	if err := w.deadman.Prepare(ctx); err != nil {
+		w.log.Warn("starting the dead-man switch ahead failed", "error", err)
+	}
+}
+
+// releaseSwitch ends one that waits for nothing, with the agent.
+func (w *worker) releaseSwitch() {
+	if w.deadman == nil {
+		return
+	}
+	if err := w.deadman.Release(); err != nil {
+		w.log.Warn("ending an idle dead-man switch failed", "error", err)
+	}
+	w.a.switches.Reap(context.Background())
+}
+
+// arm makes sure that a switch waits for the activation, with the way back; it
+// MUST have returned nil before the activation begins. Nothing where somebody
+// decided about it already.
+func (w *worker) arm(ctx context.Context, act *journal.Activation) error {
+	if w.deadman == nil {
+		return nil
+	}
+	if v, err := w.deadman.Verdict(act.ID); err != nil || v != "" {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	verify := fleet.DefaultVerify
+	if g, err := w.a.bound.Load().desired.LoadAccepted(act.To.Ref.Digest); err == nil {
+		verify = g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)
+	}
+	o := deadman.Order{
+		ID: act.ID, After: deadlineOr(act.Activate) + verify + w.a.config.DeadMan.Margin,
+		Runs: w.a.config.below(runsDir), Activate: activateRun(act), Rollback: act.Rollback,
+		Env: w.a.runEnv(w.profile), Unit: w.a.config.DeadMan.Unit,
+	}
+	for n := 1; n <= reconcile.MaxRollBackAttempts; n++ {
+		o.Back = append(o.Back, rollbackRun(act, n))
+	}
+	return w.deadman.Arm(ctx, o) //nolint:wrapcheck // It says what failed.
+}
+
+// rearm is arm for an activation that has begun: it goes on in any case.
+func (w *worker) rearm(ctx context.Context, act *journal.Activation) {
+	if err := w.arm(ctx, act); err != nil && ctx.Err() == nil {
+		w.log.Error("the dead-man switch can't be armed; what is in flight goes on without one", "error", err)
+	}
+}
+
+// allow gives the agent more time before the switch fires.
+func (w *worker) allow(ctx context.Context, act *journal.Activation, more time.Duration) {
+	if w.deadman == nil {
+		return
+	}
+	if v, err := w.deadman.Verdict(act.ID); err != nil || v != "" {
+		return
+	}
+	if err := w.deadman.Extend(ctx, act.ID, more+w.a.config.DeadMan.Margin); err != nil && ctx.Err() == nil {
+		w.log.Warn("giving the dead-man switch another deadline failed", "error", err)
+	}
+}
+
+// settleSwitch leaves a verdict on the activation, before it is on record. ok is false
+// where the switch was first: the way back has begun.
+func (w *worker) settleSwitch(act *journal.Activation, v deadman.Verdict) (ok bool, err error) {
+	if w.deadman == nil || act == nil {
+		return true, nil
+	}
+	got, err := w.deadman.Claim(act.ID, v)
+	return got != deadman.Fired, err //nolint:wrapcheck // It says what failed.
+}
+
+// disarm ends the order of an activation that is over on record.
+func (w *worker) disarm(ctx context.Context, act *journal.Activation) {
+	if w.deadman == nil || act == nil {
+		return
+	}
+	if err := w.deadman.Done(act.ID); err != nil {
+		w.log.Warn("ending the dead-man switch's order failed", "error", err)
+	}
+	w.a.switches.Reap(ctx)
+}
+
+// fired says whether the switch takes the activation back, or did.
+func (w *worker) fired(act *journal.Activation) bool {
+	if w.deadman == nil {
+		return false
+	}
+	v, err := w.deadman.Verdict(act.ID)
+	if err != nil {
+		w.log.Error("looking at the dead-man switch failed", "error", err)
+	}
+	return v == deadman.Fired
+}
+
+// deadlineOr is an action's deadline; one without steps needs none.
+func deadlineOr(a driver.Action) time.Duration {
+	if a.Deadline > 0 {
+		return a.Deadline
+	}
+	return fleet.DefaultActivation
+}
