@@ -22,7 +22,7 @@ func osRelease(file string) map[string]string {
 	values := map[string]string{}
 	lines := bufio.NewScanner(io.LimitReader(f, maxOSRelease))
 	for lines.Scan() {
-		if name, value, ok := strings.Cut(strings.TrimSpace(lines.Text()), "="); ok {
+		if name, value, ok := strings.Cut(strings.Trim(lines.Text(), " \t\r"), "="); ok {
 			values[name] = strings.Trim(value, `"'`)
 		}
 	}
