@@ -124,7 +124,7 @@ func hostByModule(ctx context.Context, w *world) error {
 	if err := w.moduleUnit(ctx, "fleet-coordinator", map[string]any{"coordinator": map[string]any{"enable": true, "meshInterface": "mesh0"}}); err != nil {
 		return err
 	}
-	if err := w.found(ctx); err != nil {
+	if err := w.foundEnabled(ctx); err != nil {
 		return err
 	}
 	out, err := w.fleetctl(ctx, "trust", "show", "-o", "json")
@@ -143,7 +143,7 @@ func hostByModule(ctx context.Context, w *world) error {
 	if err := w.foreignJoin(ctx); err != nil {
 		return err
 	}
-	if err := w.enrol(ctx); err != nil {
+	if err := w.enrolEnabled(ctx); err != nil {
 		return err
 	}
 	// The environment of an activation is what was configured, whatever systemd

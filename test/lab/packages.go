@@ -37,7 +37,7 @@ func setUpPackages(ctx context.Context, w *world) error {
 		if err := copyFile(found[0], h.Path("/srv/"+name+".deb"), 0o644); err != nil {
 			return err
 		}
-		if _, err := h.Shell(ctx, `rm /etc/systemd/system/fleet-*.service; systemctl daemon-reload; dpkg -i /srv/`+name+`.deb
+		if _, err := h.Shell(ctx, `rm -f /etc/systemd/system/fleet-*.service; systemctl daemon-reload; dpkg -i /srv/`+name+`.deb
 [ "$(systemctl is-enabled `+name+`)" = disabled ]
 [ "$(systemctl is-active `+name+`)" = inactive ]
 systemctl show -P FragmentPath `+name+` | grep -qx /usr/lib/systemd/system/`+name+`.service
@@ -49,10 +49,10 @@ systemctl show -P FragmentPath `+name+` | grep -qx /usr/lib/systemd/system/`+nam
 }
 
 func installPackages(ctx context.Context, w *world) error {
-	if err := w.found(ctx); err != nil {
+	if err := w.foundEnabled(ctx); err != nil {
 		return err
 	}
-	if err := w.enrol(ctx); err != nil {
+	if err := w.enrolEnabled(ctx); err != nil {
 		return err
 	}
 	pid, err := w.agentOf(ctx, "/usr/bin/fleet-agent")
@@ -102,6 +102,45 @@ systemctl is-active -q lab-bundle`)
 		return err
 	}
 	return w.bundleRuns(ctx, "v3")
+}
+
+// foundEnabled makes the fleet and starts the coordinator by the unit that is there.
+func (w *world) foundEnabled(ctx context.Context) error {
+	if _, err := w.ops.Run(ctx, "fleetctl", "init", repo, "--fleet", "lab", "--operator", "me",
+		"--coordinator-machine", opsName, "--address", w.address()); err != nil {
+		return err
+	}
+	if err := w.fleetFile(ctx, bundleSource, patient); err != nil {
+		return err
+	}
+	if _, err := w.ops.Shell(ctx, `
+install -D -m 0600 `+repo+`/trust/coordinator-kit.age /etc/fleet/coordinator-kit.age
+install -D -m 0600 `+repo+`/trust/coordinator.agekey /etc/fleet/coordinator-kit.key
+systemctl enable -q --now fleet-coordinator`); err != nil {
+		return err
+	}
+	return wait(ctx, settleTimeout, func() error {
+		_, err := w.fleetctl(ctx, "status")
+		return err
+	})
+}
+
+// enrolEnabled brings a join string to the agent, by the unit that is there.
+func (w *world) enrolEnabled(ctx context.Context) error {
+	join, err := w.fleetctl(ctx, "token", webName)
+	if err != nil {
+		return err
+	}
+	if _, err := w.web.Input(ctx, join, "sh", "-euc", `umask 077; mkdir -p /etc/fleet; cat >/etc/fleet/join; systemctl enable -q --now fleet-agent`); err != nil {
+		return err
+	}
+	return wait(ctx, settleTimeout, func() error {
+		m, err := w.status(ctx)
+		if err == nil && !m.Connected {
+			err = errors.New("the agent is not connected")
+		}
+		return err
+	})
 }
 
 // agentOf is the process of the agent's unit, which must run that program.
