@@ -148,9 +148,7 @@ func (a *Agent) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := a.openSwitches(); err != nil {
-		return err
-	}
+	a.openSwitches()
 	if err := os.MkdirAll(a.blobs.Dir, 0o700); err != nil {
 		return fmt.Errorf("opening blobs: %w", err)
 	}

@@ -37,27 +37,26 @@ type DeadMan struct {
 	SystemdRun string
 }
 
-// openSwitches makes the directory of the switches.
-func (a *Agent) openSwitches() error {
+// openSwitches decides how switches are started.
+func (a *Agent) openSwitches() {
 	if len(a.config.DeadMan.Command) == 0 {
-		return nil
-	}
-	if err := os.Mkdir(a.config.below(deadmanDir), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("opening the dead-man switches: %w", err)
+		return
 	}
 	a.switches = &deadman.Children{Command: a.config.DeadMan.Command}
 	a.startSwitch = a.switches.Start
 	if run := a.config.DeadMan.SystemdRun; run != "" {
 		a.startSwitch = (&deadman.Units{Command: a.config.DeadMan.Command, Run: run}).Start
 	}
-	return nil
 }
 
-// openSwitch gives the worker its switch, and ends an order that is on record as
+// openSwitch gives the worker its switch where it has none, and ends an order that is on record as
 // over: the agent may have died between the two.
 func (w *worker) openSwitch() error {
-	if w.a.switches == nil {
+	if w.a.switches == nil || w.deadman != nil {
 		return nil
+	}
+	if err := os.Mkdir(w.a.config.below(deadmanDir), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("opening the dead-man switch: %w", err)
 	}
 	s, err := deadman.Open(filepath.Join(w.a.config.below(deadmanDir), w.profile.FileName()), w.a.startSwitch)
 	if err != nil {

@@ -184,7 +184,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	dead, err := o.deadMan()
+	dead, err := o.deadMan(log)
 	if err != nil {
 		return nil, err
 	}

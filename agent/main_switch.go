@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,18 +28,21 @@ func runSwitch(dir string) int {
 
 // deadMan is how the agent's switches are run: by a copy of its program, which no
 // generation replaces.
-func (o *runOptions) deadMan() (DeadMan, error) {
+func (o *runOptions) deadMan(log *slog.Logger) (DeadMan, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return DeadMan{}, fmt.Errorf("finding the agent's own program: %w", err)
 	}
 	dir := filepath.Join(o.stateDir, deadmanDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return DeadMan{}, fmt.Errorf("keeping the agent's own program: %w", err)
+	err = os.MkdirAll(dir, 0o700)
+	kept := ""
+	if err == nil {
+		kept, err = deadman.Keep(dir, exe)
 	}
-	kept, err := deadman.Keep(dir, exe)
 	if err != nil {
-		return DeadMan{}, err //nolint:wrapcheck // It says what failed.
+		// A full disk must not keep an agent from starting, which says so.
+		log.Error("there is no copy of this program for the dead-man switch: the program itself is used", "error", err)
+		kept = exe
 	}
 	d := DeadMan{Command: []string{kept, deadManCommand}, Margin: o.deadManMargin, Unit: execute.OwnUnit()}
 	if d.Unit != "" && os.Geteuid() == 0 {

@@ -315,7 +315,7 @@ func (w *worker) startRun(ctx context.Context) error {
 	if p.Phase == journal.PhaseRollingBack {
 		w.rearm(ctx, act)
 		w.allow(ctx, act, reconcile.MaxRollBackAttempts*deadlineOr(act.Rollback))
-	} else if err := w.arm(ctx, act); err != nil {
+	} else if err := errors.Join(w.openSwitch(), w.arm(ctx, act)); err != nil {
 		return err
 	}
 	w.log.Info("starting", "run", id)

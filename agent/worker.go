@@ -136,7 +136,8 @@ func (j *job) end(cause error) {
 // is on disk, so that nothing depends on what was decided before.
 func (w *worker) run(ctx context.Context) error {
 	if err := w.openSwitch(); err != nil {
-		return err
+		// Tried again before anything is activated; all else goes on.
+		w.log.Error("there is no dead-man switch", "error", err)
 	}
 	defer w.releaseSwitch()
 	if err := w.step(ctx, w.inspect); err != nil {

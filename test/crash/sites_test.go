@@ -63,7 +63,7 @@ var pointless = map[string]string{
 	"identity.saveKey":                  "the other way to keep a key, which the request that is written next ends",
 	"repo.(*Repository).RemoveDraft":    "the point after the root is written comes before it",
 	"repo.(*Repository).ForgetOperator": "undoes the write just before it: what a kill leaves, the next run goes on with",
-	"agent.(*Agent).openSwitches":       "an empty directory; nothing begins without what is in it",
+	"agent.(*worker).openSwitch":        "an empty directory; nothing begins without what is in it",
 	"deadman.Open":                      "an empty directory; nothing begins without what is in it",
 	"deadman.(*process).run":            "a file that is only locked, and what a process before said",
 	"deadman.(*process).wait":           "what counts only while the process lives that wrote it",
