@@ -19,6 +19,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/service"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
@@ -49,7 +50,7 @@ Environment (flags win):
 // Default directories, for an agent that runs as root.
 const (
 	defaultStateDir = "/var/lib/fleet/agent"
-	defaultRunDir   = "/run/fleet-agent"
+	defaultRunDir   = systemRunDir + "/fleet-agent"
 	// Services of other users look into these two, and not into the first.
 	defaultBundleDir  = "/var/lib/fleet/bundles"
 	defaultPluginDir  = "/var/lib/fleet/plugins"
@@ -65,6 +66,8 @@ type options struct {
 	now              func() time.Time
 	clockSynced      func() bool // whether now is known to be right
 	getenv           func(string) string
+	// host is where services are installed.
+	host func() (service.Host, error)
 	// started is set once a command's own code runs: errors before that are
 	// mistakes on the command line.
 	started bool
@@ -87,14 +90,19 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	o := &options{
-		stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv,
+	return (&options{
+		stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv, host: service.Here,
 		now: time.Now, clockSynced: clockSynced, //nolint:forbidigo // Injected from here on.
-	}
+	}).main(ctx, args)
+}
+
+// main is Main with what it is given of the system.
+func (o *options) main(ctx context.Context, args []string) int {
+	stderr := o.stderr
 	cmd := newRootCommand(o)
 	cmd.SetArgs(args)
-	cmd.SetIn(stdin)
-	cmd.SetOut(stdout)
+	cmd.SetIn(o.stdin)
+	cmd.SetOut(o.stdout)
 	cmd.SetErr(stderr)
 	ran, err := cmd.ExecuteContextC(ctx)
 	if err == nil {
@@ -130,7 +138,8 @@ func exitCode(o *options, err error) int {
 	switch {
 	case !o.started:
 		return exitUsage
-	case errors.As(err, &refused), errors.As(err, &document), errors.Is(err, control.ErrNotPossible), errors.Is(err, ErrOtherPin):
+	case errors.As(err, &refused), errors.As(err, &document), errors.Is(err, control.ErrNotPossible), errors.Is(err, ErrOtherPin),
+		errors.Is(err, service.ErrForeign), errors.Is(err, service.ErrOwned):
 		return exitRefused
 	case errors.Is(err, control.ErrNoAgent), errors.Is(err, sync.ErrUnreachable):
 		return exitAbsent
@@ -165,7 +174,9 @@ func newRootCommand(o *options) *cobra.Command {
 	root.AddCommand(
 		newRunCommand(o), newEnrolCommand(o), newStatusCommand(o), newPauseCommand(o), newResumeCommand(o),
 		newRollbackCommand(o), newRetryCommand(o), newLogsCommand(o), newApplyCommand(o), newTrustCommand(o), newRecoverCommand(o), newVersionCommand(o),
+		newInstallCommand(o), newUninstallCommand(o),
 	)
+	root.AddCommand(service.Commands(serviceName, o.host, o.sayDone)...)
 	o.noteStart(root)
 	return root
 }

@@ -64,33 +64,41 @@ func newRunCommand(o *options) *cobra.Command {
 		Short: "Be the agent of this host",
 		Long: `Be the agent of this host, until SIGTERM or SIGINT. An activation in flight goes
 on without the agent, and the next one takes it up.`,
-		Args: cobra.NoArgs,
-		PreRunE: func(*cobra.Command, []string) error {
-			if ro.poll <= 0 {
-				return fmt.Errorf("--poll-interval %s: want more than nothing", ro.poll)
-			}
-			if ro.deadManMargin <= 0 {
-				return fmt.Errorf("--dead-man-margin %s: want more than nothing", ro.deadManMargin)
-			}
-			if err := ro.freshness.check(); err != nil {
-				return err
-			}
-			return ro.check()
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return runRun(cmd.Context(), ro) },
+		Args:    cobra.NoArgs,
+		PreRunE: func(*cobra.Command, []string) error { return ro.checkRun() },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runRun(cmd.Context(), ro) },
 	}
-	ro.flags(c)
-	f := c.Flags()
-	f.BoolVar(&ro.observe, "observe", false, "activate nothing, whatever the policy says")
-	f.DurationVar(&ro.poll, "poll-interval", DefaultPollInterval, "how long to rely on the coordinator's hints before asking")
-	f.StringArrayVar(&ro.env, "env", nil, "`NAME=VALUE` for activations and probes; may be repeated")
-	f.StringVar(&ro.freshness.Key, "freshness-key", "", "`file` with the key of the freshness role: state what is the newest, for all machines")
-	f.StringVar(&ro.freshness.Repository, "freshness-repository", "", "checkout of the fleet's `repository` that this is read from")
-	f.DurationVar(&ro.freshness.Interval, "freshness-interval", DefaultFreshnessInterval, "how often that is stated; each statement counts six times as long")
-	f.DurationVar(&ro.deadManMargin, "dead-man-margin", defaultMargin, "how long after the deadlines of activation and verification the host goes back although no agent says so")
-	f.StringVar(&ro.path, "path", "", "PATH for nix and for the programs of generations")
-	f.StringVar(&ro.maxJobs, "nix-max-jobs", "", "how many derivations nix builds at a `time`, a number or auto (default: what nix is configured to)")
+	ro.runFlags(c)
 	return c
+}
+
+// runFlags are those of "run".
+func (o *runOptions) runFlags(c *cobra.Command) {
+	o.flags(c)
+	f := c.Flags()
+	f.BoolVar(&o.observe, "observe", false, "activate nothing, whatever the policy says")
+	f.DurationVar(&o.poll, "poll-interval", DefaultPollInterval, "how long to rely on the coordinator's hints before asking")
+	f.StringArrayVar(&o.env, "env", nil, "`NAME=VALUE` for activations and probes; may be repeated")
+	f.StringVar(&o.freshness.Key, "freshness-key", "", "`file` with the key of the freshness role: state what is the newest, for all machines")
+	f.StringVar(&o.freshness.Repository, "freshness-repository", "", "checkout of the fleet's `repository` that this is read from")
+	f.DurationVar(&o.freshness.Interval, "freshness-interval", DefaultFreshnessInterval, "how often that is stated; each statement counts six times as long")
+	f.DurationVar(&o.deadManMargin, "dead-man-margin", defaultMargin, "how long after the deadlines of activation and verification the host goes back although no agent says so")
+	f.StringVar(&o.path, "path", "", "PATH for nix and for the programs of generations")
+	f.StringVar(&o.maxJobs, "nix-max-jobs", "", "how many derivations nix builds at a `time`, a number or auto (default: what nix is configured to)")
+}
+
+// checkRun finds mistakes in the flags of "run".
+func (o *runOptions) checkRun() error {
+	if o.poll <= 0 {
+		return fmt.Errorf("--poll-interval %s: want more than nothing", o.poll)
+	}
+	if o.deadManMargin <= 0 {
+		return fmt.Errorf("--dead-man-margin %s: want more than nothing", o.deadManMargin)
+	}
+	if err := o.freshness.check(); err != nil {
+		return err
+	}
+	return o.check()
 }
 
 func newEnrolCommand(o *options) *cobra.Command {

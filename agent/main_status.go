@@ -23,7 +23,7 @@ func newStatusCommand(o *options) *cobra.Command {
 		Use:   "status",
 		Short: "Show where this host is and why",
 		Long: `Show where this host is and why. Where no agent runs, the journal is read
-instead, and the answer says so.`,
+instead, and the answer says so, with what the service manager knows.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), o) },
 	}
@@ -40,10 +40,20 @@ func runStatus(ctx context.Context, o *options) error {
 		return err
 	})
 	if errors.Is(err, control.ErrNoAgent) {
+		text, advice := o.askManager(ctx)
 		note = offlineNote
+		if text != "" {
+			note += "; " + text
+			if advice != "" {
+				note += ": " + advice
+			}
+		}
 		if st, err = offlineStatus(o.stateDir); errors.Is(err, os.ErrNotExist) {
-			return ui.WithHint(fmt.Errorf("%w, and there is no journal in %s", control.ErrNoAgent, o.stateDir),
-				"name the agent's --state-dir and --run-dir")
+			absent := fmt.Errorf("%w, and there is no journal in %s", control.ErrNoAgent, o.stateDir)
+			if text != "" {
+				absent = fmt.Errorf("%w; %s", absent, text)
+			}
+			return ui.WithHint(absent, fallback(advice, "name the agent's --state-dir and --run-dir"))
 		}
 	}
 	if err != nil {
@@ -54,6 +64,24 @@ func runStatus(ctx context.Context, o *options) error {
 	}
 	showStatus(o, st, note)
 	return nil
+}
+
+// askManager says what the service manager knows of an agent that does not
+// answer, and what to do; nothing where it would be of another agent, or can't be
+// asked.
+func (o *options) askManager(ctx context.Context) (text, advice string) {
+	if o.runDir != defaultRunDir {
+		return "", ""
+	}
+	h, err := o.host()
+	if err != nil {
+		return "", ""
+	}
+	st, err := h.Manager.State(ctx, serviceName)
+	if err != nil {
+		return "", ""
+	}
+	return st.Advice(serviceName)
 }
 
 // offlineStatus reads the state directory without an agent.

@@ -12,10 +12,12 @@ import (
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/kit"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 // maxKeyFile bounds the file with the age identities, in bytes.
@@ -25,6 +27,17 @@ const maxKeyFile = 64 << 10
 type options struct {
 	kit, kitKey, listen, stateDir, addressFile, logFormat string
 	maxBlob, minFree                                      uint64
+}
+
+// flags are those of "run" that are a service's too.
+func (o *options) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.kit, "kit", "", "start-up kit `FILE`")
+	f.StringVar(&o.kitKey, "kit-key", "", "`FILE` with the age identity that opens the kit")
+	f.StringVar(&o.stateDir, "state-dir", "", "`DIR` for the store and blobs; made where it is missing")
+	f.StringVar(&o.listen, "listen", ":7443", "`ADDRESS` to listen on, host:port; port 0 takes a free one")
+	f.StringVar(&o.logFormat, "log-format", "text", "format of the log on standard output: text or json")
+	f.Uint64Var(&o.maxBlob, "max-blob-bytes", 0, "largest blob that is taken, in bytes; 0 is 8 GiB")
+	f.Uint64Var(&o.minFree, "min-free-bytes", 0, "what uploads leave free on the disk, in bytes; 0 is 256 MiB")
 }
 
 // Main runs the program with these arguments and returns its exit code: 0
@@ -39,8 +52,13 @@ func Main(args []string, stdout, stderr io.Writer) int {
 // MainContext is Main until ctx ends, for who runs the program in a process of
 // its own making.
 func MainContext(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return here.main(ctx, args, stdout, stderr)
+}
+
+// main is MainContext on a system.
+func (s system) main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	usage := true
-	cmd := newCommand(stdout, func() { usage = false })
+	cmd := newCommand(stdout, s, func() { usage = false })
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
@@ -50,6 +68,9 @@ func MainContext(ctx context.Context, args []string, stdout, stderr io.Writer) i
 			_, _ = fmt.Fprintf(stderr, "  hint: see %q\n", ran.CommandPath()+" --help")
 			return 2
 		}
+		if hint := ui.HintOf(err); hint != "" {
+			_, _ = fmt.Fprintf(stderr, "  hint: %s\n", hint)
+		}
 		return 1
 	}
 	return 0
@@ -57,7 +78,7 @@ func MainContext(ctx context.Context, args []string, stdout, stderr io.Writer) i
 
 // newCommand makes the command line; began is called when the arguments are
 // right.
-func newCommand(stdout io.Writer, began func()) *cobra.Command {
+func newCommand(stdout io.Writer, system system, began func()) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "fleet-coordinator",
 		Short:         "Keeps a fleet's signed releases and what its hosts report",
@@ -86,19 +107,13 @@ Exit codes: 0 stopped in order, 1 error, 2 wrong arguments.`,
 			return run(cmd.Context(), o, log)
 		},
 	}
-	f := run.Flags()
-	f.StringVar(&o.kit, "kit", "", "start-up kit `FILE`")
-	f.StringVar(&o.kitKey, "kit-key", "", "`FILE` with the age identity that opens the kit")
-	f.StringVar(&o.stateDir, "state-dir", "", "`DIR` for the store and blobs; made where it is missing")
-	f.StringVar(&o.listen, "listen", ":7443", "`ADDRESS` to listen on, host:port; port 0 takes a free one")
-	f.StringVar(&o.addressFile, "address-file", "", "`FILE` to write the address to, once listening")
-	f.StringVar(&o.logFormat, "log-format", "text", "format of the log on standard output: text or json")
-	f.Uint64Var(&o.maxBlob, "max-blob-bytes", 0, "largest blob that is taken, in bytes; 0 is 8 GiB")
-	f.Uint64Var(&o.minFree, "min-free-bytes", 0, "what uploads leave free on the disk, in bytes; 0 is 256 MiB")
+	o.flags(run.Flags())
+	run.Flags().StringVar(&o.addressFile, "address-file", "", "`FILE` to write the address to, once listening")
 	for _, name := range []string{"kit", "kit-key", "state-dir"} {
 		// Fails only for a flag that is not there.
 		_ = run.MarkFlagRequired(name)
 	}
+	root.AddCommand(serviceCommands(stdout, system, began)...)
 	root.AddCommand(run, newBackupCommand(stdout, began), newRestoreCommand(os.Stdin, stdout, began), &cobra.Command{
 		Use: "version", Short: "Show the program's version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

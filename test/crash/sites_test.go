@@ -73,10 +73,12 @@ var pointless = map[string]string{
 	"deadman.openWake":                  "a pipe, which holds nothing when nobody has it open",
 	"deadman.wake":                      "a pipe, which holds nothing when nobody has it open",
 	"nixdriver.(*base).Prune":           "a root of Nix's garbage collector that nobody needs",
+	"service.remove":                    "what is uninstalled; a second uninstall goes on",
+	"agent.purge":                       "what a person gave up; the next purge goes on",
 }
 
 // helpers are packages of tests.
-var helpers = regexp.MustCompile(`/(agenttest|disktest|plugintest|drivertest|storetest|fakeagent|fakecoordinator|nixtest|testdata)/`)
+var helpers = regexp.MustCompile(`/(agenttest|disktest|plugintest|drivertest|storetest|servicetest|fakeagent|fakecoordinator|nixtest|testdata)/`)
 
 // unmet are the functions that call into atomicfile and atomicdir and that no
 // stage meets yet, and why.
@@ -85,10 +87,14 @@ var unmet = map[string]string{
 	"nixdriver.(*base).build":    needsNix,
 	"nixdriver.(*base).keep":     needsNix,
 	"bolt.(*Store).anew":         "after a write that failed only",
+	"service.Host.placeProgram":  needsManager,
+	"service.Host.write":         needsManager,
+	"agent.keepJoin":             needsManager,
 }
 
 const (
-	needsNix = "needs Nix: the lab kills there (test/lab/points.go)"
+	needsNix     = "needs Nix: the lab kills there (test/lab/points.go)"
+	needsManager = "installing needs a service manager: the lab kills there (test/lab/services.go)"
 )
 
 // function is a function of the programs, as crashpoint.HitCaller names it.

@@ -86,7 +86,7 @@ func (w *world) boot(ctx context.Context, o hosts) error {
 			return err
 		}
 	}
-	programs := booted.Share{From: bin, At: "/usr/local/bin", ReadOnly: true}
+	programs := booted.Share{From: bin, At: booted.Programs, ReadOnly: true}
 	var err error
 	if w.ops, err = w.lab.AddHost(ctx, booted.Spec{
 		Name: opsName, Kept: []string{"/var/lib/private", repo}, PowerLoss: o.powerLoss,
@@ -115,9 +115,6 @@ func (w *world) configure() error {
 	for _, h := range []*booted.Host{w.ops, w.web} {
 		errs = append(errs,
 			h.Write("/etc/nix/nix.conf", nixConf, 0o644), h.Write("/etc/hostname", h.Name+"\n", 0o644), h.Write("/etc/NIXOS", "", 0o644))
-		for _, unit := range []string{"fleet-agent.service", "fleet-coordinator.service"} {
-			errs = append(errs, copyFile(filepath.Join("packaging/systemd", unit), h.Path("/etc/systemd/system/"+unit), 0o644))
-		}
 	}
 	wants := w.web.Path("/etc/systemd/system/multi-user.target.wants")
 	return errors.Join(append(errs,
@@ -157,7 +154,7 @@ func (w *world) found(ctx context.Context) error {
 	_, err := w.ops.Shell(ctx, `
 install -D -m 0600 `+repo+`/trust/coordinator-kit.age /etc/fleet/coordinator-kit.age
 install -D -m 0600 `+repo+`/trust/coordinator.agekey /etc/fleet/coordinator-kit.key
-systemctl enable -q --now fleet-coordinator`)
+fleet-coordinator install --force`)
 	if err != nil {
 		return err
 	}
@@ -167,13 +164,14 @@ systemctl enable -q --now fleet-coordinator`)
 	})
 }
 
-// enrol has the agent's unit enrol with a join string.
+// enrol installs the agent, which enrols with a join string. The hosts pass for
+// NixOS and are none: --force.
 func (w *world) enrol(ctx context.Context) error {
 	join, err := w.fleetctl(ctx, "token", webName)
 	if err != nil {
 		return err
 	}
-	if _, err := w.web.Input(ctx, join, "sh", "-euc", `umask 077; mkdir -p /etc/fleet; cat >/etc/fleet/join; systemctl enable -q --now fleet-agent`); err != nil {
+	if _, err := w.web.Input(ctx, join, "fleet-agent", "install", "--force", "--join-file", "-"); err != nil {
 		return err
 	}
 	return wait(ctx, settleTimeout, func() error {

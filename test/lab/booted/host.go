@@ -43,6 +43,9 @@ type Share struct {
 	ReadOnly bool
 }
 
+// Programs is a directory of hosts that commands run in them find programs in.
+const Programs = "/opt/fleet"
+
 // Host is a systemd host.
 type Host struct {
 	Name    string
@@ -328,7 +331,7 @@ func (h *Host) Input(ctx context.Context, stdin string, argv ...string) (string,
 		"nsenter", "-t", strconv.Itoa(h.init), "-m", "-u", "-i", "-n", "-p", "-C", "--wdns=/", "--",
 	}, argv...)
 	cmd := exec.CommandContext(ctx, "setpriv", full...)
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
+	cmd.Env = []string{"PATH=" + Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
 	// nsenter has a child: all of the group is ended.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

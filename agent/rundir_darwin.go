@@ -1,0 +1,4 @@
+package agent
+
+// systemRunDir has what is of one boot only.
+const systemRunDir = "/var/run"
