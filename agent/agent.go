@@ -25,6 +25,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/watchdog"
 )
 
 // Names below the state directory.
@@ -70,6 +71,10 @@ type Agent struct {
 	link     *link
 	rest     *rest
 	logHeads *logHeads
+	// progress is what a supervisor wants to hear of; decided is poked when a
+	// profile's state changes.
+	progress *watchdog.Progress
+	decided  chan struct{}
 
 	// taking is held while documents are taken, whoever brings them, and while
 	// the trust root is reset.
@@ -110,7 +115,7 @@ func New(c Config) (*Agent, error) {
 		config: c, workers: map[fleet.ProfileName]*worker{},
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
 		bootID: readBootID(), run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
-		rootMoved: make(chan struct{}, 1),
+		rootMoved: make(chan struct{}, 1), progress: watchdog.NewProgress(awake), decided: make(chan struct{}, 1),
 	}
 	const restart = "make room on this host's disk, then start the agent again: what runs goes on"
 	if a.journal, err = journal.Open(c.StateDir, journal.Options{Now: a.now, Log: c.Log}); err != nil {
@@ -235,6 +240,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Serve(ctx) })
+	g.Go(func() error {
+		a.config.Supervisor.Run(ctx, a.progress, a.statusLine, a.decided)
+		return nil
+	})
 	g.Go(func() error {
 		if err := a.enrol(ctx); err != nil {
 			return err

@@ -39,7 +39,10 @@ func (f Freshness) check() error {
 
 // attestLoop states again and again what is the newest, until ctx ends.
 func (a *Agent) attestLoop(ctx context.Context, b *bound) error {
+	l := a.progress.Loop("freshness", "beginning", oneStep)
+	defer l.Ends()
 	for failed := 0; ; {
+		l.Does("stating what is the newest", oneStep)
 		err := a.attest(ctx, b)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -52,7 +55,7 @@ func (a *Agent) attestLoop(ctx context.Context, b *bound) error {
 		} else {
 			failed = 0
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := rests(ctx, l, wait, nil); err != nil {
 			return err
 		}
 	}

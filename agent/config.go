@@ -15,6 +15,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pace"
+	"github.com/cameronraysmith/fleet/pkg/watchdog"
 )
 
 // DefaultPollInterval is how long the agent relies on hints before it asks.
@@ -71,6 +72,8 @@ type Config struct {
 	// a little after it ended and now and then while that lasts, so that a
 	// program can tune its runtime; optional. It must return at once.
 	Activity func(busy bool)
+	// Supervisor is told that the agent runs and makes progress; nil for nobody.
+	Supervisor *watchdog.Supervisor
 	// Retry bounds waiting between attempts; zero fields take defaults.
 	Retry Retry
 	// Plugins is about external drivers and probes.

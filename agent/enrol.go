@@ -30,7 +30,10 @@ func (a *Agent) enrol(ctx context.Context) error {
 	if a.bound.Load() != nil {
 		return nil
 	}
+	l := a.progress.Loop("enrolment", "beginning", oneCall)
+	defer l.Ends()
 	for attempt := 0; ; attempt++ {
+		l.Does("enrolling", oneCall)
 		err := a.enrolOnce(ctx, attempt)
 		if err == nil {
 			a.link.up(a.config.Now())
@@ -46,7 +49,7 @@ func (a *Agent) enrol(ctx context.Context) error {
 		if r := (*sync.RefusedError)(nil); errors.As(err, &r) {
 			wait = a.config.Retry.Slow
 		}
-		if err := sleep(ctx, spread(wait)); err != nil {
+		if err := rests(ctx, l, spread(wait), nil); err != nil {
 			return err
 		}
 	}

@@ -96,11 +96,11 @@ func TestInstallFlags(t *testing.T) {
 		not  []string
 	}{
 		"none": {nil, []string{
-			"ExecStart=/usr/local/bin/fleet-agent run --join-file=/etc/fleet/join", "StateDirectory=fleet", "RuntimeDirectory=fleet-agent",
+			"ExecStart=/usr/local/bin/fleet-agent run --join-file /etc/fleet/join", "StateDirectory=fleet", "RuntimeDirectory=fleet-agent",
 			"RequiresMountsFor=/var/lib/fleet/agent", "X-StopOnRemoval=false", "X-RestartIfChanged=false", "KillMode=process", "StartLimitIntervalSec=0",
 		}, []string{"--state-dir"}},
 		"directories": {[]string{"--state-dir", "/srv/fleet", "--run-dir", "/srv/run"}, []string{
-			"ExecStart=/usr/local/bin/fleet-agent run --state-dir=/srv/fleet --run-dir=/srv/run --join-file=/etc/fleet/join", "RequiresMountsFor=/srv/fleet",
+			"ExecStart=/usr/local/bin/fleet-agent run --state-dir /srv/fleet --run-dir /srv/run --join-file /etc/fleet/join", "RequiresMountsFor=/srv/fleet",
 		}, []string{"StateDirectory=", "RuntimeDirectory="}},
 		"another run directory": {[]string{"--run-dir", "/run/x"}, []string{"RuntimeDirectory=x"}, nil},
 		"everything else": {
@@ -108,8 +108,8 @@ func TestInstallFlags(t *testing.T) {
 				"--coordinator", "a:1,b:2", "--coordinator", "c:3", "--env", "A=b c", "--env", "D=50%", "--observe", "--poll-interval", "1m",
 				"--join-file", "/etc/j", "--age-identity", key, "--nix-max-jobs", "2", "--log-format", "json",
 			},
-			[]string{`ExecStart=/usr/local/bin/fleet-agent run --join-file=/etc/j --age-identity=` + key +
-				` --coordinator=a:1 --coordinator=b:2 --coordinator=c:3 "--env=A=b c" "--env=D=50%%" --log-format=json --nix-max-jobs=2 --observe=true --poll-interval=1m0s`},
+			[]string{`ExecStart=/usr/local/bin/fleet-agent run --join-file /etc/j --age-identity ` + key +
+				` --coordinator a:1 --coordinator b:2 --coordinator c:3 --env "A=b c" --env "D=50%%" --log-format json --nix-max-jobs 2 --observe=true --poll-interval 1m0s`},
 			nil,
 		},
 	} {
@@ -207,7 +207,7 @@ func TestInstallMistakes(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(m.path("/etc"), 0o755), os.Rename(m.path("/etc-NIXOS"), m.path("/etc/NIXOS"))); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr := m.run("", "install"); code != exitRefused || !strings.Contains(stderr, "services.fleet-agent") {
+	if code, _, stderr := m.run("", "install"); code != exitRefused || !strings.Contains(stderr, "services.fleet.agent.enable") {
 		t.Errorf("on NixOS: %d, %s", code, stderr)
 	}
 	if len(m.m.Told) > 0 {
@@ -359,7 +359,7 @@ func TestPropertyList(t *testing.T) {
 	m.runs("", "install", "--env", `A=<&>"'`)
 	list := servicetest.PropertyList(t, m.unit())
 	args, _ := list["ProgramArguments"].([]any)
-	if d := cmp.Diff([]any{"/usr/local/bin/fleet-agent", "run", "--join-file=/etc/fleet/join", `--env=A=<&>"'`}, args); d != "" {
+	if d := cmp.Diff([]any{"/usr/local/bin/fleet-agent", "run", "--join-file", "/etc/fleet/join", "--env", `A=<&>"'`}, args); d != "" {
 		t.Error(d)
 	}
 	for key, want := range map[string]any{

@@ -187,8 +187,13 @@ func (a *Agent) newClient(id identity.Binding) *sync.Client {
 
 // watch follows the coordinator's hints.
 func (a *Agent) watch(ctx context.Context, b *bound) error {
+	l := a.progress.Loop("stream", "beginning", oneMoment)
+	defer l.Ends()
+	l.Waits()
 	return b.client.Watch(ctx, a.config.watchBackoff(), a.link.kick,
 		func(h sync.Hint) {
+			l.Does("taking a hint", oneMoment)
+			defer l.Waits()
 			a.link.up(a.config.Now())
 			switch h {
 			case sync.HintHello:
@@ -202,6 +207,8 @@ func (a *Agent) watch(ctx context.Context, b *bound) error {
 			}
 		},
 		func(err error) {
+			l.Does("noting that it ended", oneMoment)
+			defer l.Waits()
 			r := sync.ReasonOf(err)
 			a.link.down(r)
 			a.config.Log.Info("no stream to the coordinator", "reason", string(r.Code), "error", err)
@@ -218,9 +225,12 @@ func (a *Agent) backOnline() {
 // refreshLoop asks what is desired after each hint, and on the poll interval.
 func (a *Agent) refreshLoop(ctx context.Context, b *bound) error {
 	failed := 0
+	l := a.progress.Loop("desired", "beginning", oneCall)
+	defer l.Ends()
 	for {
 		poll := a.config.PollInterval
 		t := time.NewTimer(poll - poll/10 + spread(poll/5))
+		l.Waits()
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -234,11 +244,12 @@ func (a *Agent) refreshLoop(ctx context.Context, b *bound) error {
 		case <-a.link.refresh:
 			t.Stop()
 		}
+		l.Does("asking what is desired", oneCall)
 		got, err := a.refresh(ctx, b)
 		if err != nil {
 			return err
 		}
-		if err := sleep(ctx, refreshPause); err != nil {
+		if err := rests(ctx, l, refreshPause, nil); err != nil {
 			return err
 		}
 		if got == refreshed {
@@ -252,7 +263,7 @@ func (a *Agent) refreshLoop(ctx context.Context, b *bound) error {
 		if got == notKept {
 			early = a.link.refresh // The coordinator is well: a hint is worth an attempt.
 		}
-		if err := sleepOr(ctx, spread(grow(a.config.Retry, failed)), early); err != nil {
+		if err := rests(ctx, l, spread(grow(a.config.Retry, failed)), early); err != nil {
 			return err
 		}
 		failed++

@@ -204,7 +204,7 @@ func (o *installOptions) serviceArgs(flags *pflag.FlagSet) []string {
 	run := &cobra.Command{}
 	(&runOptions{options: o.options}).runFlags(run)
 	var args []string
-	add := func(name, value string) { args = append(args, "--"+name+"="+value) }
+	add := func(name, value string) { args = append(args, "--"+name, value) }
 	if o.stateDir != defaultStateDir {
 		add("state-dir", o.stateDir)
 	}
@@ -221,6 +221,10 @@ func (o *installOptions) serviceArgs(flags *pflag.FlagSet) []string {
 			for _, v := range many.GetSlice() {
 				add(f.Name, v)
 			}
+			return
+		}
+		if given.Value.Type() == "bool" {
+			args = append(args, "--"+f.Name+"="+given.Value.String())
 			return
 		}
 		add(f.Name, given.Value.String())

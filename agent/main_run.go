@@ -20,6 +20,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/ui"
+	"github.com/cameronraysmith/fleet/pkg/watchdog"
 )
 
 // runOptions are those of the commands that are an agent.
@@ -41,6 +42,7 @@ type runOptions struct {
 	freshness             Freshness
 	deadManMargin         time.Duration
 	logFormat, logLevel   string
+	supervisor            *watchdog.Supervisor
 }
 
 func (o *runOptions) flags(c *cobra.Command) {
@@ -208,14 +210,21 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
 		Join: join, JoinFile: o.joinFile, Pins: o.pins, Coordinator: o.coordinator, Observe: o.observe,
 		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, ExtraEnv: o.env,
-		Plugins:  PluginConfig{Dir: plugins},
-		Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
+		Plugins:    PluginConfig{Dir: plugins},
+		Supervisor: o.supervisor, Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },
 	})
 }
 
 func runRun(ctx context.Context, o *runOptions) error {
 	tuneRuntime(true)
+	log, err := o.log()
+	if err != nil {
+		return err
+	}
+	if o.supervisor, err = watchdog.FromEnvironment(log); err != nil {
+		return fmt.Errorf("starting agent: %w", err)
+	}
 	a, err := o.agent("")
 	if err != nil {
 		return err

@@ -23,7 +23,10 @@ const reportPause = 20 * time.Millisecond
 // journal holds what is to be said.
 func (a *Agent) reportLoop(ctx context.Context, b *bound) error {
 	failed := 0
+	l := a.progress.Loop("reports", "beginning", oneCall)
+	defer l.Ends()
 	for {
+		l.Waits()
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -32,6 +35,7 @@ func (a *Agent) reportLoop(ctx context.Context, b *bound) error {
 		if err := sleep(ctx, reportPause); err != nil {
 			return err
 		}
+		l.Does("reporting", oneCall)
 		more, err := a.report(ctx, b, b.client.Report)
 		switch {
 		case err == nil && more:
@@ -51,7 +55,7 @@ func (a *Agent) reportLoop(ctx context.Context, b *bound) error {
 			}
 			wait := grow(a.config.Retry, failed)
 			failed++
-			if err := sleep(ctx, spread(wait)); err != nil {
+			if err := rests(ctx, l, spread(wait), nil); err != nil {
 				return err
 			}
 			a.link.wantReport()

@@ -79,7 +79,10 @@ func (a *Agent) tick(ctx context.Context, b *bound) error {
 	poke(a.rest.settled)
 	t := time.NewTicker(tickInterval)
 	defer t.Stop()
+	l := a.progress.Loop("clock", "beginning", oneCall)
+	defer l.Ends()
 	for {
+		l.Does("looking at the time", oneCall)
 		a.renewIfDue(ctx, b, &r)
 		if a.link.isStale(a.config.Now()) {
 			a.link.wantRefresh() // It finds out about the stream, too.
@@ -88,6 +91,7 @@ func (a *Agent) tick(ctx context.Context, b *bound) error {
 		if r.failed > 0 {
 			again = time.After(r.retryAt.Sub(awake()))
 		}
+		l.Waits()
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

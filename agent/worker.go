@@ -11,6 +11,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/watchdog"
 )
 
 // errSuperseded is the cause of work that ends because something else is to be
@@ -27,7 +28,9 @@ type worker struct {
 	profile fleet.ProfileName
 	log     *slog.Logger
 	signal  chan struct{}
-	back    chan struct{} // the coordinator is back
+	// loop is where run is; of its goroutine only.
+	loop *watchdog.Loop
+	back chan struct{} // the coordinator is back
 	// deadman is set when the worker begins; nil for none.
 	deadman *deadman.Switch
 	// inspected says that what a power loss may have damaged was looked at; guarded
@@ -135,11 +138,14 @@ func (j *job) end(cause error) {
 // run decides and carries out until ctx ends. Each decision starts from what
 // is on disk, so that nothing depends on what was decided before.
 func (w *worker) run(ctx context.Context) error {
+	w.loop = w.a.progress.Loop(string(w.profile), "opening the dead-man switch", oneStep)
+	defer w.loop.Ends()
 	if err := w.openSwitch(); err != nil {
 		// Tried again before anything is activated; all else goes on.
 		w.log.Error("there is no dead-man switch", "error", err)
 	}
 	defer w.releaseSwitch()
+	w.loop.Does("looking at what a power loss may have damaged", longStep)
 	if err := w.step(ctx, w.inspect); err != nil {
 		return err
 	}
@@ -150,6 +156,7 @@ func (w *worker) run(ctx context.Context) error {
 		}
 	}()
 	for {
+		w.loop.Does("deciding", oneMoment)
 		now := w.a.now()
 		plan := w.decide(now)
 		if current != nil && !current.plan.Same(plan) {
@@ -164,6 +171,7 @@ func (w *worker) run(ctx context.Context) error {
 			case background:
 				current = w.start(ctx, plan, work)
 			default:
+				w.loop.Does(string(plan.Step), oneStep)
 				if err := w.stepped(ctx, w.step(ctx, work)); err != nil {
 					return err
 				}
@@ -192,6 +200,7 @@ func (w *worker) await(ctx context.Context, plan reconcile.Plan, now time.Time, 
 		defer t.Stop()
 		due = t.C
 	}
+	w.loop.Waits()
 	select {
 	case <-ctx.Done():
 		return false, context.Cause(ctx)
@@ -209,6 +218,8 @@ func (w *worker) start(ctx context.Context, plan reconcile.Plan, work func(conte
 	j := &job{plan: plan, cancel: cancel, done: make(chan error, 1)}
 	go func() {
 		defer cancel(nil)
+		l := w.a.progress.Loop(string(w.profile), string(plan.Step), longStep)
+		defer l.Ends()
 		j.done <- w.step(ctx, work)
 		close(j.done)
 	}()
@@ -242,6 +253,7 @@ func (w *worker) stepped(ctx context.Context, err error) error {
 	w.said.plan.Reason = why
 	w.mu.Unlock()
 	w.a.link.wantReport()
+	w.loop.Waits()
 	return sleep(ctx, min(stepRetry, w.a.config.Retry.Max))
 }
 
@@ -262,6 +274,7 @@ func (w *worker) decide(now time.Time) reconcile.Plan {
 		w.log.Info("decided", "step", string(plan.Step), "number", plan.Target.Number.String(),
 			"reason", string(plan.Reason.Code))
 		w.a.link.wantReport()
+		poke(w.a.decided)
 	}
 	if err := w.recordMode(next.mode); err != nil {
 		w.log.Warn("recording the mode failed", "error", err)

@@ -33,6 +33,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/pace"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/watchdog"
 )
 
 // ErrOtherFleet says that the state directory belongs to another fleet.
@@ -62,6 +63,9 @@ type Config struct {
 	// TransferPace is the slowest upload or download that is put up with; the zero value is
 	// pace.Default.
 	TransferPace pace.Limit
+	// Supervisor is told that the coordinator serves and makes progress; nil for
+	// nobody.
+	Supervisor *watchdog.Supervisor
 	// Now tells the time; nil is the system's clock.
 	Now func() time.Time
 	// Log is where the log goes; nil is nowhere.
@@ -78,6 +82,9 @@ type Coordinator struct {
 	backups  *backups
 	scrubber *scrubber
 	log      *slog.Logger
+
+	supervisor *watchdog.Supervisor
+	progress   *watchdog.Progress
 }
 
 // New opens the state directory, applies the kit and begins to listen; Run
@@ -132,7 +139,9 @@ func newCoordinator(ctx context.Context, c Config) (_ *Coordinator, err error) {
 	if err != nil {
 		return nil, err
 	}
-	co := &Coordinator{store: db, blobs: blobs, log: c.Log}
+	co := &Coordinator{
+		store: db, blobs: blobs, log: c.Log, supervisor: c.Supervisor, progress: watchdog.NewProgress(awake),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, co.Close())
@@ -184,7 +193,7 @@ func (co *Coordinator) assemble(ctx context.Context, c Config, trust *release.Tr
 		return err
 	}
 	actor := pki.CoordinatorIdentity(c.Kit.Fleet, fleet.MachineName(c.Kit.Name)).Path()
-	co.registry, err = registry.Open(ctx, registry.Options{Store: co.store, Log: log, Actor: actor, Now: c.Now, Slog: c.Log})
+	co.registry, err = registry.Open(ctx, registry.Options{Store: co.store, Log: log, Actor: actor, Now: c.Now, Slog: c.Log, Progress: co.progress})
 	if err != nil {
 		return err
 	}
@@ -242,7 +251,13 @@ func (co *Coordinator) Run(ctx context.Context) error {
 	served, stopped := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error {
 		defer stopped()
-		return co.server.Serve(gctx, co.listener)
+		l := co.progress.Loop("serving", "beginning", takeWithin)
+		defer l.Ends()
+		return co.server.Serve(gctx, taking{co.listener, l})
+	})
+	g.Go(func() error {
+		co.supervisor.Run(gctx, co.progress, co.statusLine, nil)
+		return nil
 	})
 	g.Go(func() error { return co.registry.Run(served) })
 	g.Go(func() error {

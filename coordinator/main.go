@@ -18,6 +18,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/kit"
 	"github.com/cameronraysmith/fleet/pkg/ui"
+	"github.com/cameronraysmith/fleet/pkg/watchdog"
 )
 
 // maxKeyFile bounds the file with the age identities, in bytes.
@@ -135,12 +136,16 @@ func newLog(w io.Writer, format string) (*slog.Logger, error) {
 }
 
 func run(ctx context.Context, o options, log *slog.Logger) error {
+	supervisor, err := watchdog.FromEnvironment(log)
+	if err != nil {
+		return fmt.Errorf("starting the coordinator: %w", err)
+	}
 	k, err := openKit(o.kit, o.kitKey)
 	if err != nil {
 		return err
 	}
 	co, err := New(ctx, Config{
-		Kit: k, StateDir: o.stateDir, Listen: o.listen, MaxBlobBytes: o.maxBlob, MinFreeBytes: o.minFree, Log: log,
+		Kit: k, Supervisor: supervisor, StateDir: o.stateDir, Listen: o.listen, MaxBlobBytes: o.maxBlob, MinFreeBytes: o.minFree, Log: log,
 	})
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		// Asked to end while it starts: no failure for who supervises it.

@@ -189,10 +189,10 @@ func (o *installOptions) checkKit(h service.Host) error {
 
 // unit is the unit.
 func (o *installOptions) unit(r service.Record, flags *pflag.FlagSet) (string, error) {
-	args := []string{"--listen=" + o.listen, "--state-dir=" + o.stateDir}
+	args := []string{"--listen", o.listen, "--state-dir", o.stateDir}
 	for _, name := range []string{"log-format", "max-blob-bytes", "min-free-bytes"} {
 		if f := flags.Lookup(name); f.Changed {
-			args = append(args, "--"+name+"="+f.Value.String())
+			args = append(args, "--"+name, f.Value.String())
 		}
 	}
 	port, err := o.port()

@@ -138,7 +138,7 @@ func TestInstallFlags(t *testing.T) {
 		{
 			nil,
 			[]string{
-				"ExecStart=/usr/local/bin/fleet-coordinator run --kit=${CREDENTIALS_DIRECTORY}/kit --kit-key=${CREDENTIALS_DIRECTORY}/kit-key --listen=[::]:7443 --state-dir=/var/lib/fleet-coordinator",
+				"ExecStart=/usr/local/bin/fleet-coordinator run --kit ${CREDENTIALS_DIRECTORY}/kit --kit-key ${CREDENTIALS_DIRECTORY}/kit-key --listen [::]:7443 --state-dir /var/lib/fleet-coordinator",
 				"StateDirectory=fleet-coordinator", "PrivateUsers=yes", "CapabilityBoundingSet=",
 				"LoadCredential=kit:/etc/fleet/coordinator-kit.age", "X-StopOnRemoval=false", "DynamicUser=yes",
 			},
@@ -147,7 +147,7 @@ func TestInstallFlags(t *testing.T) {
 		{
 			[]string{"--listen", ":443", "--state-dir", "/var/lib/a/b", "--max-blob-bytes", "7", "--log-format", "json"},
 			[]string{
-				"ExecStart=/usr/local/bin/fleet-coordinator run --kit=${CREDENTIALS_DIRECTORY}/kit --kit-key=${CREDENTIALS_DIRECTORY}/kit-key --listen=:443 --state-dir=/var/lib/a/b --log-format=json --max-blob-bytes=7",
+				"ExecStart=/usr/local/bin/fleet-coordinator run --kit ${CREDENTIALS_DIRECTORY}/kit --kit-key ${CREDENTIALS_DIRECTORY}/kit-key --listen :443 --state-dir /var/lib/a/b --log-format json --max-blob-bytes 7",
 				"AmbientCapabilities=CAP_NET_BIND_SERVICE", "CapabilityBoundingSet=CAP_NET_BIND_SERVICE", "StateDirectory=a/b",
 			},
 			[]string{"PrivateUsers"},

@@ -39,6 +39,9 @@ in
         ThrottleInterval = 5;
         # An activation outlives an agent that ends in the middle of it.
         AbandonProcessGroup = true;
+        # launchd has no watchdog: the agent ends itself where it makes no progress
+        # for so long, in microseconds.
+        EnvironmentVariables.WATCHDOG_USEC = "120000000";
         StandardOutPath = log;
         StandardErrorPath = log;
       };

@@ -1,5 +1,13 @@
-# What the coordinator's unit may do: nothing that it need not.
+# What the coordinator's unit may do, and for how long: nothing that it need not.
 {
+  Type = "notify";
+  NotifyAccess = "main";
+  # Without word of progress for so long it is ended, and started again.
+  WatchdogSec = "5min";
+  # All of the store is checked at the start.
+  TimeoutStartSec = "15min";
+  TimeoutStopSec = "1min";
+  SyslogIdentifier = "fleet-coordinator";
   DynamicUser = true;
   StateDirectory = "fleet-coordinator";
   StateDirectoryMode = "0700";
@@ -9,10 +17,14 @@
   LimitNOFILE = 262144;
   AmbientCapabilities = "";
   CapabilityBoundingSet = "";
+  PrivateUsers = true;
+  DevicePolicy = "closed";
+  KeyringMode = "private";
   LockPersonality = true;
   MemoryDenyWriteExecute = true;
   NoNewPrivileges = true;
   PrivateDevices = true;
+  PrivateIPC = true;
   PrivateTmp = true;
   ProcSubset = "pid";
   ProtectClock = true;
@@ -24,7 +36,8 @@
   ProtectKernelTunables = true;
   ProtectProc = "invisible";
   ProtectSystem = "strict";
-  # AF_UNIX is the socket that backups are asked for on.
+  RemoveIPC = true;
+  # AF_UNIX is the socket that backups are asked for on, and systemd's own.
   RestrictAddressFamilies = [ "AF_INET" "AF_INET6" "AF_UNIX" ];
   RestrictNamespaces = true;
   RestrictRealtime = true;

@@ -34,8 +34,13 @@ in
         unitConfig = {
           StartLimitIntervalSec = 0;
           X-StopOnRemoval = false;
+          RequiresMountsFor = "/var/lib/fleet/agent";
         };
         serviceConfig = {
+          Type = "notify";
+          NotifyAccess = "main";
+          # Without word of progress for so long it is ended, and started again.
+          WatchdogSec = "2min";
           ExecStart = command "fleet-agent" (arguments.agent cfg.agent);
           # Below it agent, bundles and secrets; services of other users look into
           # the latter two.
@@ -49,9 +54,16 @@ in
           KillMode = "process";
           Restart = "always";
           RestartSec = 5;
+          TimeoutStartSec = "5min";
+          TimeoutStopSec = 30;
+          TimeoutAbortSec = 10;
           # The agent runs without a network and must never be what the host lacks
           # memory for.
           OOMScoreAdjust = -500;
+          OOMPolicy = "continue";
+          SyslogIdentifier = "fleet-agent";
+          KeyringMode = "private";
+          CapabilityBoundingSet = "~CAP_WAKE_ALARM CAP_SYS_PACCT CAP_BLOCK_SUSPEND";
         };
       };
     })
@@ -73,7 +85,10 @@ in
         documentation = [ "https://github.com/cameronraysmith/fleet" ];
         wantedBy = [ "multi-user.target" ];
         after = [ "network.target" ];
-        unitConfig.StartLimitIntervalSec = 0;
+        unitConfig = {
+          StartLimitIntervalSec = 0;
+          X-StopOnRemoval = false;
+        };
         serviceConfig = {
           # The kit is read through systemd's credentials, so that only root can
           # read the files themselves.

@@ -17,7 +17,7 @@ buildGo126Module {
   };
   # Of the directory that "go mod vendor" makes; test/packaging says which, after
   # a change of go.mod.
-  vendorHash = "sha256-IjY9PdVJseE6WqXsh3V8u3zOX6BFYLUS5Xtu91tlg7A=";
+  vendorHash = "sha256-w+tnsEHinFjgjh6jVBQhZaWIFd7AsGzsFiV/rpnDilc=";
 
   subPackages = [ "cmd/fleet-agent" "cmd/fleet-coordinator" "cmd/fleetctl" ];
   # As the Makefile has them.

@@ -55,7 +55,7 @@ func (h Host) mayChange(service string, force bool) error {
 	dir := h.path(filepath.Dir(h.Manager.File(service)))
 	owned := func(why string) error {
 		return ui.WithHint(fmt.Errorf("%w: %s", ErrOwned, why),
-			"set services."+service+".enable in the system's configuration, with the module of this project (packaging/nix); a unit that is put there by hand would be gone after the next switch")
+			"set services."+strings.Replace(service, "-", ".", 1)+".enable in the system's configuration, with the module of this project (packaging/nix); a unit that is put there by hand would be gone after the next switch")
 	}
 	if led, err := filepath.EvalSymlinks(dir); err == nil && inStore(strings.TrimPrefix(led, filepath.Clean(h.Root))) {
 		return owned(filepath.Dir(h.Manager.File(service)) + " is in the Nix store")

@@ -181,6 +181,20 @@ func TestInstallInPlace(t *testing.T) {
 	w.has(testProgram, "a package's")
 }
 
+// An install that was killed after it had copied the program, and before the unit,
+// left a program that is install's all the same.
+func TestInstallRemembersCopy(t *testing.T) {
+	w := newWorld(t)
+	w.put(w.path(testProgram), "program 1", 0o755)
+	if done := w.install(); done.Copied {
+		t.Errorf("%+v", done)
+	}
+	w.has(testUnit, "copied=yes")
+	if un, err := w.Uninstall(t.Context(), "fleet-agent", false); err != nil || un.Program != testProgram {
+		t.Errorf("%+v, %v", un, err)
+	}
+}
+
 // A link into the Nix store is replaced by a copy: what it leads to is garbage
 // one day, and another file with each build.
 func TestInstallReplacesLink(t *testing.T) {

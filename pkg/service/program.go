@@ -56,7 +56,8 @@ func (h Host) placeProgram(from, program string, was Record) (placed, error) {
 			return placed{}, err
 		}
 		if same && there.Mode().Perm() == 0o755 {
-			return placed{copied: copied}, nil
+			// Without a record it is what an install that was cut short left.
+			return placed{copied: copied || was.Service == ""}, nil
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil { //nolint:gosec // Programs are for all.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
+	"github.com/cameronraysmith/fleet/test/lab/booted"
 )
 
 const (
@@ -98,7 +99,7 @@ type pins struct {
 	} `json:"cas"`
 }
 
-// moduleUnit has a host run a service of the module instead of packaging/systemd's.
+// moduleUnit has a host run a service of the module as an administrator's.
 func (w *world) moduleUnit(ctx context.Context, name string, services map[string]any) error {
 	b, err := json.Marshal(services)
 	if err != nil {
@@ -121,6 +122,12 @@ func (w *world) moduleUnit(ctx context.Context, name string, services map[string
 }
 
 func hostByModule(ctx context.Context, w *world) error {
+	w.given = true
+	for _, h := range []*booted.Host{w.ops, w.web} {
+		if _, err := h.Shell(ctx, "ln -s "+booted.Programs+"/fleet* /usr/local/bin/"); err != nil {
+			return err
+		}
+	}
 	if err := w.moduleUnit(ctx, "fleet-coordinator", map[string]any{"coordinator": map[string]any{"enable": true, "meshInterface": "mesh0"}}); err != nil {
 		return err
 	}

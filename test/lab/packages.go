@@ -17,8 +17,9 @@ func packageScenarios() []scenario {
 	}
 }
 
-// setUpPackages boots hosts without the units and programs that others have by hand.
+// setUpPackages boots hosts whose units and programs come with packages.
 func setUpPackages(ctx context.Context, w *world) error {
+	w.given = true
 	if err := w.boot(ctx, hosts{}); err != nil {
 		return err
 	}
@@ -37,7 +38,7 @@ func setUpPackages(ctx context.Context, w *world) error {
 		if err := copyFile(found[0], h.Path("/srv/"+name+".deb"), 0o644); err != nil {
 			return err
 		}
-		if _, err := h.Shell(ctx, `rm -f /etc/systemd/system/fleet-*.service; systemctl daemon-reload; dpkg -i /srv/`+name+`.deb
+		if _, err := h.Shell(ctx, `dpkg -i /srv/`+name+`.deb
 [ "$(systemctl is-enabled `+name+`)" = disabled ]
 [ "$(systemctl is-active `+name+`)" = inactive ]
 systemctl show -P FragmentPath `+name+` | grep -qx /usr/lib/systemd/system/`+name+`.service

@@ -35,6 +35,8 @@ func groups() []group {
 		{"Bundles", setUpBundles, bundleScenarios()},
 		{"Out paths", setUpBundles, outPathScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios(), goneScenarios())},
+		{"Services", setUpNixOS, serviceScenarios()},
+		{"Services, killed", setUpCrashPoints, installKilledScenarios()},
 		{"Crash points", setUpCrashPoints, crashPointScenarios()},
 		{"Power loss", setUpPower, powerScenarios()},
 	}

@@ -61,6 +61,9 @@ type world struct {
 	good system
 	// versions counts releases, so that each is another one.
 	versions int
+	// given says that the hosts have units that others brought, so that the programs
+	// install none.
+	given bool
 }
 
 // hosts of a world.
@@ -154,7 +157,7 @@ func (w *world) found(ctx context.Context) error {
 	_, err := w.ops.Shell(ctx, `
 install -D -m 0600 `+repo+`/trust/coordinator-kit.age /etc/fleet/coordinator-kit.age
 install -D -m 0600 `+repo+`/trust/coordinator.agekey /etc/fleet/coordinator-kit.key
-fleet-coordinator install --force`)
+`+w.begin("fleet-coordinator", ""))
 	if err != nil {
 		return err
 	}
@@ -164,14 +167,25 @@ fleet-coordinator install --force`)
 	})
 }
 
-// enrol installs the agent, which enrols with a join string. The hosts pass for
-// NixOS and are none: --force.
+// begin has a program be a service. The hosts pass for NixOS and are none: --force.
+func (w *world) begin(program, flags string) string {
+	if !w.given {
+		return program + " install --force " + flags
+	}
+	script := "systemctl enable -q --now " + program
+	if program == "fleet-agent" {
+		script = "umask 077; mkdir -p /etc/fleet; cat >/etc/fleet/join; " + script
+	}
+	return script
+}
+
+// enrol makes the agent a service, which enrols with a join string.
 func (w *world) enrol(ctx context.Context) error {
 	join, err := w.fleetctl(ctx, "token", webName)
 	if err != nil {
 		return err
 	}
-	if _, err := w.web.Input(ctx, join, "fleet-agent", "install", "--force", "--join-file", "-"); err != nil {
+	if _, err := w.web.Input(ctx, join, "sh", "-euc", w.begin("fleet-agent", "--join-file -")); err != nil {
 		return err
 	}
 	return wait(ctx, settleTimeout, func() error {

@@ -52,6 +52,10 @@ func (m *module) UnmarshalJSON(data []byte) error {
 // settings are as the unit's file would have them.
 func (m module) settings() settings {
 	s := settings{"Unit.Description": {m.Description}, "Unit.Documentation": m.Documentation, "Unit.After": m.After, "Install.WantedBy": m.WantedBy}
+	if m.RestartIfChanged != nil {
+		// As NixOS writes it.
+		s["Unit.X-RestartIfChanged"] = []string{fmt.Sprint(*m.RestartIfChanged)}
+	}
 	for section, values := range map[string]map[string]any{"Unit": m.Unit, "Service": m.Service} {
 		for name, value := range values {
 			list, ok := value.([]any)

@@ -152,9 +152,13 @@ func loadHosts[T any](ctx context.Context, r *Registry, prefix string, f func(*H
 func (r *Registry) Run(ctx context.Context) error {
 	tick := time.NewTicker(FlushEvery)
 	defer tick.Stop()
+	l := r.o.Progress.Loop("register", "beginning", flushWithin)
+	defer l.Ends()
 	for {
+		l.Waits()
 		select {
 		case <-tick.C:
+			l.Does("writing signs of life", flushWithin)
 			if err := r.Flush(ctx, false); err != nil && ctx.Err() == nil {
 				r.o.Slog.Error("writing signs of life failed", "error", err)
 			}
@@ -165,6 +169,9 @@ func (r *Registry) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// flushWithin is how long a Flush may take, of a register of any size.
+const flushWithin = 5 * time.Minute
 
 // Flush writes what is only in memory: identities registered on sight, which CA
 // hosts have theirs of, status without a transition, and signs of life. All writes

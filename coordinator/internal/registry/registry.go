@@ -14,6 +14,7 @@ import (
 	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
 	"github.com/cameronraysmith/fleet/coordinator/internal/store"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/watchdog"
 )
 
 // Sentinels that errors of this package wrap.
@@ -53,6 +54,8 @@ type Options struct {
 	Actor string
 	Now   func() time.Time
 	Slog  *slog.Logger
+	// Progress hears of Run; nil for nobody.
+	Progress *watchdog.Progress
 }
 
 // Registry is the register of machines.
@@ -150,6 +153,19 @@ func (r *Registry) Hosts() []Host {
 	}
 	slices.SortFunc(hosts, func(a, b Host) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	return hosts
+}
+
+// CountConnected counts the hosts whose stream is open. It waits for whoever writes, so
+// that it does not answer while one is stuck.
+func (r *Registry) CountConnected() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.all() {
+		if e.session.Load() != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // SignedReport returns the newest report of a machine that brought transitions,
