@@ -80,6 +80,10 @@ type Agent struct {
 	// the trust root is reset.
 	taking stdsync.Mutex
 
+	// renewing is held while the host identity is: one renewal replaces the
+	// connection that another would use.
+	renewing stdsync.Mutex
+
 	// building is held, shared, while blobs and secrets of a generation are
 	// made ready; who clears away takes it alone.
 	building stdsync.RWMutex

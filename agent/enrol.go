@@ -215,6 +215,8 @@ type renewal struct {
 // renewIfDue renews the host identity when half its life is over. A key that
 // the coordinator knows may renew for a while after the end, too.
 func (a *Agent) renewIfDue(ctx context.Context, b *bound, r *renewal) {
+	a.renewing.Lock()
+	defer a.renewing.Unlock()
 	now := a.now()
 	if now.Before(a.identity.RenewAt(r.jitter)) {
 		r.failed = 0

@@ -85,7 +85,7 @@ func crash(ctx context.Context, o options) error {
 		pick: func(r row) bool { return only.MatchString(r.String()) },
 		progress: func(done, all int, out outcome) {
 			for i, err := range []error{out.once, out.twice} {
-				if violation(err) {
+				if violation(err) && ctx.Err() == nil { // Not what was under way when it was interrupted.
 					fmt.Printf("VIOLATION, killed %d times: %s: %v\n", i+1, out.row, err)
 				}
 			}
