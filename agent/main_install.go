@@ -121,12 +121,9 @@ func runInstall(ctx context.Context, o *installOptions, flags *pflag.FlagSet) er
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	exe, err := o.executable()
+	exe, err := service.Self(o.executable)
 	if err != nil {
-		return fmt.Errorf("finding this program: %w", err)
-	}
-	if exe, err = filepath.EvalSymlinks(exe); err != nil {
-		return fmt.Errorf("finding this program: %w", err)
+		return err //nolint:wrapcheck // It says what failed.
 	}
 	var join *pki.Join
 	if o.joinFile == "-" {

@@ -147,12 +147,9 @@ func runInstall(ctx context.Context, s system, o *installOptions, flags *pflag.F
 	if err != nil {
 		return err
 	}
-	exe, err := s.executable()
+	exe, err := service.Self(s.executable)
 	if err != nil {
-		return fmt.Errorf("finding this program: %w", err)
-	}
-	if exe, err = filepath.EvalSymlinks(exe); err != nil {
-		return fmt.Errorf("finding this program: %w", err)
+		return err //nolint:wrapcheck // It says what failed.
 	}
 	done, err := h.Install(ctx, service.Definition{
 		Service: serviceName, Program: o.program, From: exe, State: o.stateDir, Force: o.force, Idle: o.idle,

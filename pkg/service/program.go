@@ -13,6 +13,19 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
+// Self is the file of the program that runs, whatever links lead to it, as
+// executable (os.Executable) tells.
+func Self(executable func() (string, error)) (string, error) {
+	exe, err := executable()
+	if err == nil {
+		exe, err = filepath.EvalSymlinks(exe)
+	}
+	if err != nil {
+		return "", fmt.Errorf("finding this program: %w", err)
+	}
+	return exe, nil
+}
+
 // checkProgram refuses a path that a service's program can't have.
 func checkProgram(service, path string) error {
 	if err := PlainPath("--program", path); err != nil {

@@ -95,8 +95,9 @@ func (w *world) arm() {
 func (w *world) outcome() Outcome {
 	w.t.Helper()
 	for range 6000 {
-		if o := w.Outcome(w.order.ID); o != nil {
-			return *o
+		var o Outcome
+		if err := readJSON(filepath.Join(w.dir, fileOutcome+w.order.ID), &o); err == nil {
+			return o
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -279,10 +279,10 @@ func (p *process) say(format string, args ...any) {
 func restartUnit(ctx context.Context, unit string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	for _, args := range [][]string{{"reset-failed", unit}, {"restart", "--no-block", unit}} {
-		if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil && args[0] == "restart" { //nolint:gosec // The agent's own unit.
-			return fmt.Errorf("systemctl %s %s: %w: %s", args[0], unit, err, out)
-		}
+	// Fails where nothing is to be reset.
+	_ = exec.CommandContext(ctx, "systemctl", "reset-failed", unit).Run()                                              //nolint:gosec // The agent's own unit.
+	if out, err := exec.CommandContext(ctx, "systemctl", "restart", "--no-block", unit).CombinedOutput(); err != nil { //nolint:gosec // As above.
+		return fmt.Errorf("systemctl restart %s: %w: %s", unit, err, out)
 	}
 	return nil
 }

@@ -206,15 +206,6 @@ func (s *Switch) Order() (string, error) {
 // Verdict returns the one on an order; empty where there is none.
 func (s *Switch) Verdict(id string) (Verdict, error) { return verdictOn(s.dir, id) }
 
-// Outcome returns what came of an order that was fired; nil while nothing has.
-func (s *Switch) Outcome(id string) *Outcome {
-	var o Outcome
-	if err := readJSON(filepath.Join(s.dir, fileOutcome+id), &o); err != nil {
-		return nil
-	}
-	return &o
-}
-
 // tidy removes what is left of other orders: a name is never used twice.
 func (s *Switch) tidy(id string) {
 	entries, err := os.ReadDir(s.dir)

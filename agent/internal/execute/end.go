@@ -27,18 +27,11 @@ func (e *Executor) End(ctx context.Context, id string) error {
 func (e *Executor) end(ctx context.Context, id string) error {
 	var s started
 	for n := 0; ; n++ {
-		st, err := e.Status(id)
-		switch {
-		case err != nil:
+		if over, err := e.over(ctx, id); over || err != nil {
 			return err
-		case st.Phase == PhaseLost:
-			_, err := e.lost(ctx, id)
-			return err
-		case st.Phase != PhaseRunning:
-			return nil
 		}
 		// Who holds the lock has not written yet who it is, for a moment.
-		err = readJSON(e.path(id), fileStarted, &s)
+		err := readJSON(e.path(id), fileStarted, &s)
 		if err == nil {
 			break
 		}
@@ -58,15 +51,8 @@ func (e *Executor) end(ctx context.Context, id string) error {
 		}
 		// A runner waits killGrace for its program, twice at worst.
 		for range 3 * killGrace / (20 * time.Millisecond) {
-			st, err := e.Status(id)
-			switch {
-			case err != nil:
+			if over, err := e.over(ctx, id); over || err != nil {
 				return err
-			case st.Phase == PhaseLost:
-				_, err := e.lost(ctx, id)
-				return err
-			case st.Phase != PhaseRunning:
-				return nil
 			}
 			if err := pause(ctx, 20*time.Millisecond); err != nil {
 				return err
@@ -74,6 +60,15 @@ func (e *Executor) end(ctx context.Context, id string) error {
 		}
 	}
 	return errors.New("it survives SIGKILL")
+}
+
+// over says whether a run goes on no more, and ends what a dead runner left.
+func (e *Executor) over(ctx context.Context, id string) (bool, error) {
+	st, err := e.Status(id)
+	if err == nil && st.Phase == PhaseLost {
+		_, err = e.lost(ctx, id)
+	}
+	return st.Phase != PhaseRunning, err
 }
 
 func pause(ctx context.Context, d time.Duration) error {
