@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -331,6 +332,45 @@ func TestRelease(t *testing.T) {
 	time.Sleep(50 * time.Millisecond)
 	if there, err := wake(w.dir); err != nil || !there {
 		t.Errorf("one with an order went: %v", err)
+	}
+}
+
+// TestWakeWhileItGoes: a process that ends while it is woken isn't there, and is
+// no error.
+func TestWakeWhileItGoes(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, fileWake)
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) //nolint:gosec // In the test's directory.
+			if err == nil {
+				err = f.Close()
+			}
+			if err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for range 20000 {
+		if _, err := wake(dir); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -33,11 +33,15 @@ func wake(dir string) (there bool, err error) {
 		return false, fmt.Errorf("waking the switch: %w", err)
 	}
 	_, err = f.Write([]byte{1})
-	if errors.Is(err, unix.EAGAIN) { // It is woken already, often.
+	there = true
+	switch {
+	case errors.Is(err, unix.EAGAIN): // It is woken already, often.
 		err = nil
+	case errors.Is(err, unix.EPIPE): // Who read went between the open and the write.
+		there, err = false, nil
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
-		return true, fmt.Errorf("waking the switch: %w", err)
+		return there, fmt.Errorf("waking the switch: %w", err)
 	}
-	return true, nil
+	return there, nil
 }
