@@ -22,6 +22,19 @@ import (
 // records of its journal.
 var ackedIn = regexp.MustCompile(`"acked":([0-9]+)`)
 
+// steps finds the records of a host's journal that say what became of an activation.
+var steps = regexp.MustCompile(`"kind":"(activating|activated|held|rolling-back|rolled-back|verified)"`)
+
+// lastStep is the newest of them; empty where there is none.
+func (w *world) lastStep() string {
+	data, _ := os.ReadFile(w.path("host", "journal"))
+	all := steps.FindAllSubmatch(data, -1)
+	if len(all) == 0 {
+		return ""
+	}
+	return string(all[len(all)-1][1])
+}
+
 // transitions checks that the coordinator has what it acknowledged to the host, which
 // drops it then.
 func (w *world) transitions() error {

@@ -98,13 +98,13 @@ func agentStaysAway(ctx context.Context, w *world) error {
 	if err := w.release(ctx, "mute", secretTwo); err != nil {
 		return err
 	}
-	runs := func(version string, within time.Duration) error {
+	wait := func(within time.Duration, until func() bool) error {
 		limit := time.After(within)
 		for {
 			done := w.power.open()
-			now := w.running()
+			now := until()
 			done()
-			if now == version {
+			if now {
 				return nil
 			}
 			select {
@@ -116,8 +116,11 @@ func agentStaysAway(ctx context.Context, w *world) error {
 			}
 		}
 	}
-	err := runs("mute", 10*time.Second)
-	return errors.Join(err, w.agent.stop(), runs("v2", 15*time.Second), w.agent.start())
+	// Before the agent has it on record that it is activated, going back is an
+	// activation that was cut short, which is tried again.
+	verifies := func() bool { return w.running() == "mute" && w.lastStep() == "activated" }
+	back := func() bool { return w.running() == "v2" }
+	return errors.Join(wait(10*time.Second, verifies), w.agent.stop(), wait(15*time.Second, back), w.agent.start())
 }
 
 // stateFreshness gives the agent the key of the freshness role: it states what is
