@@ -35,9 +35,9 @@ type DeadMan struct {
 	// Unit is the agent's own service, which a switch that fired starts anew;
 	// empty for none.
 	Unit string
-	// SystemdRun is the program systemd-run, where switches are to be transient
-	// services; empty: they are processes of the agent's.
-	SystemdRun string
+	// Systemd says that switches are to be transient services of systemd, and not
+	// processes of the agent's.
+	Systemd bool
 }
 
 // openSwitches decides how switches are started.
@@ -47,8 +47,8 @@ func (a *Agent) openSwitches() {
 	}
 	a.switches = &deadman.Children{Command: a.config.DeadMan.Command}
 	a.startSwitch = a.switches.Start
-	if run := a.config.DeadMan.SystemdRun; run != "" {
-		a.startSwitch = (&deadman.Units{Command: a.config.DeadMan.Command, Run: run}).Start
+	if a.config.DeadMan.Systemd {
+		a.startSwitch = (&deadman.Units{Command: a.config.DeadMan.Command}).Start
 	}
 }
 

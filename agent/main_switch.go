@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"github.com/cameronraysmith/fleet/agent/internal/deadman"
@@ -45,10 +44,6 @@ func (o *runOptions) deadMan(log *slog.Logger) (DeadMan, error) {
 		kept = exe
 	}
 	d := DeadMan{Command: []string{kept, deadManCommand}, Margin: o.deadManMargin, Unit: execute.OwnUnit()}
-	if d.Unit != "" && os.Geteuid() == 0 {
-		if run, err := exec.LookPath("systemd-run"); err == nil {
-			d.SystemdRun = run
-		}
-	}
+	d.Systemd = d.Unit != "" && os.Geteuid() == 0
 	return d, nil
 }

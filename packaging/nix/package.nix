@@ -17,7 +17,7 @@ buildGo126Module {
   };
   # Of the directory that "go mod vendor" makes; test/packaging says which, after
   # a change of go.mod.
-  vendorHash = "sha256-w+tnsEHinFjgjh6jVBQhZaWIFd7AsGzsFiV/rpnDilc=";
+  vendorHash = "sha256-v5XeDUoWCT6d9cWaauPhkh3WGPyqK9eTEQRbRqE7pXM=";
 
   subPackages = [ "cmd/fleet-agent" "cmd/fleet-coordinator" "cmd/fleetctl" ];
   # As the Makefile has them.

@@ -21,6 +21,10 @@ func goneScenarios() []scenario {
 // deadlines of activation and verification, its margin, and the way back.
 const switchTimeout = time.Minute
 
+// restartTimeout is when the switch has started a hung agent anew at the latest. The
+// watchdog would within two minutes.
+const restartTimeout = 30 * time.Second
+
 // inHaste has the host leave its dead-man switch short deadlines meanwhile, and a
 // good system to go back to.
 func (w *world) inHaste(ctx context.Context, use func() error) (err error) {
@@ -102,10 +106,25 @@ func agentHangs(ctx context.Context, w *world) error {
 		if err := w.midway(ctx, d.system); err != nil {
 			return err
 		}
+		stopped, err := w.agentPID(ctx)
+		if err != nil {
+			return err
+		}
 		if _, err := w.web.Run(ctx, "systemctl", "kill", "--kill-whom=main", "-s", "STOP", "fleet-agent"); err != nil {
 			return err
 		}
 		if err := w.firedBackTo(ctx, w.good); err != nil {
+			return err
+		}
+		// By the switch, and not minutes later by the watchdog.
+		err = wait(ctx, restartTimeout, func() error {
+			now, err := w.agentPID(ctx)
+			if err == nil && now == stopped {
+				err = errors.New("the agent was not started anew")
+			}
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		return w.isUndone(ctx, d)

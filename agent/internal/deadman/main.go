@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 )
@@ -279,10 +279,7 @@ func (p *process) say(format string, args ...any) {
 func restartUnit(ctx context.Context, unit string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	// Fails where nothing is to be reset.
-	_ = exec.CommandContext(ctx, "systemctl", "reset-failed", unit).Run()                                              //nolint:gosec // The agent's own unit.
-	if out, err := exec.CommandContext(ctx, "systemctl", "restart", "--no-block", unit).CombinedOutput(); err != nil { //nolint:gosec // As above.
-		return fmt.Errorf("systemctl restart %s: %w: %s", unit, err, out)
-	}
-	return nil
+	return systemd.Address("").Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { //nolint:wrapcheck // It says what failed.
+		return c.Restart(ctx, unit) //nolint:wrapcheck // As above.
+	})
 }

@@ -1,15 +1,14 @@
 package deadman
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"fmt"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 )
 
 // startTimeout bounds having systemd start a switch.
@@ -22,28 +21,21 @@ const startTimeout = 10 * time.Second
 type Units struct {
 	// Command calls Main with the argument appended to it; an absolute path first.
 	Command []string
-	// Run is the program systemd-run.
-	Run string
+	// Systemd is where it listens.
+	Systemd systemd.Address
 }
 
 // Start is a Start.
 func (u *Units) Start(ctx context.Context, dir, log string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	// A name of its own: one that has failed would block it.
-	name := "fleet-dead-man-" + filepath.Base(dir) + "-" + strings.ToLower(rand.Text()[:8])
-	argv := append([]string{
-		"--quiet", "--collect", "--no-ask-password", "--unit=" + name, "--service-type=exec",
-		"--description=fleet dead-man switch (" + filepath.Base(dir) + ")",
-		"--property=Restart=on-failure", "--property=RestartSec=1",
-		// A way back goes on where the switch is killed, and the next one waits for it.
-		"--property=KillMode=process",
-		"--property=OOMScoreAdjust=-900",
-		"--property=StandardOutput=append:" + log, "--property=StandardError=append:" + log,
-		"--",
-	}, slices.Concat(u.Command, []string{dir})...)
-	if out, err := exec.CommandContext(ctx, u.Run, argv...).CombinedOutput(); err != nil { //nolint:gosec // The agent's own program.
-		return fmt.Errorf("starting service %s: %w: %s", name, err, bytes.TrimSpace(out))
+	service := systemd.Service{
+		// A name of its own: one that has failed would block it.
+		Name:        "fleet-dead-man-" + filepath.Base(dir) + "-" + strings.ToLower(rand.Text()[:8]) + ".service",
+		Description: "fleet dead-man switch (" + filepath.Base(dir) + ")",
+		Argv:        append(slices.Clone(u.Command), dir), Log: log,
 	}
-	return nil
+	return u.Systemd.Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { //nolint:wrapcheck // It says what failed.
+		return c.StartTransient(ctx, service) //nolint:wrapcheck // As above.
+	})
 }

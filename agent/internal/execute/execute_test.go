@@ -17,13 +17,18 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
 
 // The test binary is also the runner, an agent that dies, and a writer of much
 // output.
+// systemdVariable is where a runner of the tests finds the address of its systemd.
+const systemdVariable = "EXECUTE_TEST_SYSTEMD"
+
 func TestMain(m *testing.M) {
 	flag.Parse()
+	manager = systemd.Address(os.Getenv(systemdVariable))
 	switch flag.Arg(0) {
 	case "run-action":
 		os.Exit(RunAction(flag.Arg(1)))

@@ -21,7 +21,7 @@ func (r *run) program(step int, x *driver.Exec, late <-chan time.Time) Result {
 	var before map[string]string
 	var unknown error
 	if x.FailedUnitsCode != 0 {
-		before, unknown = r.before.wait(step, x.Env)
+		before, unknown = r.before.wait(step)
 	}
 	for {
 		res := r.exec(step, x, late)
@@ -33,7 +33,7 @@ func (r *run) program(step int, x *driver.Exec, late <-chan time.Time) Result {
 				return res
 			}
 		case x.FailedUnitsCode != 0 && res.ExitCode == x.FailedUnitsCode:
-			return judgeUnits(res, x.Env, before, unknown, OwnUnit())
+			return judgeUnits(res, before, unknown, OwnUnit())
 		default:
 			return res
 		}

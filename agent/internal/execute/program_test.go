@@ -1,29 +1,42 @@
 package execute
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/systemd/systemdtest"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
 
-// standIn puts a systemctl into a PATH that prints what a file holds.
-func standIn(t *testing.T) (units, path string) {
+// standIn is a systemd for the runners that the test starts, with the units that a
+// file holds: lines of name and state.
+func standIn(t *testing.T) (s *systemdtest.Server, units string) {
 	t.Helper()
-	dir := t.TempDir()
-	units = filepath.Join(dir, "units")
-	script := "#!/bin/sh\ncase $1 in\nlist-units) cat " + units + " ;;\nshow) case $5 in well*) echo 0 ;; *) echo 1 ;; esac ;;\nesac\n"
-	if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(script), 0o755); err != nil { //nolint:gosec // A program.
-		t.Fatal(err)
-	}
-	return units, "PATH=" + dir + ":/usr/bin:/bin"
+	units = filepath.Join(t.TempDir(), "units")
+	s = systemdtest.Start(t)
+	s.Do(func() {
+		s.Units = func() map[string]systemdtest.Unit {
+			data, _ := os.ReadFile(units) //nolint:gosec // The test's own.
+			troubled := map[string]systemdtest.Unit{}
+			for line := range strings.Lines(string(data)) {
+				name, sub, _ := strings.Cut(strings.TrimSpace(line), " ")
+				u := systemdtest.Unit{Sub: sub, Status: 1}
+				if strings.HasPrefix(name, "well") {
+					u.Status = 0
+				}
+				troubled[name] = u
+			}
+			return troubled
+		}
+	})
+	t.Setenv(systemdVariable, string(s.Address))
+	return s, units
 }
 
-func unit(name, sub string) string { return name + " loaded whatever " + sub + " Some text\n" }
+func unit(name, sub string) string { return name + " " + sub + "\n" }
 
 // TestFailedUnits: exit 4 of a switch counts only where a unit failed by it.
 func TestFailedUnits(t *testing.T) {
@@ -47,7 +60,7 @@ func TestFailedUnits(t *testing.T) {
 		}(), "and 3 more"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			units, path := standIn(t)
+			_, units := standIn(t)
 			if err := os.WriteFile(units, []byte(c.before), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +69,7 @@ func TestFailedUnits(t *testing.T) {
 				t.Fatal(err)
 			}
 			step := driver.Step{Exec: &driver.Exec{
-				Argv: []string{"/bin/sh", "-c", "cp " + after + " " + units + "; exit 4"}, Env: []string{path}, FailedUnitsCode: 4,
+				Argv: []string{"/bin/sh", "-c", "cp " + after + " " + units + "; exit 4"}, FailedUnitsCode: 4,
 				Meanings: map[int]string{4: "units failed"},
 			}}
 			res := finish(t, step)
@@ -71,18 +84,12 @@ func TestFailedUnits(t *testing.T) {
 // TestSystemdAway: a systemd that doesn't answer for a moment, as one does that a
 // switch replaces, is asked again, before the switch and after it.
 func TestSystemdAway(t *testing.T) {
-	units, path := standIn(t)
-	dir, _, _ := strings.Cut(strings.TrimPrefix(path, "PATH="), ":")
-	ctl := filepath.Join(dir, "systemctl")
-	if err := os.Rename(ctl, ctl+".there"); err != nil {
+	s, units := standIn(t)
+	s.Do(func() { s.Away = true })
+	if err := os.WriteFile(units, []byte(unit("old.service", "failed")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// Away at every other question.
-	script := "#!/bin/sh\nif mkdir " + dir + "/asked 2>/dev/null; then exit 1; fi\nrmdir " + dir + "/asked; exec " + ctl + ".there \"$@\"\n"
-	if err := errors.Join(os.WriteFile(ctl, []byte(script), 0o755), os.WriteFile(units, []byte(unit("old.service", "failed")), 0o600)); err != nil { //nolint:gosec // A program.
-		t.Fatal(err)
-	}
-	four := &driver.Exec{Argv: []string{"/bin/sh", "-c", "exit 4"}, Env: []string{path}, FailedUnitsCode: 4}
+	four := &driver.Exec{Argv: []string{"/bin/sh", "-c", "exit 4"}, FailedUnitsCode: 4}
 	if res := finish(t, driver.Step{Exec: four}); res.Outcome != OutcomeOK {
 		t.Errorf("nothing failed that had not before: got %+v", res)
 	}
@@ -91,7 +98,10 @@ func TestSystemdAway(t *testing.T) {
 // TestOwnUnitIsNoEvidence: an agent that was killed, and waits for its systemd,
 // does not count against what was switched to meanwhile.
 func TestOwnUnitIsNoEvidence(t *testing.T) {
-	units, path := standIn(t)
+	s, units := standIn(t)
+	old := manager
+	manager = s.Address
+	t.Cleanup(func() { manager = old })
 	for name, c := range map[string]struct{ after, own, breaks string }{
 		"the agent restarts":             {unit("fleet-agent.service", "auto-restart"), "fleet-agent.service", ""},
 		"the agent is failed":            {unit("fleet-agent.service", "failed"), "fleet-agent.service", ""},
@@ -107,7 +117,7 @@ func TestOwnUnitIsNoEvidence(t *testing.T) {
 			want = four
 			want.Message += ": units that failed: " + c.breaks
 		}
-		if got := judgeUnits(four, []string{path}, nil, nil, c.own); got != want {
+		if got := judgeUnits(four, nil, nil, c.own); got != want {
 			t.Errorf("%s: got %+v, want %+v", name, got, want)
 		}
 	}
@@ -133,9 +143,8 @@ func TestUnitOf(t *testing.T) {
 
 // TestFailedUnitsUnknown: without systemd the program's word stands.
 func TestFailedUnitsUnknown(t *testing.T) {
-	res := finish(t, driver.Step{Exec: &driver.Exec{
-		Argv: []string{"/bin/sh", "-c", "exit 4"}, Env: []string{"PATH=" + t.TempDir()}, FailedUnitsCode: 4,
-	}})
+	t.Setenv(systemdVariable, filepath.Join(t.TempDir(), "nobody"))
+	res := finish(t, driver.Step{Exec: &driver.Exec{Argv: []string{"/bin/sh", "-c", "exit 4"}, FailedUnitsCode: 4}})
 	if res.Outcome != OutcomeExit || !strings.Contains(res.Message, "can't be told") {
 		t.Errorf("got %+v", res)
 	}

@@ -1,0 +1,110 @@
+package systemd_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/cameronraysmith/fleet/agent/internal/systemd"
+	"github.com/cameronraysmith/fleet/agent/internal/systemd/systemdtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func connect(t *testing.T, a systemd.Address) *systemd.Conn {
+	t.Helper()
+	c, err := a.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func TestTroubled(t *testing.T) {
+	s := systemdtest.Start(t)
+	units := map[string]systemdtest.Unit{"a.service": {Sub: "failed", Status: 3}, "b.service": {Sub: "auto-restart"}, "c.service": {Sub: "running"}}
+	s.Do(func() { s.Units = func() map[string]systemdtest.Unit { return units } })
+	c := connect(t, s.Address)
+	got, err := c.Troubled(t.Context())
+	if diff := cmp.Diff(map[string]string{"a.service": "failed", "b.service": "auto-restart"}, got); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	for unit, want := range map[string]int32{"a.service": 3, "b.service": 0} {
+		if got, err := c.MainStatus(t.Context(), unit); err != nil || got != want {
+			t.Errorf("%s: %d, %v", unit, got, err)
+		}
+	}
+}
+
+func TestStartTransient(t *testing.T) {
+	s := systemdtest.Start(t)
+	c := connect(t, s.Address)
+	service := systemd.Service{Name: "x.service", Description: "an x", Argv: []string{"/bin/x", "y z"}, Log: "/log"}
+	if err := c.StartTransient(t.Context(), service); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{
+		"Description": "an x", "Type": "exec", "Restart": "on-failure", "RestartUSec": uint64(1000000), "KillMode": "process",
+		"OOMScoreAdjust": int32(-900), "CollectMode": "inactive-or-failed", "StandardOutputFileToAppend": "/log",
+		"StandardErrorFileToAppend": "/log", "ExecStart": [][]any{{"/bin/x", []string{"/bin/x", "y z"}, false}},
+	}
+	s.Do(func() {
+		if diff := cmp.Diff(want, s.Started["x.service"]); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		s.Result = "failed"
+	})
+	if err := c.StartTransient(t.Context(), service); err == nil || !strings.Contains(err.Error(), `"failed"`) {
+		t.Errorf("got %v", err)
+	}
+	service.Argv[0] = "x"
+	if err := c.StartTransient(t.Context(), service); err == nil || !strings.Contains(err.Error(), "absolute") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRestart(t *testing.T) {
+	s := systemdtest.Start(t)
+	c := connect(t, s.Address)
+	if err := c.Restart(t.Context(), "x.service"); err != nil {
+		t.Fatal(err)
+	}
+	s.Do(func() {
+		if diff := cmp.Diff([]string{"ResetFailedUnit x.service", "RestartUnit x.service"}, s.Calls); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestAskAgain: a systemd that breaks off is asked again, one that is not there is
+// not waited for for ever.
+func TestAskAgain(t *testing.T) {
+	s := systemdtest.Start(t)
+	s.Do(func() { s.Away = true })
+	n := 0
+	if err := s.Address.Ask(t.Context(), func(ctx context.Context, c *systemd.Conn) error {
+		n++
+		_, err := c.Troubled(ctx)
+		return err
+	}); err != nil || n == 0 {
+		t.Errorf("asked %d times: %v", n, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	nowhere := systemd.Address(filepath.Join(t.TempDir(), "nowhere"))
+	err := nowhere.Ask(ctx, func(context.Context, *systemd.Conn) error { return nil })
+	if err == nil || errors.Is(err, systemd.ErrAbsent) {
+		t.Errorf("got %v", err)
+	}
+}

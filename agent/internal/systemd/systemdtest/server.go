@@ -1,0 +1,250 @@
+// Package systemdtest plays systemd's side of its own socket, for tests.
+package systemdtest
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"github.com/cameronraysmith/fleet/agent/internal/systemd"
+)
+
+// busy is how long it does other things between two lines: long enough for what is
+// sent at once to be there together.
+const busy = 2 * time.Millisecond
+
+// Unit is one that is in trouble.
+type Unit struct {
+	// Sub is its state: failed, auto-restart.
+	Sub string
+	// Status is what its main process ended with.
+	Status int32
+}
+
+// Server is a systemd. What it says is changed, and looked at, within Do.
+type Server struct {
+	// Address is where it listens.
+	Address systemd.Address
+
+	// Units are those in trouble; called for each answer.
+	Units func() map[string]Unit
+	// Away has every other connection broken off, as by a systemd that replaces
+	// itself by a newer one.
+	Away bool
+	// Result is how jobs end; default "done".
+	Result string
+	// Started are the transient services, with their settings.
+	Started map[string]map[string]any
+	// Calls are the methods that were called, with a unit's name where there is one.
+	Calls []string
+
+	t           *testing.T
+	listener    net.Listener
+	running     sync.WaitGroup
+	mu          sync.Mutex // guards all but Address, for those who ask at once
+	conns       map[net.Conn]bool
+	connections int
+}
+
+// Start starts one that goes with the test.
+func Start(t *testing.T) *Server {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "systemd")
+	l, err := net.Listen("unix", path) //nolint:noctx // It ends with the test.
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{
+		Address: systemd.Address(path), t: t, listener: l, conns: map[net.Conn]bool{},
+		Units: func() map[string]Unit { return nil }, Started: map[string]map[string]any{}, Result: "done",
+	}
+	s.running.Go(s.accept)
+	t.Cleanup(s.stop)
+	return s
+}
+
+// Do runs what changes the server, or looks at it, while it answers nobody.
+func (s *Server) Do(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+func (s *Server) stop() {
+	_ = s.listener.Close()
+	s.mu.Lock()
+	for c := range s.conns {
+		_ = c.Close()
+	}
+	s.mu.Unlock()
+	s.running.Wait()
+}
+
+func (s *Server) accept() {
+	for {
+		c, err := s.listener.Accept()
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		s.connections++
+		if s.Away && s.connections%2 == 1 {
+			_ = c.Close()
+			s.mu.Unlock()
+			continue
+		}
+		s.conns[c] = true
+		s.mu.Unlock()
+		s.running.Go(func() {
+			if err := s.serve(c); !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+				s.t.Logf("systemd's stand-in: %v", err)
+			}
+			s.mu.Lock()
+			delete(s.conns, c)
+			s.mu.Unlock()
+			_ = c.Close()
+		})
+	}
+}
+
+// serve is the server's half of the D-Bus Specification's authentication, then
+// answers until the connection ends, and says how.
+func (s *Server) serve(c net.Conn) error {
+	in := bufio.NewReader(c)
+	if _, err := in.ReadByte(); err != nil {
+		return err //nolint:wrapcheck // For a log.
+	}
+	for {
+		time.Sleep(busy)
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return err //nolint:wrapcheck // As above.
+		}
+		answer := ""
+		switch word, rest, _ := strings.Cut(strings.TrimSpace(line), " "); {
+		case word == "AUTH" && rest == "":
+			answer = "REJECTED EXTERNAL"
+		case word == "AUTH":
+			answer = "OK 0123456789abcdef0123456789abcdef"
+		case word == "NEGOTIATE_UNIX_FD":
+			answer = "ERROR"
+		case word == "BEGIN":
+			if in.Buffered() > 0 {
+				// As systemd 257 does.
+				s.t.Error("a message came together with the end of the authentication: systemd never looks at it")
+			}
+			return s.answer(c, in)
+		}
+		if _, err := c.Write([]byte(answer + "\r\n")); err != nil {
+			return err //nolint:wrapcheck // As above.
+		}
+	}
+}
+
+func (s *Server) answer(c net.Conn, in *bufio.Reader) error {
+	var serial uint32
+	send := func(m *dbus.Message) error {
+		serial++
+		m.Headers[dbus.FieldSender] = dbus.MakeVariant("org.freedesktop.systemd1")
+		if len(m.Body) > 0 {
+			m.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(m.Body...))
+		}
+		return m.EncodeTo(c, binary.LittleEndian)
+	}
+	for {
+		call, err := dbus.DecodeMessage(in)
+		if err != nil {
+			return err //nolint:wrapcheck // As above.
+		}
+		if call.Type != dbus.TypeMethodCall {
+			continue
+		}
+		body, signal, failure := s.reply(call)
+		m := &dbus.Message{
+			Type: dbus.TypeMethodReply, Body: body,
+			Headers: map[dbus.HeaderField]dbus.Variant{dbus.FieldReplySerial: dbus.MakeVariant(call.Serial())},
+		}
+		if failure != "" {
+			m.Type = dbus.TypeError
+			m.Headers[dbus.FieldErrorName] = dbus.MakeVariant("org.freedesktop.systemd1." + failure)
+			m.Body = []any{failure}
+		}
+		if err := send(m); err != nil {
+			return err
+		}
+		if signal != nil {
+			if err := send(signal); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, failure string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path, _ := call.Headers[dbus.FieldPath].Value().(dbus.ObjectPath)
+	method, _ := call.Headers[dbus.FieldMember].Value().(string)
+	name := ""
+	if len(call.Body) > 0 {
+		name, _ = call.Body[0].(string)
+	}
+	s.Calls = append(s.Calls, strings.TrimSpace(method+" "+name))
+	const units, job = "/org/freedesktop/systemd1/unit/", dbus.ObjectPath("/org/freedesktop/systemd1/job/7")
+	switch method {
+	case "ListUnitsFiltered":
+		return []any{s.list(call)}, nil, ""
+	case "LoadUnit":
+		return []any{dbus.ObjectPath(units + strings.ReplaceAll(name, ".", "_2e"))}, nil, ""
+	case "Get":
+		u := s.Units()[strings.ReplaceAll(strings.TrimPrefix(string(path), units), "_2e", ".")]
+		return []any{dbus.MakeVariant(u.Status)}, nil, ""
+	case "RestartUnit":
+		return []any{job}, nil, ""
+	case "StartTransientUnit":
+		settings := map[string]any{}
+		for _, v := range call.Body[2].([][]any) { //nolint:forcetypeassert // A test fails then.
+			settings[v[0].(string)] = v[1].(dbus.Variant).Value() //nolint:forcetypeassert // As above.
+		}
+		s.Started[name] = settings
+		return []any{job}, &dbus.Message{
+			Type: dbus.TypeSignal, Body: []any{uint32(7), job, name, s.Result},
+			Headers: map[dbus.HeaderField]dbus.Variant{
+				dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath("/org/freedesktop/systemd1")),
+				dbus.FieldInterface: dbus.MakeVariant("org.freedesktop.systemd1.Manager"),
+				dbus.FieldMember:    dbus.MakeVariant("JobRemoved"),
+			},
+		}, ""
+	}
+	return nil, nil, "NoSuchUnit"
+}
+
+// listed is a unit as systemd lists it.
+type listed struct {
+	Name, Description, Load, Active, Sub, Following string
+	Path                                            dbus.ObjectPath
+	JobID                                           uint32
+	JobType                                         string
+	JobPath                                         dbus.ObjectPath
+}
+
+func (s *Server) list(call *dbus.Message) []listed {
+	states, _ := call.Body[0].([]string)
+	out := []listed{}
+	for name, u := range s.Units() {
+		if slices.Contains(states, u.Sub) {
+			out = append(out, listed{Name: name, Load: "loaded", Active: "whatever", Sub: u.Sub, Path: "/", JobPath: "/"})
+		}
+	}
+	return out
+}
