@@ -36,6 +36,7 @@ func crashPointScenarios() []scenario {
 		{"what was built becomes a root", "the agent is killed at each point, once and twice in a row: confirmed, activated once; what is gone back to is whole and a root, also after a garbage collection", keepKilled},
 		{"what was staged is durable, and not on record", "killed there once and twice in a row: the same", stagedKilled},
 		{"nix builds", "the agent is killed while a builder runs, once and twice in a row, and nix goes on: the same, built once", buildKilled},
+		{"nix repairs", "what runs is damaged, and the agent is killed while nix repairs it, once and twice in a row: whole again before anything else, nothing is activated", repairKilled},
 		{"a refused closure loses its root", "killed at each point, once and twice in a row: refused by its name, nothing activated, no root is left", refusedKilled},
 		{"an out path without a program loses its root", "killed at each point, once and twice in a row: refused by its name, nothing activated, no root is left", pathKilled},
 	}
@@ -167,16 +168,8 @@ func buildKilled(ctx context.Context, w *world) error {
 			return err
 		}
 		for n := range times {
-			if err := wait(ctx, settleTimeout, func() error {
-				_, err := w.web.Shell(ctx, `[ -s `+slowBuild+`.log ]
-pid=$(systemctl show -P MainPID fleet-agent)
-pgrep -P "$pid" -x nix`)
-				return err
-			}); err != nil {
-				return fmt.Errorf("nix does not build, after %d kills: %w", n, err)
-			}
-			if _, err := w.web.Run(ctx, "systemctl", "kill", "--kill-whom=main", "-s", "KILL", "fleet-agent"); err != nil {
-				return err
+			if err := w.killWhile(ctx, "nix"); err != nil {
+				return fmt.Errorf("after %d kills: %w", n, err)
 			}
 		}
 		if err := w.isGood(ctx, d, 1); err != nil {
@@ -187,6 +180,61 @@ pgrep -P "$pid" -x nix`)
 		}
 	}
 	return w.collected(ctx, before)
+}
+
+// killWhile kills the agent while a program runs that it started.
+func (w *world) killWhile(ctx context.Context, program string) error {
+	if err := wait(ctx, settleTimeout, func() error {
+		_, err := w.web.Shell(ctx, `[ -s `+slowBuild+`.log ]
+pid=$(systemctl show -P MainPID fleet-agent)
+pgrep -P "$pid" -x `+program)
+		return err
+	}); err != nil {
+		return fmt.Errorf("%s does not build: %w", program, err)
+	}
+	_, err := w.web.Run(ctx, "systemctl", "kill", "--kill-whom=main", "-s", "KILL", "fleet-agent")
+	return err
+}
+
+func repairKilled(ctx context.Context, w *world) error {
+	for times := 1; times <= 2; times++ {
+		if err := w.armed(ctx, "", 0); err != nil {
+			return err
+		}
+		if err := w.becomesGood(ctx, release{}); err != nil {
+			return err
+		}
+		file := w.good.toplevel + "/kernel-params"
+		// As after a power loss: another boot, whose agent never ended in order.
+		if _, err := w.web.Shell(ctx, `systemctl stop fleet-agent
+chmod 600 `+file+`; : >`+file+`; chmod 444 `+file+`
+echo '{"boot_id":"another"}' >/var/lib/fleet/agent/boot
+echo 3 >`+slowBuild+`; : >`+slowBuild+`.log
+systemctl start fleet-agent`); err != nil {
+			return err
+		}
+		for n := range times {
+			if err := w.killWhile(ctx, "nix-store"); err != nil {
+				return fmt.Errorf("after %d kills: %w", n, err)
+			}
+		}
+		if err := wait(ctx, settleTimeout, func() error {
+			_, err := w.web.Shell(ctx, "! grep suspect /var/lib/fleet/agent/boot")
+			return err
+		}); err != nil {
+			return fmt.Errorf("killed %d times: what was damaged is still looked at: %w", times, err)
+		}
+		if _, err := w.web.Run(ctx, "rm", slowBuild); err != nil {
+			return err
+		}
+		if _, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.State == "confirmed" }); err != nil {
+			return err
+		}
+		if err := errors.Join(w.whole(ctx, w.good), w.runs(ctx, w.good), w.activated(ctx, w.good, 1)); err != nil {
+			return fmt.Errorf("killed %d times: %w", times, err)
+		}
+	}
+	return nil
 }
 
 func refusedKilled(ctx context.Context, w *world) error {
