@@ -28,12 +28,53 @@ func sourceScenarios() []scenario {
 			}
 			return w.becomesGood(ctx, release{})
 		}},
+		{"the builder's key is replaced", "by trust rotate and trust sign: the next closure manifest is signed by the new key alone, and confirmed", builderRotated},
 		{"store path with a closure manifest", "substituted from a cache with a signature; the closure is as signed; confirmed", storePath},
 		{"a cache with other contents", "validly signed by the cache's key, not as in the manifest: refused, nothing activated", tamperedCache},
 		{"another tree than the signed one", "the flake that the host fetches has another narHash: refused by that name, nothing of it evaluated or built, the host is as it was", anotherTree},
 		{"another out path than the signed one", "what the host evaluates has another out path: refused by that name, nothing of it built, the host is as it was", anotherOutPath},
 		{"another content than the signed one", "a builder that does not come out the same: its closure is not as in the manifest, refused by that name, no root is left, the host is as it was", anotherContent},
 	}
+}
+
+// builderRotated has what is built signed by a key that the trust root before did
+// not have, and by no other.
+func builderRotated(ctx context.Context, w *world) error {
+	defer w.restoreSource(ctx)
+	keys := func() (string, error) {
+		out, err := w.ops.Run(ctx, "env", "FLEET_DIR="+repo, "fleetctl", "trust", "show")
+		if err != nil {
+			return "", err
+		}
+		var builder []string
+		for _, line := range lines(out) {
+			if strings.HasPrefix(line, "builder ") {
+				builder = append(builder, line)
+			}
+		}
+		if len(builder) == 0 {
+			return "", fmt.Errorf("the trust root has no builder:\n%s", out)
+		}
+		return strings.Join(builder, "\n"), nil
+	}
+	before, err := keys()
+	if err != nil {
+		return err
+	}
+	if _, err := w.ops.Shell(ctx, "export FLEET_DIR="+repo+"; fleetctl trust rotate builder && fleetctl trust sign --yes"); err != nil {
+		return err
+	}
+	after, err := keys()
+	if err != nil {
+		return err
+	}
+	if before == after {
+		return fmt.Errorf("the role is as it was: %s", after)
+	}
+	if err := w.fleetFile(ctx, strings.Replace(nixosSource, "}", ", build: true}", 1), patient); err != nil {
+		return err
+	}
+	return w.becomesGood(ctx, release{})
 }
 
 // restoreSource goes back to the flake; a failure shows in the next scenario.
