@@ -178,6 +178,14 @@ func TestNoSwitchNoActivation(t *testing.T) {
 	if p.Current != first {
 		t.Errorf("the host is at %v", p.Current)
 	}
+	// Not now and then only: it is what keeps the host from going on.
+	for range 40 {
+		p := waitProfile(t, h, "there", func(control.Profile) bool { return true })
+		if !strings.Contains(p.Reason.Message, "dead-man switch") {
+			t.Fatalf("while it is tried again the reason is %+v", p.Reason)
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
 	h.expectServing("good")
 	h.crash()
 	h.config.DeadMan.Command = command

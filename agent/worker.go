@@ -40,6 +40,14 @@ type worker struct {
 	mu    stdsync.Mutex
 	facts facts
 	said  said
+	// failing is the step that failed, while it is tried again.
+	failing *failing
+}
+
+// failing is a step that failed for a reason of this host's own.
+type failing struct {
+	plan reconcile.Plan
+	why  fleet.Reason
 }
 
 // facts are what the journal does not hold: they are found out again after a
@@ -172,7 +180,7 @@ func (w *worker) run(ctx context.Context) error {
 				current = w.start(ctx, plan, work)
 			default:
 				w.loop.Does(string(plan.Step), oneStep)
-				if err := w.stepped(ctx, w.step(ctx, work)); err != nil {
+				if err := w.stepped(ctx, plan, w.step(ctx, work)); err != nil {
 					return err
 				}
 				continue
@@ -209,7 +217,7 @@ func (w *worker) await(ctx context.Context, plan reconcile.Plan, now time.Time, 
 	case <-due:
 		return false, nil
 	case err := <-done:
-		return true, w.stepped(ctx, err)
+		return true, w.stepped(ctx, current.plan, err)
 	}
 }
 
@@ -234,9 +242,12 @@ func (w *worker) step(ctx context.Context, work func(context.Context) error) err
 
 // stepped judges the end of a step: only a journal that can't be written ends
 // the worker; after other failures the same step is tried again, later.
-func (w *worker) stepped(ctx context.Context, err error) error {
+func (w *worker) stepped(ctx context.Context, plan reconcile.Plan, err error) error {
 	switch {
 	case err == nil, errors.Is(err, errSuperseded):
+		w.mu.Lock()
+		w.failing = nil
+		w.mu.Unlock()
 		return nil
 	case errors.Is(err, errStopped), errors.Is(err, context.Canceled),
 		errors.Is(err, journal.ErrBroken), errors.Is(err, journal.ErrClosed):
@@ -250,6 +261,7 @@ func (w *worker) stepped(ctx context.Context, err error) error {
 	}
 	w.log.Error("step failed", "error", err)
 	w.mu.Lock()
+	w.failing = &failing{plan: plan, why: why}
 	w.said.plan.Reason = why
 	w.mu.Unlock()
 	w.a.link.wantReport()
@@ -266,13 +278,16 @@ func (w *worker) decide(now time.Time) reconcile.Plan {
 		next.desired = *in.desired.Target
 	}
 	w.mu.Lock()
+	if w.failing != nil && w.failing.plan.Same(plan) {
+		next.plan.Reason = w.failing.why // While it is tried again, too.
+	}
 	changed := w.said.plan.Step != plan.Step || w.said.plan.Target != plan.Target ||
-		w.said.plan.Reason.Code != plan.Reason.Code || w.said.mode != next.mode
+		w.said.plan.Reason.Code != next.plan.Reason.Code || w.said.mode != next.mode
 	w.said = next
 	w.mu.Unlock()
 	if changed {
 		w.log.Info("decided", "step", string(plan.Step), "number", plan.Target.Number.String(),
-			"reason", string(plan.Reason.Code))
+			"reason", string(next.plan.Reason.Code))
 		w.a.link.wantReport()
 		poke(w.a.decided)
 	}

@@ -17,6 +17,7 @@ in
     ++ optionals cfg.observe [ "--observe" ]
     ++ given "--age-identity" cfg.ageIdentity
     ++ changed "--poll-interval" "5m" cfg.pollInterval
+    ++ changed "--dead-man-margin" "1m" cfg.deadManMargin
     ++ lib.concatLists (mapAttrsToList (name: value: [ "--env" "${name}=${value}" ]) cfg.env)
     ++ given "--path" cfg.path
     ++ given "--nix-max-jobs" cfg.nixMaxJobs

@@ -80,6 +80,11 @@ in
       default = "5m";
       description = "How long to rely on the coordinator's hints before asking.";
     };
+    deadManMargin = mkOption {
+      type = duration;
+      default = "1m";
+      description = "How long after the deadlines of activation and verification the dead-man switch takes the host back, when no agent has said that it works.";
+    };
     env = mkOption {
       type = types.attrsOf types.str;
       default = { };

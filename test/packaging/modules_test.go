@@ -238,7 +238,7 @@ func TestProgramsTakeTheArguments(t *testing.T) {
 	}
 	// Every option of the modules became an argument somewhere.
 	for _, flag := range []string{
-		"--join-file", "--coordinator", "--ca-pin", "--root-pin", "--observe", "--age-identity", "--poll-interval", "--env", "--path", "--nix-max-jobs",
+		"--join-file", "--coordinator", "--ca-pin", "--root-pin", "--observe", "--age-identity", "--poll-interval", "--dead-man-margin", "--env", "--path", "--nix-max-jobs",
 		"--freshness-key", "--freshness-repository", "--freshness-interval", "--log-format", "--log-level",
 		"--kit", "--kit-key", "--listen", "--state-dir", "--max-blob-bytes", "--min-free-bytes",
 	} {

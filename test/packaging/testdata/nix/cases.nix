@@ -26,6 +26,7 @@ let
     observe = true;
     ageIdentity = "/etc/age.key";
     pollInterval = "1m30s";
+    deadManMargin = "90s";
     env = { GREETING = "it's 100% \"$HOME\""; };
     path = "/run/current-system/sw/bin:/bin";
     nixMaxJobs = 4;
