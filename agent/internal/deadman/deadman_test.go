@@ -376,6 +376,34 @@ func TestWakeWhileItGoes(t *testing.T) {
 	}
 }
 
+// TestRestart: the agent's unit is started anew after the way back, and again where
+// systemd is busy, but not for ever.
+func TestRestart(t *testing.T) {
+	for name, c := range map[string]struct{ fails, want int }{"at once": {0, 1}, "at last": {2, 3}, "never": {9, 3}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, time.Millisecond)
+			w.order.Rollback, w.order.Unit = driver.Action{}, "fleet-agent.service"
+			var tried []string
+			p := process{dir: w.dir, now: time.Now, out: &bytes.Buffer{}, idle: time.Hour, pause: time.Millisecond}
+			p.restart = func(_ context.Context, unit string) error {
+				if tried = append(tried, unit); len(tried) <= c.fails {
+					return errors.New("busy")
+				}
+				return nil
+			}
+			if err := w.write(w.order); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !w.outcome().Back || len(tried) != c.want || tried[0] != w.order.Unit {
+				t.Errorf("tried %q, want %d", tried, c.want)
+			}
+		})
+	}
+}
+
 // TestUnits: a switch that systemd starts is a service of its own, with a name that
 // none had before.
 func TestUnits(t *testing.T) {

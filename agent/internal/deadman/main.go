@@ -27,6 +27,9 @@ const (
 	present = time.Second
 	// startAttempts bounds the attempts, startPause apart, at beginning one.
 	startAttempts, startPause = 60, 5 * time.Second
+	// restartAttempts is fewer: where there is no such unit any more, the next
+	// activation must not wait for long for this switch to end.
+	restartAttempts = 3
 	// slack is what an attempt may take beyond its own deadline.
 	slack = time.Minute
 )
@@ -189,7 +192,7 @@ func (p *process) fire(ctx context.Context, o *Order) error {
 	}
 	crashpoint.Hit(crashpoint.SwitchBack)
 	if o.Unit != "" {
-		if rerr := p.restart(ctx, o.Unit); rerr != nil {
+		if rerr := p.patiently(ctx, restartAttempts, func() error { return p.restart(ctx, o.Unit) }); rerr != nil {
 			p.say("restarting %s failed: %v", o.Unit, rerr)
 		}
 	}
@@ -206,7 +209,7 @@ func (p *process) goBack(ctx context.Context, o *Order) Outcome {
 		return Outcome{Back: true}
 	}
 	var e *execute.Executor
-	err := p.patiently(ctx, func() (err error) {
+	err := p.patiently(ctx, startAttempts, func() (err error) {
 		e, err = execute.New(o.Runs, p.runner, execute.Options{})
 		return err
 	})
@@ -232,12 +235,12 @@ func (p *process) goBack(ctx context.Context, o *Order) Outcome {
 	return Outcome{Detail: detail}
 }
 
-// patiently tries something again that a full disk, say, keeps from beginning:
-// there is nobody else who would.
-func (p *process) patiently(ctx context.Context, try func() error) error {
-	for n := 0; ; n++ {
+// patiently tries something again, so many times at most, that a full disk, say, or
+// a systemd that is busy keeps from beginning: there is nobody else who would.
+func (p *process) patiently(ctx context.Context, most int, try func() error) error {
+	for n := 1; ; n++ {
 		err := try()
-		if err == nil || n == startAttempts {
+		if err == nil || n >= most {
 			return err
 		}
 		p.say("%v; it is tried again", err)
@@ -252,7 +255,7 @@ func (p *process) patiently(ctx context.Context, try func() error) error {
 // attempt carries out the way back once, or waits for the attempt of that name
 // that somebody began.
 func (p *process) attempt(ctx context.Context, e *execute.Executor, o *Order, id string) (execute.Result, error) {
-	err := p.patiently(ctx, func() error {
+	err := p.patiently(ctx, startAttempts, func() error {
 		err := e.Start(ctx, id, o.Rollback, o.Env)
 		if errors.Is(err, execute.ErrExists) {
 			return nil
