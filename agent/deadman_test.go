@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,22 @@ func (h *host) hurry(after time.Duration) {
 	}
 }
 
+// waitExtended waits until the agent has given its switch more time.
+func (h *host) waitExtended() {
+	h.t.Helper()
+	for range 6000 {
+		var o struct {
+			Sequence int `json:"sequence"`
+		}
+		data, err := os.ReadFile(filepath.Join(h.config.StateDir, deadmanDir, "system", "order.json"))
+		if err == nil && json.Unmarshal(data, &o) == nil && o.Sequence > 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	h.t.Fatal("the agent does not give its switch more time")
+}
+
 // TestAgentGoneWhileActivating: an activation that hangs is ended, with what it
 // started, before the way back; the generation was interrupted, and is tried again.
 func TestAgentGoneWhileActivating(t *testing.T) {
@@ -116,6 +133,7 @@ func TestSwitchWasFirst(t *testing.T) {
 	open(t, hold)
 	second := h.publish(2, "late", "", func(g *fleet.Generation) { g.Probes = unsureWhile(hold) })
 	h.coord.WaitState(fleet.StateVerifying, second)
+	h.waitExtended() // else the agent's own word comes after this one
 	h.hurry(time.Millisecond)
 	waitServing(t, h, "good")
 	if err := os.Remove(hold); err != nil {
