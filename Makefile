@@ -47,7 +47,7 @@ lab: build packages ## Scenarios on real booted hosts with a real Nix; Linux, ro
 	$(GO) build -o bin/ ./test/lab
 	bin/lab -bin bin $(LABFLAGS)
 
-crash: ## Kill the programs at every crash point, once and twice in a row (half an hour on 2 cores).
+crash: ## Kill the programs at every crash point, once and twice in a row (two hours on 2 cores; see docs/testing.md).
 	$(GO) run ./test/crash $(CRASHFLAGS)
 
 power: ## Cut the power of a fleet's disk at every crash point; Linux, root (some minutes).

@@ -27,6 +27,7 @@ import (
 
 type options struct {
 	programs, dir, run string
+	resume             string
 	workers            int
 	first, write       bool
 	power              bool
@@ -40,6 +41,7 @@ func main() {
 	flag.IntVar(&o.workers, "workers", 3*runtime.NumCPU(), "`number` of fleets at a time: most of the time they wait")
 	flag.BoolVar(&o.first, "first", false, "try only the first time that a program meets a point")
 	flag.BoolVar(&o.power, "power", false, "cut the power of the whole machine's disk instead; Linux, root")
+	flag.StringVar(&o.resume, "resume", "", "`file` that keeps what was tried: a run that is interrupted goes on there, with programs of the same revision")
 	flag.BoolVar(&o.write, "write", false, "write the table to "+measurements.File)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -79,7 +81,17 @@ func crash(ctx context.Context, o options) error {
 	if o.programs, err = filepath.Abs(o.programs); err != nil {
 		return err
 	}
+	var l *ledger
+	if o.resume != "" {
+		if l, err = openLedger(o.resume, head{measurements.Revision(ctx), o.power, o.first}); err != nil {
+			return err
+		}
+		if n := len(l.before); n > 0 {
+			fmt.Printf("goes on after %d\n", n)
+		}
+	}
 	m := matrix{
+		ledger:   l,
 		programs: o.programs, dir: dir, workers: o.workers,
 		first: o.first, power: o.power,
 		pick: func(r row) bool { return only.MatchString(r.String()) },
@@ -95,6 +107,9 @@ func crash(ctx context.Context, o options) error {
 		},
 	}
 	all, outcomes, err := m.run(ctx)
+	if err := l.close(); err != nil {
+		return fmt.Errorf("%s does not have all that was tried: %w", o.resume, err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w (see %s)", err, dir)
 	}

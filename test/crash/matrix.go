@@ -170,7 +170,9 @@ type matrix struct {
 	workers       int
 	first, power  bool
 	pick          func(row) bool
-	progress      func(done, all int, o outcome)
+	// ledger has what was tried before, and gets what is.
+	ledger   *ledger
+	progress func(done, all int, o outcome)
 }
 
 // run records, and tries every row that is picked.
@@ -207,7 +209,10 @@ func (m *matrix) run(ctx context.Context) (all map[row]bool, outcomes []outcome,
 	if ctx.Err() != nil {
 		return nil, nil, context.Cause(ctx)
 	}
-	queue := sorted(all, m.first, m.pick)
+	outcomes, tried := m.ledger.tried()
+	maps.Copy(all, tried) // What waits for acknowledgements is not met each time.
+	picked := sorted(all, m.first, m.pick)
+	queue := slices.DeleteFunc(slices.Clone(picked), func(r row) bool { return tried[r] })
 	next := make(chan row)
 	for _, w := range worlds {
 		wg.Go(func() {
@@ -216,8 +221,9 @@ func (m *matrix) run(ctx context.Context) (all map[row]bool, outcomes []outcome,
 				mu.Lock()
 				if ctx.Err() == nil {
 					outcomes = append(outcomes, o)
+					m.ledger.add(o)
 				}
-				m.progress(len(outcomes), len(queue), o)
+				m.progress(len(outcomes), len(picked), o)
 				mu.Unlock()
 			}
 		})
