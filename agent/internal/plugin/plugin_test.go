@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -191,6 +192,27 @@ func TestStore(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("%d files are left", len(left))
+	}
+}
+
+// TestOverdue: a plugin that is the first to end a call at its deadline is one that
+// hangs, as one that does not.
+func TestOverdue(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx  context.Context //nolint:containedctx // A row.
+		err  error
+		want bool
+	}{
+		"this side ended it":       {over, errors.New("whatever"), true},
+		"the other side ended it":  {t.Context(), fmt.Errorf("stream terminated: %w", context.Canceled), true},
+		"the other side was first": {t.Context(), fmt.Errorf("deadline: %w", context.DeadlineExceeded), true},
+		"an error of its own":      {t.Context(), errors.New("out of order"), false},
+	} {
+		if got := overdue(c.ctx, c.err); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }
 

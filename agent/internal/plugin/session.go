@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -63,7 +64,7 @@ func (s *session) call(ctx context.Context, limit time.Duration, do func(context
 	case ctx.Err() != nil:
 		// Cut short from outside: that says nothing about the plugin.
 		err, bad = context.Cause(ctx), false
-	case limited.Err() != nil:
+	case overdue(limited, err):
 		code, bad = fleet.ReasonPluginHung, true
 		err = fmt.Errorf("did not answer within %s and was ended", limit)
 	case code == fleet.ReasonPluginCrashed:
@@ -76,6 +77,13 @@ func (s *session) call(ctx context.Context, limit time.Duration, do func(context
 		return s.error(code, err)
 	}
 	return err
+}
+
+// overdue says whether a call whose own caller goes on came to nothing because its
+// time was up. The plugin's side is told the deadline, and may be the first to end
+// the call then.
+func overdue(limited context.Context, err error) bool {
+	return limited.Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // crash says how a plugin ended that can't be reached any more.
