@@ -22,9 +22,6 @@ const deadmanDir = "dead-man"
 // the deadlines of activation and verification.
 const defaultMargin = time.Minute
 
-// prepareTimeout bounds starting a switch ahead: arming it starts one in any case.
-const prepareTimeout = 10 * time.Second
-
 // DeadMan is about the dead-man switch of activations.
 type DeadMan struct {
 	// Command runs a switch: its directory is appended. Empty: there is none.
@@ -81,12 +78,11 @@ func (w *worker) openSwitch() error {
 
 // prepareSwitch has a switch wait while a generation is built, so that its
 // activation need not wait for one to start. The build need not wait for it either;
-// the function that is returned does, and ends it where it hangs.
+// the function that is returned does.
 func (w *worker) prepareSwitch(ctx context.Context) (done func()) {
 	if w.deadman == nil {
 		return func() {}
 	}
-	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
 	prepared := make(chan struct{})
 	go func() {
 		defer close(prepared)
@@ -94,10 +90,7 @@ func (w *worker) prepareSwitch(ctx context.Context) (done func()) {
 			w.log.Warn("starting the dead-man switch ahead failed", "error", err)
 		}
 	}()
-	return func() {
-		<-prepared
-		cancel()
-	}
+	return func() { <-prepared }
 }
 
 // releaseSwitch ends one that waits for nothing, with the agent.

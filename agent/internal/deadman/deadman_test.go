@@ -14,12 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
-	"github.com/cameronraysmith/fleet/agent/internal/systemd/systemdtest"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
 
@@ -337,45 +334,6 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// TestWakeWhileItGoes: a process that ends while it is woken isn't there, and is
-// no error.
-func TestWakeWhileItGoes(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, fileWake)
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	stop, done := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				done <- nil
-				return
-			default:
-			}
-			f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) //nolint:gosec // In the test's directory.
-			if err == nil {
-				err = f.Close()
-			}
-			if err != nil {
-				done <- err
-				return
-			}
-		}
-	}()
-	for range 20000 {
-		if _, err := wake(dir); err != nil {
-			t.Error(err)
-			break
-		}
-	}
-	close(stop)
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-}
-
 // TestRestart: the agent's unit is started anew after the way back, and again where
 // systemd is busy, but not for ever.
 func TestRestart(t *testing.T) {
@@ -401,33 +359,6 @@ func TestRestart(t *testing.T) {
 				t.Errorf("tried %q, want %d", tried, c.want)
 			}
 		})
-	}
-}
-
-// TestUnits: a switch that systemd starts is a service of its own, with a name that
-// none had before.
-func TestUnits(t *testing.T) {
-	s := systemdtest.Start(t)
-	u := Units{Command: []string{"/kept", "dead-man-switch"}, Systemd: s.Address}
-	for range 2 {
-		if err := u.Start(t.Context(), "/state/dead-man/system", "/log"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.Do(func() {
-		if len(s.Started) != 2 {
-			t.Errorf("%d services", len(s.Started))
-		}
-		for name, settings := range s.Started {
-			want := [][]any{{"/kept", []string{"/kept", "dead-man-switch", "/state/dead-man/system"}, false}}
-			if diff := cmp.Diff(want, settings["ExecStart"]); diff != "" || !strings.HasPrefix(name, "fleet-dead-man-system-") {
-				t.Errorf("%s (-want +got):\n%s", name, diff)
-			}
-		}
-		s.Result = "failed"
-	})
-	if err := u.Start(t.Context(), "/state/dead-man/system", "/log"); err == nil || !strings.Contains(err.Error(), "fleet-dead-man-system-") {
-		t.Errorf("got %v", err)
 	}
 }
 

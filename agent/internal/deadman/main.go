@@ -280,8 +280,6 @@ func (p *process) say(format string, args ...any) {
 
 // restartUnit has systemd start the agent's service anew, whatever state it is in.
 func restartUnit(ctx context.Context, unit string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	return systemd.Address("").Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { //nolint:wrapcheck // It says what failed.
 		return c.Restart(ctx, unit) //nolint:wrapcheck // As above.
 	})

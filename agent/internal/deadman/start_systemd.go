@@ -6,13 +6,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 )
-
-// startTimeout bounds having systemd start a switch.
-const startTimeout = 10 * time.Second
 
 // Units starts switches as transient services of systemd: nothing that becomes of
 // the agent's own service ends them, and systemd starts one again that is killed.
@@ -27,8 +23,6 @@ type Units struct {
 
 // Start is a Start.
 func (u *Units) Start(ctx context.Context, dir, log string) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	service := systemd.Service{
 		// A name of its own: one that has failed would block it.
 		Name:        "fleet-dead-man-" + filepath.Base(dir) + "-" + strings.ToLower(rand.Text()[:8]) + ".service",

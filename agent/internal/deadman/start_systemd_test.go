@@ -1,0 +1,37 @@
+package deadman
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cameronraysmith/fleet/agent/internal/systemd/systemdtest"
+)
+
+// TestUnits: a switch that systemd starts is a service of its own, with a name that
+// none had before.
+func TestUnits(t *testing.T) {
+	s := systemdtest.Start(t)
+	u := Units{Command: []string{"/kept", "dead-man-switch"}, Systemd: s.Address}
+	for range 2 {
+		if err := u.Start(t.Context(), "/state/dead-man/system", "/log"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Do(func() {
+		if len(s.Started) != 2 {
+			t.Errorf("%d services", len(s.Started))
+		}
+		for name, settings := range s.Started {
+			want := [][]any{{"/kept", []string{"/kept", "dead-man-switch", "/state/dead-man/system"}, false}}
+			if diff := cmp.Diff(want, settings["ExecStart"]); diff != "" || !strings.HasPrefix(name, "fleet-dead-man-system-") {
+				t.Errorf("%s (-want +got):\n%s", name, diff)
+			}
+		}
+		s.Result = "failed"
+	})
+	if err := u.Start(t.Context(), "/state/dead-man/system", "/log"); err == nil || !strings.Contains(err.Error(), "fleet-dead-man-system-") {
+		t.Errorf("got %v", err)
+	}
+}
