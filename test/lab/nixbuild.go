@@ -23,7 +23,7 @@ func sourceScenarios() []scenario {
 		{"the flake's tree is damaged", "as by a power loss in the midst of a build: fetched anew by itself, confirmed, activated once", treeDamaged},
 		{"flake with a closure manifest", "built there and here to the same contents; confirmed", func(ctx context.Context, w *world) error {
 			defer w.restoreSource(ctx)
-			if err := w.fleetFile(ctx, strings.Replace(nixosSource, "}", ", build: true}", 1), patient); err != nil {
+			if err := w.fleetFile(ctx, pinnedSource, patient); err != nil {
 				return err
 			}
 			return w.becomesGood(ctx, release{})
@@ -71,7 +71,7 @@ func builderRotated(ctx context.Context, w *world) error {
 	if before == after {
 		return fmt.Errorf("the role is as it was: %s", after)
 	}
-	if err := w.fleetFile(ctx, strings.Replace(nixosSource, "}", ", build: true}", 1), patient); err != nil {
+	if err := w.fleetFile(ctx, pinnedSource, patient); err != nil {
 		return err
 	}
 	return w.becomesGood(ctx, release{})

@@ -239,7 +239,7 @@ systemctl start fleet-agent`); err != nil {
 
 func refusedKilled(ctx context.Context, w *world) error {
 	defer w.restoreSource(ctx)
-	if err := w.fleetFile(ctx, strings.Replace(nixosSource, "}", ", build: true}", 1), patient); err != nil {
+	if err := w.fleetFile(ctx, pinnedSource, patient); err != nil {
 		return err
 	}
 	before, err := w.facts(ctx)

@@ -112,7 +112,7 @@ func anotherContent(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	if err := w.fleetFile(ctx, strings.Replace(nixosSource, "}", ", build: true}", 1), patient); err != nil {
+	if err := w.fleetFile(ctx, pinnedSource, patient); err != nil {
 		return err
 	}
 	d, err := w.deploy(ctx, release{settings: map[string]string{"irreproducible": "yes"}})

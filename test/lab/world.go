@@ -201,6 +201,8 @@ func (w *world) enrol(ctx context.Context) error {
 const (
 	bundleSource = "{bundle: ./bundle}"
 	nixosSource  = `{flake: "git+file://` + flakeDir + `"}`
+	// pinnedSource is built where it is published, and its closure is pinned.
+	pinnedSource = `{flake: "git+file://` + flakeDir + `", build: true}`
 )
 
 // patient is a policy for a machine that may be busy with other things: its
