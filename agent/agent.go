@@ -270,6 +270,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return nil
 	})
 	err = g.Wait()
+	a.executor.Release()
 	if errors.Is(err, context.Canceled) || errors.Is(err, errStopped) {
 		return a.writeBoot(true)
 	}

@@ -76,18 +76,20 @@ func (w *worker) openSwitch() error {
 	return nil
 }
 
-// prepareSwitch has a switch wait while a generation is built, so that its
-// activation need not wait for one to start. The build need not wait for it either;
-// the function that is returned does.
-func (w *worker) prepareSwitch(ctx context.Context) (done func()) {
-	if w.deadman == nil {
-		return func() {}
-	}
+// prepareRun has a switch and a runner wait while a generation is built, so that its
+// activation need not wait for processes to start. The build need not wait for them
+// either; the function that is returned does.
+func (w *worker) prepareRun(ctx context.Context) (done func()) {
 	prepared := make(chan struct{})
 	go func() {
 		defer close(prepared)
-		if err := w.deadman.Prepare(ctx); err != nil {
-			w.log.Warn("starting the dead-man switch ahead failed", "error", err)
+		if w.deadman != nil {
+			if err := w.deadman.Prepare(ctx); err != nil {
+				w.log.Warn("starting the dead-man switch ahead failed", "error", err)
+			}
+		}
+		if err := w.a.executor.Prepare(); err != nil {
+			w.log.Warn("starting a runner ahead failed", "error", err)
 		}
 	}()
 	return func() { <-prepared }

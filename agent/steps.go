@@ -210,7 +210,7 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 	for _, ref := range o.Generation.Doc.Source.Blobs() {
 		req.Blobs[ref.Digest] = w.a.blobs.Path(ref.Digest)
 	}
-	defer w.prepareSwitch(ctx)()
+	defer w.prepareRun(ctx)()
 	w.a.building.RLock()
 	defer w.a.building.RUnlock()
 	if err := w.checkBlobs(o.Blobs()); err != nil {

@@ -278,8 +278,12 @@ func (w *worker) decide(now time.Time) reconcile.Plan {
 		next.desired = *in.desired.Target
 	}
 	w.mu.Lock()
-	if w.failing != nil && w.failing.plan.Same(plan) {
+	switch {
+	case w.failing == nil:
+	case w.failing.plan.Same(plan):
 		next.plan.Reason = w.failing.why // While it is tried again, too.
+	default:
+		w.failing = nil // Should that come again, it has not failed yet.
 	}
 	changed := w.said.plan.Step != plan.Step || w.said.plan.Target != plan.Target ||
 		w.said.plan.Reason.Code != next.plan.Reason.Code || w.said.mode != next.mode

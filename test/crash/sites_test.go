@@ -25,6 +25,8 @@ var effects = map[string][]string{
 // pointless are functions with an effect that needs no point of its own, and
 // why.
 var pointless = map[string]string{
+	"execute.(*Executor).await":         "the null device",
+	"execute.writeAction":               "nobody reads it after a crash but the runner that is started next; the points around the runner's start are before and after it",
 	"execute.openLog":                   "what a program says, for people; the points around the runner's start are before and after it",
 	"execute.takeLock":                  "a file that is only locked",
 	"journal.takeLock":                  "a file that is only locked",

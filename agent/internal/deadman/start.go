@@ -11,8 +11,9 @@ import (
 )
 
 // Start starts the process that runs Main with a directory, so that it outlives
-// the one that calls. log is a file for what it prints.
-type Start func(ctx context.Context, dir, log string) error
+// the one that calls. log is a file for what it prints. Where it is ahead of time,
+// Start need not wait until the process runs, nor say why it does not.
+type Start func(ctx context.Context, dir, log string, ahead bool) error
 
 // Children starts switches as processes in sessions of their own, for hosts
 // without a service manager. Safe for concurrent use.
@@ -25,7 +26,7 @@ type Children struct {
 }
 
 // Start is a Start.
-func (c *Children) Start(_ context.Context, dir, log string) error {
+func (c *Children) Start(_ context.Context, dir, log string, _ bool) error {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return fmt.Errorf("starting a process: %w", err)

@@ -22,12 +22,12 @@ type Units struct {
 }
 
 // Start is a Start.
-func (u *Units) Start(ctx context.Context, dir, log string) error {
+func (u *Units) Start(ctx context.Context, dir, log string, ahead bool) error {
 	service := systemd.Service{
 		// A name of its own: one that has failed would block it.
 		Name:        "fleet-dead-man-" + filepath.Base(dir) + "-" + strings.ToLower(rand.Text()[:8]) + ".service",
 		Description: "fleet dead-man switch (" + filepath.Base(dir) + ")",
-		Argv:        append(slices.Clone(u.Command), dir), Log: log,
+		Argv:        append(slices.Clone(u.Command), dir), Log: log, Ahead: ahead,
 	}
 	return u.Systemd.Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { //nolint:wrapcheck // It says what failed.
 		return c.StartTransient(ctx, service) //nolint:wrapcheck // As above.

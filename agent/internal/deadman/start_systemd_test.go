@@ -14,8 +14,8 @@ import (
 func TestUnits(t *testing.T) {
 	s := systemdtest.Start(t)
 	u := Units{Command: []string{"/kept", "dead-man-switch"}, Systemd: s.Address}
-	for range 2 {
-		if err := u.Start(t.Context(), "/state/dead-man/system", "/log"); err != nil {
+	for _, ahead := range []bool{false, true} {
+		if err := u.Start(t.Context(), "/state/dead-man/system", "/log", ahead); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -31,7 +31,10 @@ func TestUnits(t *testing.T) {
 		}
 		s.Result = "failed"
 	})
-	if err := u.Start(t.Context(), "/state/dead-man/system", "/log"); err == nil || !strings.Contains(err.Error(), "fleet-dead-man-system-") {
+	if err := u.Start(t.Context(), "/state/dead-man/system", "/log", false); err == nil || !strings.Contains(err.Error(), "fleet-dead-man-system-") {
 		t.Errorf("got %v", err)
+	}
+	if err := u.Start(t.Context(), "/state/dead-man/system", "/log", true); err != nil {
+		t.Errorf("nobody waits for it, and %v", err)
 	}
 }

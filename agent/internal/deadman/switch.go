@@ -19,7 +19,9 @@ const (
 	// armed.
 	readBack = 10 * time.Second
 	// look is the pause between two looks for that, at first.
-	look = time.Millisecond
+	look = time.Millisecond / 4
+	// starts is how long one that was started may take to be there.
+	starts = readBack / 8
 	// maxExtensions bounds how often one order is given more time: an agent that
 	// dies of each verification, and begins it anew, must not put it off for ever.
 	maxExtensions = 8
@@ -33,6 +35,8 @@ var ErrNotArmed = errors.New("the dead-man switch does not answer")
 type Switch struct {
 	dir   string
 	start Start
+	// launched is when one was started ahead, and not waited for.
+	launched time.Time
 }
 
 // Open makes the switch whose files live in dir, below a directory that exists.
@@ -56,7 +60,8 @@ func (s *Switch) Prepare(ctx context.Context) error {
 	if err != nil || there {
 		return err
 	}
-	return s.launch(ctx)
+	s.launched = time.Now() //nolint:forbidigo // A pause, by the monotonic clock.
+	return s.launch(ctx, true)
 }
 
 // Release ends a process that waits without an order.
@@ -72,8 +77,8 @@ func (s *Switch) Release() error {
 	return err
 }
 
-func (s *Switch) launch(ctx context.Context) error {
-	if err := s.start(ctx, s.dir, filepath.Join(s.dir, fileLog)); err != nil {
+func (s *Switch) launch(ctx context.Context, ahead bool) error {
+	if err := s.start(ctx, s.dir, filepath.Join(s.dir, fileLog), ahead); err != nil {
 		return fmt.Errorf("starting the dead-man switch: %w", err)
 	}
 	return nil
@@ -132,7 +137,7 @@ func (s *Switch) write(o Order) error {
 func (s *Switch) armed(ctx context.Context, o Order) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readBack, ErrNotArmed)
 	defer cancel()
-	var again time.Time
+	again := s.launched.Add(starts)
 	for began := time.Now(); ; { //nolint:forbidigo // A pause, by the monotonic clock.
 		there, err := wake(s.dir)
 		if err != nil {
@@ -147,14 +152,14 @@ func (s *Switch) armed(ctx context.Context, o Order) error {
 		} else if now := time.Now(); now.After(again) { //nolint:forbidigo // As above.
 			// Also a second time: one that was just ending let itself be woken for
 			// nothing.
-			if err := s.launch(ctx); err != nil {
+			if err := s.launch(ctx, false); err != nil {
 				return err
 			}
-			again = now.Add(readBack / 8)
+			again = now.Add(starts)
 		}
 		pause := look
-		if time.Since(began) > 50*look { //nolint:forbidigo // As above.
-			pause = 10 * look
+		if time.Since(began) > 200*look { //nolint:forbidigo // As above.
+			pause = 40 * look
 		}
 		select {
 		case <-ctx.Done():

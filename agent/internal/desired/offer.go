@@ -237,6 +237,12 @@ func (s *Store) Highest(machine fleet.MachineName) (map[fleet.ProfileName]*Opene
 // its keys may have left the trust root since, while its activation is under
 // way or it is what the host runs.
 func (s *Store) LoadAccepted(d fleet.Digest) (fleet.Generation, error) {
+	s.mu.Lock()
+	o, ok := s.opened[d]
+	s.mu.Unlock()
+	if ok { // Most often: reading it once more costs each decision a millisecond.
+		return o.Generation.Doc, nil
+	}
 	var g fleet.Generation
 	doc, err := s.Document(d)
 	if err != nil {

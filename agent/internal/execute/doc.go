@@ -3,11 +3,11 @@
 //
 // Each run has a directory:
 //
-//   - action.json: what to do, on the disk before anything is done.
+//   - action.json: what to do.
 //   - lock: held by the runner for its whole life. The executor takes it and
 //     hands it over open, so that there is no moment between in which the run
 //     looks dead.
-//   - started: on the disk before the first step.
+//   - started: on the disk, with the directory itself, before the first step.
 //   - log: output of the steps and of the runner, bounded. Steps write to the
 //     file itself: a pipe would kill or hang what outlives the runner.
 //   - result.json: how it ended, written atomically.

@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
@@ -39,8 +38,9 @@ type Executor struct {
 	log    *slog.Logger
 	poll   time.Duration
 
-	mu       sync.Mutex // guards children, and starting
+	mu       sync.Mutex // guards what follows, and starting
 	children map[string]*child
+	waiting  *waiting // nil for none
 }
 
 // child is a runner that this process started.
@@ -110,9 +110,6 @@ func (e *Executor) start(id string, req request) (err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	if err := atomicfile.SyncDir(e.dir); err != nil {
-		return err
-	}
 	crashpoint.Hit(crashpoint.RunMade)
 	lock, err := takeLock(filepath.Join(dir, fileLock))
 	if err != nil {
@@ -131,7 +128,9 @@ func (e *Executor) start(id string, req request) (err error) {
 		}
 	}
 	crashpoint.Hit(crashpoint.RunLocked)
-	if err := writeJSON(dir, fileAction, req); err != nil {
+	// Not durable: nobody reads it after a power loss. The runner sees to it that
+	// the run itself is, before anything is done.
+	if err := writeAction(dir, req); err != nil {
 		return err
 	}
 	c, err := e.spawn(dir, lock)
@@ -143,36 +142,47 @@ func (e *Executor) start(id string, req request) (err error) {
 	return nil
 }
 
-// spawn starts the runner: own session, working directory "/", no standard
-// input, output to the log.
+// spawn has a runner carry out the run: the one that waits, or a new one.
 func (e *Executor) spawn(dir string, lock *os.File) (*child, error) {
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = null.Close() }()
 	out, err := openLog(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = out.Close() }()
+	c := e.handOver(dir, lock, out)
+	if c == nil {
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = null.Close() }()
+		if c, err = e.process(dir, null, out, lock); err != nil {
+			return nil, err
+		}
+	}
+	crashpoint.Hit(crashpoint.RunStarted)
+	return c, nil
+}
+
+// process starts a runner: own session, working directory "/", its third
+// descriptor as given.
+func (e *Executor) process(argument string, in, out, third *os.File) (*child, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = w.Close() }()
-	argv := append(slices.Clone(e.runner), dir)
+	argv := append(slices.Clone(e.runner), argument)
 	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []*os.File{null, out, out, lock, w},
+		Dir: "/", Env: os.Environ(), Files: []*os.File{in, out, out, third, w},
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		_ = r.Close()
 		return nil, fmt.Errorf("starting the runner: %w", err)
 	}
-	crashpoint.Hit(crashpoint.RunStarted)
 	c := &child{pid: p.Pid, alive: r}
-	// The child is reaped by number in reap: it outlives contexts and Waits.
+	// The child is reaped by its number: it outlives contexts and Waits.
 	if err := p.Release(); err != nil {
 		e.log.Debug("releasing a runner's handle failed", "error", err)
 	}

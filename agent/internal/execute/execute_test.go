@@ -387,7 +387,11 @@ func TestDeadlineCountsTimeAwake(t *testing.T) {
 	if err := writeJSON(dir, fileAction, request{ID: "a", Action: action(time.Nanosecond, sh("sleep 0.05"))}); err != nil {
 		t.Fatal(err)
 	}
-	if err := runAction(dir, stillClock{}, nil); err != nil {
+	lock, err := lockOf(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := runAction(dir, lock, stillClock{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := status(dir); err != nil || st.Result.Outcome != OutcomeOK {

@@ -135,7 +135,8 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// dyingAgent starts a run, says so, and waits to be killed.
+// dyingAgent starts a run in a runner that waited, has another one wait, says so,
+// and waits to be killed.
 func dyingAgent(dir, hold string) int {
 	self, err := os.Executable()
 	if err != nil {
@@ -146,11 +147,12 @@ func dyingAgent(dir, hold string) int {
 		return 1
 	}
 	ready := `echo begun; read x <$1; echo ended`
-	if err := e.Start(context.Background(), "a", action(time.Minute, sh(ready, hold)), nil); err != nil {
+	err = errors.Join(e.Prepare(), e.Start(context.Background(), "a", action(time.Minute, sh(ready, hold)), nil), e.Prepare())
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Println("started")
+	fmt.Println("started", e.waiting.child.pid)
 	select {}
 }
 
@@ -170,13 +172,16 @@ func TestAnotherAgentAdoptsTheRun(t *testing.T) {
 	if err := agent.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "started\n" {
+	line, err := bufio.NewReader(out).ReadString('\n')
+	said := strings.Fields(line)
+	if err != nil || len(said) != 2 || said[0] != "started" {
 		t.Fatalf("agent said %q, %v", line, err)
 	}
 	if err := agent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = agent.Wait()
+	awaitDeath(t, atoi(t, said[1])) // It waits for nothing.
 
 	e := executor(t, dir)
 	if st, err := e.Status("a"); err != nil || st.Phase != PhaseRunning {

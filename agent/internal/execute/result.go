@@ -126,6 +126,14 @@ func checkID(id string) error {
 	return nil
 }
 
+func writeAction(dir string, req request) error {
+	data, err := json.Marshal(req)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", fileAction, err)
+	}
+	return os.WriteFile(filepath.Join(dir, fileAction), append(data, '\n'), 0o600)
+}
+
 func writeJSON(dir, name string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {

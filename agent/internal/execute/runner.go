@@ -43,34 +43,47 @@ func (runtimeClock) After(d time.Duration) (<-chan time.Time, func()) {
 }
 
 // RunAction is the runner: the whole of a process that an executor started for
-// the run in dir. It returns the exit code: 0 when a result was written, good
-// or bad.
+// the run in dir, or for one that it is told of later. It returns the exit code: 0
+// when a result was written, good or bad, and when there was no run.
 func RunAction(dir string) int {
 	// What ends the agent's session or terminal is nothing to the runner. Caught
 	// and dropped, because ignored signals would stay ignored in the programs.
 	sink := make(chan os.Signal, 1)
 	signal.Notify(sink, syscall.SIGHUP, syscall.SIGINT)
 	defer signal.Stop(sink)
+	var lock *os.File
+	var err error
+	if dir == waitArgument {
+		dir, lock, err = awaitRun(maxWait)
+	} else {
+		lock, err = lockOf(dir)
+	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	defer signal.Stop(stop)
-	if err := runAction(dir, runtimeClock{}, stop); err != nil {
+	if err == nil {
+		err = runAction(dir, lock, runtimeClock{}, stop)
+	}
+	switch {
+	case errors.Is(err, errNoRun):
+		return 0
+	case err != nil:
 		fmt.Fprintf(os.Stderr, "fleet runner: %v\n", err) // the log, when started by an executor
 		return 1
 	}
 	return 0
 }
 
-func runAction(dir string, c clock, stop <-chan os.Signal) error {
-	lock := inheritedLock(filepath.Join(dir, fileLock), lockFD)
-	if lock != nil {
+// lockOf is the lock of a run, which the executor handed over or nobody has.
+func lockOf(dir string) (*os.File, error) {
+	if lock := inheritedLock(filepath.Join(dir, fileLock), lockFD); lock != nil {
 		unix.CloseOnExec(aliveFD)
-	} else {
-		var err error
-		if lock, err = takeLock(filepath.Join(dir, fileLock)); err != nil {
-			return err
-		}
+		return lock, nil
 	}
+	return takeLock(filepath.Join(dir, fileLock))
+}
+
+func runAction(dir string, lock *os.File, c clock, stop <-chan os.Signal) error {
 	defer func() { _ = lock.Close() }()
 	for _, name := range []string{fileStarted, fileResult} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
@@ -91,6 +104,9 @@ func runAction(dir string, c clock, stop <-chan os.Signal) error {
 	defer before.end()
 	now := c.Now()
 	if err := writeJSON(dir, fileStarted, started{PID: os.Getpid(), BootID: bootID(), Time: now}); err != nil {
+		return err
+	}
+	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil { // the run's own entry
 		return err
 	}
 	crashpoint.Hit(crashpoint.RunnerBegan)

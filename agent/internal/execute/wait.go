@@ -94,15 +94,26 @@ func (e *Executor) reapLocked(id string, block bool) {
 	if block {
 		options = 0
 	}
+	if still, err := c.wait(options); err == nil && still {
+		return
+	}
+	_ = c.alive.Close()
+	delete(e.children, id)
+}
+
+// wait collects a runner that ended; still says that it has not.
+func (c *child) wait(options int) (still bool, err error) {
 	pid, err := syscall.Wait4(c.pid, nil, options, nil)
 	for errors.Is(err, syscall.EINTR) {
 		pid, err = syscall.Wait4(c.pid, nil, options, nil)
 	}
-	if err == nil && pid == 0 {
-		return // still there
-	}
-	_ = c.alive.Close()
-	delete(e.children, id)
+	return pid == 0, err
+}
+
+// ended says whether a runner has, and collects it.
+func (c *child) ended() bool {
+	still, err := c.wait(syscall.WNOHANG)
+	return err != nil || !still
 }
 
 // dup gives a second descriptor for the runner's liveness.

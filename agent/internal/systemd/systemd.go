@@ -185,11 +185,14 @@ type Service struct {
 	Argv []string
 	// Log is a file that gets what it prints, at its end.
 	Log string
+	// Ahead says that nobody waits for it yet.
+	Ahead bool
 }
 
 // StartTransient starts a service that systemd starts again while it fails, whose
 // processes systemd does not end with it, and which goes when it is over. It
-// returns when its program runs.
+// returns when its program runs; ahead of time, when it is to be started: systemd
+// tells of each step with all properties of the service, milliseconds to read.
 func (c *Conn) StartTransient(ctx context.Context, s Service) error {
 	if len(s.Argv) == 0 || !filepath.IsAbs(s.Argv[0]) {
 		return fmt.Errorf("starting %s: program %q: want an absolute path", s.Name, strings.Join(s.Argv, " "))
@@ -220,10 +223,13 @@ func (c *Conn) StartTransient(ctx context.Context, s Service) error {
 		set("StandardErrorFileToAppend", s.Log),
 		set("ExecStart", []command{{s.Argv[0], s.Argv, false}}),
 	}
+	var job dbus.ObjectPath
+	if s.Ahead {
+		return c.call(ctx, "StartTransientUnit", []any{&job}, s.Name, "fail", settings, []unit{})
+	}
 	ended := make(chan *dbus.Signal, pending)
 	c.bus.Signal(ended)
 	defer c.bus.RemoveSignal(ended)
-	var job dbus.ObjectPath
 	if err := c.call(ctx, "StartTransientUnit", []any{&job}, s.Name, "fail", settings, []unit{}); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
@@ -56,10 +57,26 @@ func (h *history) of(s subject) *past {
 	return p
 }
 
-// look reads the repository's releases and the coordinator's head, and checks
+// read begins to read the repository's releases, and returns what waits for them:
+// there may be many, and nix works meanwhile. They are read again where some were
+// added since, as by a git pull.
+func (p *Publisher) read() func() ([]*repo.Release, error) {
+	before := p.Repo.ReleasesChanged()
+	begun := sync.OnceValues(p.Repo.Releases)
+	go begun() //nolint:errcheck // Whoever waits for them is told.
+	return func() ([]*repo.Release, error) {
+		releases, err := begun()
+		if !p.Repo.ReleasesChanged().Equal(before) {
+			return p.Repo.Releases()
+		}
+		return releases, err
+	}
+}
+
+// look takes the repository's releases and the coordinator's head, and checks
 // both against each other. With write it records which release the coordinator
 // turned out to have committed.
-func (p *Publisher) look(ctx context.Context, t *release.Trust, write bool) (*history, error) {
+func (p *Publisher) look(ctx context.Context, t *release.Trust, read func() ([]*repo.Release, error), write bool) (*history, error) {
 	asked := p.Now()
 	head, err := p.Coordinator.Head(ctx)
 	if err != nil {
@@ -68,7 +85,7 @@ func (p *Publisher) look(ctx context.Context, t *release.Trust, write bool) (*hi
 	if err := checkAhead(asked, head.Time); err != nil {
 		return nil, err
 	}
-	releases, err := p.Repo.Releases()
+	releases, err := read()
 	if err != nil {
 		return nil, err
 	}

@@ -177,3 +177,26 @@ func FuzzHead(f *testing.F) {
 		}
 	})
 }
+
+// TestRead: releases that come while they are read, as by a git pull, are not
+// missed.
+func TestRead(t *testing.T) {
+	r := repo.At(t.TempDir())
+	p := &Publisher{Repo: r}
+	for _, id := range []fleet.ReleaseID{"2026-01-01T00-00-00Z-aaaaaaaa", "2026-01-02T00-00-00Z-bbbbbbbb"} {
+		before, err := r.Releases()
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, none := p.read(), p.read()
+		if got, err := none(); err != nil || len(got) != len(before) {
+			t.Fatalf("read %d of %d, %v", len(got), len(before), err)
+		}
+		if err := r.WriteRelease(&repo.Release{ID: id, State: repo.ReleaseCommitted}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := read(); err != nil || len(got) != len(before)+1 {
+			t.Errorf("read %d of %d, %v", len(got), len(before)+1, err)
+		}
+	}
+}

@@ -211,6 +211,8 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	if err := p.checkClock(trust); err != nil {
 		return nil, err
 	}
+	read := p.read()
+	defer read() //nolint:errcheck // It ends with this.
 	// First of all: what follows may write to the repository, and it may itself
 	// be the flake.
 	p.Reporter.Step(StepSources)
@@ -231,7 +233,7 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 		}
 	}
 	p.Reporter.Step(StepHead)
-	hist, err := p.look(ctx, trust, !req.DryRun)
+	hist, err := p.look(ctx, trust, read, !req.DryRun)
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ func (p *Publisher) Retry(ctx context.Context, m fleet.MachineName, profile flee
 		return nil, fleet.Number{}, err
 	}
 	p.Reporter.Step(StepHead)
-	hist, err := p.look(ctx, trust, false)
+	hist, err := p.look(ctx, trust, p.Repo.Releases, false)
 	if err != nil {
 		return nil, fleet.Number{}, err
 	}

@@ -95,7 +95,7 @@ func (p *Publisher) Review(ctx context.Context, req SignRequest) (*Review, error
 		return nil, err
 	}
 	p.Reporter.Step(StepHead)
-	hist, err := p.look(ctx, trust, true)
+	hist, err := p.look(ctx, trust, p.Repo.Releases, true)
 	if err != nil {
 		return nil, err
 	}

@@ -72,6 +72,16 @@ func (r *Repository) WriteRelease(rel *Release) error {
 	return r.Write(data, "releases", string(rel.ID)+".json")
 }
 
+// ReleasesChanged is when a release was added or replaced last, by the clock of the
+// file system; the zero time where that can't be told.
+func (r *Repository) ReleasesChanged() time.Time {
+	fi, err := os.Stat(r.Path("releases"))
+	if err != nil {
+		return time.Time{}
+	}
+	return fi.ModTime()
+}
+
 // Releases reads all releases, oldest first. ErrCorrupt names the first file
 // that is not what was written.
 func (r *Repository) Releases() ([]*Release, error) {

@@ -1,0 +1,205 @@
+package execute
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A runner that waits is there before its run: a process takes 10 ms and more to
+// start, which nobody notices while a generation is built. It is told of its run
+// over a socket: one line, the run's directory, with the run's lock and log as open
+// descriptors. It ends when the other end of the socket is closed, and so with the
+// process that started it.
+const (
+	// waitArgument is in the place of a run's directory.
+	waitArgument = "-"
+	// socketFD is the socket, in the place of the lock.
+	socketFD = lockFD
+	// maxWait is how long a runner waits: builds take a while.
+	maxWait = 10 * time.Minute
+)
+
+// errNoRun says that a runner waited for nothing.
+var errNoRun = errors.New("no run")
+
+// waiting is a runner that waits.
+type waiting struct {
+	child  *child
+	socket *os.File
+}
+
+// Prepare has a runner wait for the next run, where none does. It ends by itself
+// after ten minutes, or with this process. A run needs none.
+func (e *Executor) Prepare() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.waiting != nil && !e.waiting.child.ended() {
+		return nil
+	}
+	e.dismiss()
+	w, err := e.await()
+	if err != nil {
+		return fmt.Errorf("starting a runner ahead: %w", err)
+	}
+	e.waiting = w
+	return nil
+}
+
+// Release ends a runner that waits for nothing.
+func (e *Executor) Release() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.dismiss()
+}
+
+func (e *Executor) dismiss() {
+	w := e.waiting
+	if w == nil {
+		return
+	}
+	e.waiting = nil
+	_ = w.socket.Close()
+	// It has nothing to do but to end. Should it be stopped, this process's own end
+	// has it reaped.
+	_ = w.child.alive.SetReadDeadline(time.Now().Add(time.Second)) //nolint:forbidigo // As file deadlines are given.
+	if _, err := w.child.alive.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		_, _ = w.child.wait(0)
+	}
+	_ = w.child.alive.Close()
+}
+
+// await starts a runner that waits.
+func (e *Executor) await() (*waiting, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = theirs.Close() }()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		_ = ours.Close()
+		return nil, err
+	}
+	defer func() { _ = null.Close() }()
+	c, err := e.process(waitArgument, null, null, theirs)
+	if err != nil {
+		_ = ours.Close()
+		return nil, err
+	}
+	return &waiting{child: c, socket: ours}, nil
+}
+
+// handOver gives a run to the runner that waits; nil where none does any more.
+func (e *Executor) handOver(dir string, lock, out *os.File) *child {
+	w := e.waiting
+	if w == nil {
+		return nil
+	}
+	err := unix.Sendmsg(int(w.socket.Fd()), []byte(dir+"\n"), unix.UnixRights(int(lock.Fd()), int(out.Fd())), nil, noSignal)
+	if err != nil {
+		e.log.Debug("the runner that waited is gone", "error", err)
+		e.dismiss()
+		return nil
+	}
+	e.waiting = nil
+	_ = w.socket.Close()
+	return w.child
+}
+
+// socketPair makes two sockets that are connected, and no process inherits by
+// accident.
+func socketPair() (ours, theirs *os.File, err error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a pair of sockets: %w", err)
+	}
+	unix.CloseOnExec(fds[0])
+	unix.CloseOnExec(fds[1])
+	return os.NewFile(uintptr(fds[0]), "runner"), os.NewFile(uintptr(fds[1]), "executor"), nil //nolint:gosec // Descriptors are not negative.
+}
+
+// awaitRun waits for a run, and has what this process prints go to its log.
+// errNoRun where there is none to come.
+func awaitRun(most time.Duration) (dir string, lock *os.File, err error) {
+	unix.CloseOnExec(socketFD)
+	unix.CloseOnExec(aliveFD)
+	defer func() { _ = unix.Close(socketFD) }()
+	if err := readableIn(socketFD, most); err != nil {
+		return "", nil, err
+	}
+	buf, oob := make([]byte, 2*unix.PathMax), make([]byte, unix.CmsgSpace(2*4))
+	var n, oobn int
+	for {
+		n, oobn, _, _, err = unix.Recvmsg(socketFD, buf, oob, 0)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("waiting for a run: %w", err)
+	}
+	if n == 0 {
+		return "", nil, errNoRun
+	}
+	fds, err := descriptors(oob[:oobn])
+	if err != nil {
+		return "", nil, err
+	}
+	dir, whole := strings.CutSuffix(string(buf[:n]), "\n")
+	if !whole || !filepath.IsAbs(dir) || len(fds) != 2 {
+		return "", nil, fmt.Errorf("waiting for a run: told %q with %d descriptors", buf[:n], len(fds))
+	}
+	err = errors.Join(redirect(fds[1], unix.Stdout), redirect(fds[1], unix.Stderr), unix.Close(fds[1]))
+	if err != nil {
+		return "", nil, fmt.Errorf("opening the run's log: %w", err)
+	}
+	return dir, os.NewFile(uintptr(fds[0]), filepath.Join(dir, fileLock)), nil //nolint:gosec // As above.
+}
+
+// readableIn waits until there is something to read, or the other end is closed.
+func readableIn(fd int32, most time.Duration) error {
+	due := time.Now().Add(most) //nolint:forbidigo // A pause, by the monotonic clock.
+	for {
+		left := time.Until(due) //nolint:forbidigo // As above.
+		if left <= 0 {
+			return errNoRun
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: fd, Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		switch {
+		case errors.Is(err, unix.EINTR), err == nil && n == 0:
+		case err != nil:
+			return fmt.Errorf("waiting for a run: %w", err)
+		default:
+			return nil
+		}
+	}
+}
+
+// descriptors are those that came with a message.
+func descriptors(oob []byte) ([]int, error) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, fmt.Errorf("waiting for a run: %w", err)
+	}
+	var fds []int
+	for _, m := range messages {
+		got, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			return nil, fmt.Errorf("waiting for a run: %w", err)
+		}
+		fds = append(fds, got...)
+	}
+	for _, fd := range fds {
+		unix.CloseOnExec(fd)
+	}
+	return fds, nil
+}
