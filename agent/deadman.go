@@ -76,13 +76,22 @@ func (w *worker) openSwitch() error {
 	return nil
 }
 
+// prepareAfter is how long a build has the machine for itself at first: what it
+// starts is what the activation waits for.
+const prepareAfter = 20 * time.Millisecond
+
 // prepareRun has a switch and a runner wait while a generation is built, so that its
 // activation need not wait for processes to start. The build need not wait for them
-// either; the function that is returned does.
-func (w *worker) prepareRun(ctx context.Context) (done func()) {
-	prepared := make(chan struct{})
+// either; the function that is returned does, where they were begun.
+func (w *worker) prepareRun(ctx context.Context) (built func()) {
+	over, prepared := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(prepared)
+		select {
+		case <-over:
+			return
+		case <-time.After(prepareAfter):
+		}
 		if w.deadman != nil {
 			if err := w.deadman.Prepare(ctx); err != nil {
 				w.log.Warn("starting the dead-man switch ahead failed", "error", err)
@@ -92,7 +101,10 @@ func (w *worker) prepareRun(ctx context.Context) (done func()) {
 			w.log.Warn("starting a runner ahead failed", "error", err)
 		}
 	}()
-	return func() { <-prepared }
+	return func() {
+		close(over)
+		<-prepared
+	}
 }
 
 // releaseSwitch ends one that waits for nothing, with the agent.

@@ -106,27 +106,37 @@ type publishedResult struct {
 }
 
 func runPublish(ctx context.Context, o *options, opts *publishOptions, names []string) error {
-	s, err := o.connect()
+	w, err := o.open()
+	if err != nil {
+		return err
+	}
+	targets, left, err := selectTargets(w, names)
+	if err != nil {
+		return err
+	}
+	rep := &reporter{progress: o.progress()}
+	defer rep.progress.Done()
+	nix := o.nix(rep)
+	if !opts.Refresh && !opts.NoEval {
+		nix.Ahead(ctx, flakesOf(targets)) // Nix waits for that; the connection can wait.
+		defer nix.Settle()
+	}
+	s, err := o.connectFrom(w)
 	if err != nil {
 		return err
 	}
 	defer s.Close() //nolint:errcheck // Nothing is pending.
-	rev := startRevision(ctx, s.Dir())
-	defer rev() // It ends with this.
-	targets, left, err := selectTargets(s.workspace, names)
-	if err != nil {
-		return err
-	}
 	req := publisher.Request{
 		Targets: targets, Inventory: s.inventory(),
-		Refresh: opts.Refresh, Build: opts.Build, NoEval: opts.NoEval, DryRun: opts.DryRun, Revision: rev,
+		Refresh: opts.Refresh, Build: opts.Build, NoEval: opts.NoEval, DryRun: opts.DryRun,
+		Revision: func() string { return revision(ctx, s.Dir()) },
 	}
+	pub := s.publisher(o, rep)
+	pub.Nix = nix
 	if opts.Stage {
-		return runStage(ctx, o, s, req, left)
+		return runStage(ctx, o, pub, rep, req, left)
 	}
-	rep := &reporter{progress: o.progress()}
-	defer rep.progress.Done()
-	res, err := s.publisher(o, rep).Publish(ctx, req)
+	res, err := pub.Publish(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -134,19 +144,26 @@ func runPublish(ctx context.Context, o *options, opts *publishOptions, names []s
 	return showPublished(o, res, opts.DryRun, left, rep)
 }
 
+// flakesOf are the references of what the targets get from flakes.
+func flakesOf(targets []publisher.Target) []string {
+	var refs []string
+	for _, t := range targets {
+		if t.Source.Flake != "" {
+			refs = append(refs, t.Source.Flake)
+		}
+	}
+	return refs
+}
+
 func (s *session) publisher(o *options, rep publisher.Reporter) *publisher.Publisher {
 	return &publisher.Publisher{
 		Repo: s.Repository, Keys: s.keys, Coordinator: s.Client, Fleet: s.fleet.ID(),
-		Nix:      &flakes.Nix{Program: o.Getenv("FLEET_NIX"), Progress: rep.Building},
-		Operator: s.operator, Now: o.Now, Reporter: rep,
+		Nix: o.nix(rep), Operator: s.operator, Now: o.Now, Reporter: rep,
 	}
 }
 
-// startRevision begins to ask for the revision, and returns what waits for it.
-func startRevision(ctx context.Context, dir string) func() string {
-	get := sync.OnceValue(func() string { return revision(ctx, dir) })
-	go get()
-	return get
+func (o *options) nix(rep publisher.Reporter) *flakes.Nix {
+	return &flakes.Nix{Program: o.Getenv("FLEET_NIX"), Progress: rep.Building}
 }
 
 // revision names the repository's commit, "+" behind it where the checkout

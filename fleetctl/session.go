@@ -95,6 +95,11 @@ func (o *options) connect() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	return o.connectFrom(w)
+}
+
+// connectFrom is connect with a repository that is open.
+func (o *options) connectFrom(w *workspace) (*session, error) {
 	keys, err := o.keys()
 	if err != nil {
 		return nil, err

@@ -26,19 +26,17 @@ type stagedResult struct {
 }
 
 // runStage stages instead of publishing.
-func runStage(ctx context.Context, o *options, s *session, req publisher.Request, left leftOut) error {
+func runStage(ctx context.Context, o *options, pub *publisher.Publisher, rep *reporter, req publisher.Request, left leftOut) error {
 	if req.Refresh {
 		return usageError{ui.WithHint(errors.New("--stage and --refresh exclude each other"), "a refresh needs the release key: leave --stage out")}
 	}
-	rep := &reporter{progress: o.progress()}
-	defer rep.progress.Done()
-	res, err := s.publisher(o, rep).Stage(ctx, req)
+	res, err := pub.Stage(ctx, req)
 	if err != nil {
 		return err
 	}
 	rep.progress.Done()
 	out := stageResult{
-		Release: string(res.Release), Revision: req.Revision(), DryRun: req.DryRun, Sources: []stagedResult{},
+		Release: string(res.Release), Revision: res.Revision, DryRun: req.DryRun, Sources: []stagedResult{},
 		Skipped: append([]string{}, left.noSource...), Banned: append([]string{}, left.banned...), Warnings: append([]string{}, rep.warnings...),
 	}
 	var rows [][]string
@@ -56,6 +54,6 @@ func runStage(ctx context.Context, o *options, s *session, req publisher.Request
 		return nil
 	}
 	p.Printf("Staged release %s, revision %s. Hosts see nothing of it until somebody with the release key runs:\n  fleetctl sign %s\n",
-		res.Release, dash(shortRevision(req.Revision())), res.Release)
+		res.Release, dash(shortRevision(res.Revision)), res.Release)
 	return nil
 }

@@ -76,6 +76,8 @@ type Nix struct {
 	// Progress is told each line that nix prints meanwhile, harmless to show;
 	// may be nil.
 	Progress func(line string)
+
+	ahead map[string]func() *Presumed // by reference; see Ahead
 }
 
 func (n *Nix) program() string {

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -45,11 +46,40 @@ var (
 	plainRev  = regexp.MustCompile(`^[0-9a-f]{40}$`)
 )
 
+// Ahead begins what Presume does with each of the references, which then takes what
+// came of it: nix can't begin before, and other things can be done meanwhile. Call
+// it once, before all else, and Settle in the end.
+func (n *Nix) Ahead(ctx context.Context, refs []string) {
+	n.ahead = make(map[string]func() *Presumed, len(refs))
+	for _, ref := range refs {
+		if n.ahead[ref] == nil {
+			n.ahead[ref] = sync.OnceValue(func() *Presumed { return presume(ctx, ref) })
+			go n.ahead[ref]()
+		}
+	}
+}
+
+// Settle waits until what was begun ahead has ended.
+func (n *Nix) Settle() {
+	for _, begun := range n.ahead {
+		if p := begun(); p != nil {
+			p.Clean()
+		}
+	}
+}
+
 // Presume asks git instead of nix for the revision of a flake, and begins to ask
 // it whether something is not committed; nil where that is not for git to say. It
 // is a presumption: who uses it checks Clean and what the evaluation says, and
 // asks Lock where one of them differs.
 func (n *Nix) Presume(ctx context.Context, ref string) *Presumed {
+	if begun := n.ahead[ref]; begun != nil {
+		return begun()
+	}
+	return presume(ctx, ref)
+}
+
+func presume(ctx context.Context, ref string) *Presumed {
 	path, dir, ok := repository(ref)
 	if !ok {
 		return nil

@@ -89,6 +89,26 @@ func TestPresume(t *testing.T) {
 	}
 }
 
+// TestAhead: what was begun ahead is taken, and all else is asked for.
+func TestAhead(t *testing.T) {
+	r := newGitRepo(t)
+	n := &Nix{}
+	n.Ahead(t.Context(), []string{r.path, r.path, "nixpkgs"})
+	n.Settle()
+	rev := r.git("rev-parse", "HEAD")
+	r.commit()
+	if p := n.Presume(t.Context(), r.path); p == nil || p.Rev != rev || !p.Clean() {
+		t.Errorf("got %+v", p)
+	}
+	if p := n.Presume(t.Context(), "nixpkgs"); p != nil {
+		t.Errorf("presumed %+v", p.Locked)
+	}
+	if p := n.Presume(t.Context(), r.path+"/below"); p == nil || p.Rev == rev || !p.Clean() {
+		t.Errorf("not asked for ahead: %+v", p)
+	}
+	(&Nix{}).Settle()
+}
+
 // TestPresumeLeavesToNix: everything else is for nix to say.
 func TestPresumeLeavesToNix(t *testing.T) {
 	r := newGitRepo(t)

@@ -145,7 +145,7 @@ func (p *Publisher) Stage(ctx context.Context, req Request) (*Result, error) {
 		return nil, err
 	}
 	p.Reporter.Step(StepSources)
-	pins, err := p.pinSources(ctx, trust, req)
+	pins, revision, err := p.pinSources(ctx, trust, req)
 	if err != nil {
 		return nil, err
 	}
@@ -157,8 +157,8 @@ func (p *Publisher) Stage(ctx context.Context, req Request) (*Result, error) {
 	}
 	pl := &plan{id: id, issued: now, blobs: map[fleet.Digest]blob{}}
 	b := &builder{p: p, t: trust, pl: pl, pins: pins, bundles: map[string]fleet.BundleSource{}}
-	n := &Proposal{Release: id, Created: now, Revision: req.Revision()}
-	res := &Result{Release: id}
+	n := &Proposal{Release: id, Created: now, Revision: revision}
+	res := &Result{Release: id, Revision: revision}
 	for _, target := range req.Targets {
 		pin, err := b.pin(target.Source)
 		if err != nil {

@@ -159,14 +159,16 @@ type Request struct {
 	// DryRun changes nothing, neither here nor at the coordinator, save that the
 	// store gets what evaluations leave there.
 	DryRun bool
-	// Revision tells that of the repository, for people. It is asked once the sources
-	// are pinned, before anything is written there.
+	// Revision tells that of the repository, for people. It is asked while nix works,
+	// before anything is written there.
 	Revision func() string
 }
 
 // Result is what was, or with DryRun would be, published.
 type Result struct {
 	Release fleet.ReleaseID
+	// Revision of the repository, as Request.Revision told.
+	Revision string
 	// Expected is the head that it follows.
 	Expected    fleet.ReleaseID
 	Generations []Generation
@@ -216,12 +218,11 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	// First of all: what follows may write to the repository, and it may itself
 	// be the flake.
 	p.Reporter.Step(StepSources)
-	pins, err := p.pinSources(ctx, trust, req)
+	pins, revision, err := p.pinSources(ctx, trust, req)
 	if err != nil {
 		return nil, err
 	}
-	revision := req.Revision()
-	res := &Result{}
+	res := &Result{Revision: revision}
 	p.Reporter.Step(StepHostKeys)
 	if res.Recorded, err = p.CollectHostKeys(ctx, !req.DryRun); err != nil {
 		return nil, err

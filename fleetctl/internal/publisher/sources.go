@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/flakes"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -40,8 +41,9 @@ type pinner struct {
 }
 
 // pinSources locks, evaluates and builds what the targets need of Nix, each
-// thing once for all machines. Bundles are pinned when the release is planned.
-func (p *Publisher) pinSources(ctx context.Context, t *release.Trust, req Request) (map[inventory.Source]pinned, error) {
+// thing once for all machines. Bundles are pinned when the release is planned. It
+// tells the repository's revision, which it asks for while nix works.
+func (p *Publisher) pinSources(ctx context.Context, t *release.Trust, req Request) (pins map[inventory.Source]pinned, revision string, err error) {
 	var sources []inventory.Source
 	for _, target := range req.Targets {
 		s := target.Source
@@ -50,7 +52,7 @@ func (p *Publisher) pinSources(ctx context.Context, t *release.Trust, req Reques
 		}
 	}
 	if len(sources) == 0 {
-		return nil, nil
+		return nil, req.Revision(), nil
 	}
 	b := &pinner{p: p, t: t, req: req, locked: map[string]flakes.Locked{}, presumed: map[string]*flakes.Presumed{}}
 	defer func() {
@@ -59,15 +61,19 @@ func (p *Publisher) pinSources(ctx context.Context, t *release.Trust, req Reques
 		}
 	}()
 	if err := b.lock(ctx, sources); err != nil {
-		return nil, err
+		return nil, "", err
 	}
+	told := sync.OnceValue(req.Revision)
+	go told()
+	defer func() { revision = told() }() // It ends with this.
 	if err := b.evaluate(ctx, sources); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if err := b.build(ctx, sources); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return b.pin(ctx, sources)
+	pins, err = b.pin(ctx, sources)
+	return pins, "", err
 }
 
 // builds says whether the publisher builds a flake.
