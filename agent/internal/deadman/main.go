@@ -253,25 +253,24 @@ func (p *process) patiently(ctx context.Context, most int, try func() error) err
 }
 
 // attempt carries out the way back once, or waits for the attempt of that name
-// that somebody began.
-func (p *process) attempt(ctx context.Context, e *execute.Executor, o *Order, id string) (execute.Result, error) {
-	err := p.patiently(ctx, startAttempts, func() error {
-		err := e.Start(ctx, id, o.Rollback, o.Env)
-		if errors.Is(err, execute.ErrExists) {
-			return nil
+// that somebody began. One that ended before it began anything is none.
+func (p *process) attempt(ctx context.Context, e *execute.Executor, o *Order, id string) (res execute.Result, err error) {
+	began := p.patiently(ctx, startAttempts, func() error {
+		if err := e.Start(ctx, id, o.Rollback, o.Env); err != nil && !errors.Is(err, execute.ErrExists) {
+			return err //nolint:wrapcheck // It says what failed.
 		}
-		return err //nolint:wrapcheck // It says what failed.
+		limited, cancel := context.WithTimeout(ctx, o.Rollback.Deadline+slack)
+		defer cancel()
+		res, err = e.Wait(limited, id)
+		if errors.Is(err, execute.ErrAbsent) {
+			return err //nolint:wrapcheck // As above.
+		}
+		if err != nil {
+			err = errors.Join(err, e.End(ctx, id))
+		}
+		return nil
 	})
-	if err != nil {
-		return execute.Result{}, err
-	}
-	limited, cancel := context.WithTimeout(ctx, o.Rollback.Deadline+slack)
-	defer cancel()
-	res, err := e.Wait(limited, id)
-	if err != nil {
-		err = errors.Join(err, e.End(ctx, id))
-	}
-	return res, err //nolint:wrapcheck // It says what failed.
+	return res, errors.Join(began, err)
 }
 
 func (p *process) say(format string, args ...any) {

@@ -20,8 +20,6 @@ const (
 	readBack = 10 * time.Second
 	// look is the pause between two looks for that, at first.
 	look = time.Millisecond / 4
-	// starts is how long one that was started may take to be there.
-	starts = readBack / 8
 	// maxExtensions bounds how often one order is given more time: an agent that
 	// dies of each verification, and begins it anew, must not put it off for ever.
 	maxExtensions = 8
@@ -35,8 +33,10 @@ var ErrNotArmed = errors.New("the dead-man switch does not answer")
 type Switch struct {
 	dir   string
 	start Start
-	// launched is when one was started ahead, and not waited for.
+	// launched is when one was started ahead, and not waited for; starts is how long
+	// it may take to be there.
 	launched time.Time
+	starts   time.Duration
 }
 
 // Open makes the switch whose files live in dir, below a directory that exists.
@@ -50,7 +50,7 @@ func Open(dir string, start Start) (*Switch, error) {
 	if err := sayings(dir); err != nil {
 		return nil, fmt.Errorf("opening the dead-man switch: %w", err)
 	}
-	return &Switch{dir: dir, start: start}, nil
+	return &Switch{dir: dir, start: start, starts: readBack / 8}, nil
 }
 
 // Prepare starts a process that waits for an order, where none does, so that
@@ -60,8 +60,11 @@ func (s *Switch) Prepare(ctx context.Context) error {
 	if err != nil || there {
 		return err
 	}
+	if err := s.launch(ctx, true); err != nil {
+		return err
+	}
 	s.launched = time.Now() //nolint:forbidigo // A pause, by the monotonic clock.
-	return s.launch(ctx, true)
+	return nil
 }
 
 // Release ends a process that waits without an order.
@@ -137,7 +140,7 @@ func (s *Switch) write(o Order) error {
 func (s *Switch) armed(ctx context.Context, o Order) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readBack, ErrNotArmed)
 	defer cancel()
-	again := s.launched.Add(starts)
+	again := s.launched.Add(s.starts)
 	for began := time.Now(); ; { //nolint:forbidigo // A pause, by the monotonic clock.
 		there, err := wake(s.dir)
 		if err != nil {
@@ -155,7 +158,7 @@ func (s *Switch) armed(ctx context.Context, o Order) error {
 			if err := s.launch(ctx, false); err != nil {
 				return err
 			}
-			again = now.Add(starts)
+			again = now.Add(s.starts)
 		}
 		pause := look
 		if time.Since(began) > 200*look { //nolint:forbidigo // As above.

@@ -49,6 +49,8 @@ type child struct {
 	// alive reads end of file when the runner is gone: it holds the other end
 	// and never writes.
 	alive *os.File
+	// collected says that its end was: then pid is nobody's.
+	collected bool
 }
 
 // New makes an executor whose runs live below dir. runner is the command, an
@@ -83,8 +85,8 @@ func (e *Executor) path(id string, name ...string) string {
 // Log is the path of a run's output; the file need not exist.
 func (e *Executor) Log(id string) string { return e.path(id, fileLog) }
 
-// Start begins a run. When it returns nil the runner was started and goes on
-// whatever becomes of this process. extraEnv is put in front of each program's own environment.
+// Start begins a run. When it returns nil a runner was started for it, or one that
+// waited has it, and goes on whatever becomes of this process. extraEnv is put in front of each program's own environment.
 // ErrExists where a run of that id began before: ask Status. After any other
 // error nothing was done, and Start may be tried again.
 func (e *Executor) Start(ctx context.Context, id string, a driver.Action, extraEnv []string) error {

@@ -86,11 +86,16 @@ func giveLock(f *os.File) {
 // inheritedLock is the lock that the executor handed over as descriptor fd, or
 // nil where that descriptor is something else.
 func inheritedLock(path string, fd int) *os.File {
-	var have, want unix.Stat_t
-	if unix.Fstat(fd, &have) != nil || unix.Stat(path, &want) != nil ||
-		have.Dev != want.Dev || have.Ino != want.Ino {
+	if !isFile(fd, path) {
 		return nil
 	}
 	unix.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), path)
+	return os.NewFile(uintptr(fd), path) //nolint:gosec // Not negative.
+}
+
+// isFile says whether a descriptor is of the file at path.
+func isFile(fd int, path string) bool {
+	var have, want unix.Stat_t
+	return unix.Fstat(fd, &have) == nil && unix.Stat(path, &want) == nil &&
+		have.Dev == want.Dev && have.Ino == want.Ino
 }

@@ -103,10 +103,10 @@ func runAction(dir string, lock *os.File, c clock, stop <-chan os.Signal) error 
 	before := listBefore(req.Action.Steps)
 	defer before.end()
 	now := c.Now()
-	if err := writeJSON(dir, fileStarted, started{PID: os.Getpid(), BootID: bootID(), Time: now}); err != nil {
+	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil { // The run's own entry, before it counts as begun.
 		return err
 	}
-	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil { // the run's own entry
+	if err := writeJSON(dir, fileStarted, started{PID: os.Getpid(), BootID: bootID(), Time: now}); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.RunnerBegan)

@@ -101,13 +101,18 @@ func (e *Executor) reapLocked(id string, block bool) {
 	delete(e.children, id)
 }
 
-// wait collects a runner that ended; still says that it has not.
+// wait collects a runner that ended, once; still says that it has not.
 func (c *child) wait(options int) (still bool, err error) {
+	if c.collected { // Its number may be another process's by now.
+		return false, nil
+	}
 	pid, err := syscall.Wait4(c.pid, nil, options, nil)
 	for errors.Is(err, syscall.EINTR) {
 		pid, err = syscall.Wait4(c.pid, nil, options, nil)
 	}
-	return pid == 0, err
+	still = err == nil && pid == 0
+	c.collected = !still
+	return still, err
 }
 
 // ended says whether a runner has, and collects it.
@@ -178,6 +183,9 @@ func (e *Executor) Prune(keep func(runs []string) []string) error {
 	}
 	kept := keep(runs)
 	var errs []error
+	if e.waiting != nil && e.waiting.child.ended() { // It waited for too long.
+		e.dismiss()
+	}
 	for _, id := range runs {
 		e.reapLocked(id, false)
 		st, err := status(e.path(id))

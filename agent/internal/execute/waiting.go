@@ -1,6 +1,7 @@
 package execute
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -15,8 +16,9 @@ import (
 // A runner that waits is there before its run: a process takes 10 ms and more to
 // start, which nobody notices while a generation is built. It is told of its run
 // over a socket: one line, the run's directory, with the run's lock and log as open
-// descriptors. It ends when the other end of the socket is closed, and so with the
-// process that started it.
+// descriptors. It answers with one byte, and then has the run; who is not answered
+// ends it. It ends by itself when the other end of the socket is closed, and so with
+// the process that started it.
 const (
 	// waitArgument is in the place of a run's directory.
 	waitArgument = "-"
@@ -24,6 +26,8 @@ const (
 	socketFD = lockFD
 	// maxWait is how long a runner waits: builds take a while.
 	maxWait = 10 * time.Minute
+	// answerWithin bounds the wait for its answer.
+	answerWithin = time.Second
 )
 
 // errNoRun says that a runner waited for nothing.
@@ -66,13 +70,17 @@ func (e *Executor) dismiss() {
 	}
 	e.waiting = nil
 	_ = w.socket.Close()
-	// It has nothing to do but to end. Should it be stopped, this process's own end
-	// has it reaped.
-	_ = w.child.alive.SetReadDeadline(time.Now().Add(time.Second)) //nolint:forbidigo // As file deadlines are given.
-	if _, err := w.child.alive.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		_, _ = w.child.wait(0)
+	w.child.put()
+}
+
+// put ends a runner that has no run, or did not say that it has.
+func (c *child) put() {
+	if !c.ended() {
+		// This process has not collected it: the number is its own.
+		_ = unix.Kill(c.pid, unix.SIGKILL)
+		_, _ = c.wait(0)
 	}
-	_ = w.child.alive.Close()
+	_ = c.alive.Close()
 }
 
 // await starts a runner that waits.
@@ -96,21 +104,39 @@ func (e *Executor) await() (*waiting, error) {
 	return &waiting{child: c, socket: ours}, nil
 }
 
-// handOver gives a run to the runner that waits; nil where none does any more.
+// handOver gives a run to the runner that waits; nil where none does any more. Then
+// nothing of the run was begun, but where it says that it was.
 func (e *Executor) handOver(dir string, lock, out *os.File) *child {
 	w := e.waiting
 	if w == nil {
 		return nil
 	}
 	err := unix.Sendmsg(int(w.socket.Fd()), []byte(dir+"\n"), unix.UnixRights(int(lock.Fd()), int(out.Fd())), nil, noSignal)
+	if err == nil {
+		err = w.answer()
+	}
 	if err != nil {
-		e.log.Debug("the runner that waited is gone", "error", err)
+		e.log.Debug("the runner that waited does not take its run", "error", err)
 		e.dismiss()
 		return nil
 	}
 	e.waiting = nil
 	_ = w.socket.Close()
 	return w.child
+}
+
+// answer waits for the runner's. The descriptors that it was sent stay open here
+// until then: not every system keeps them while they are on their way.
+func (w *waiting) answer() error {
+	fd := int(w.socket.Fd())
+	if err := readableIn(int32(fd), answerWithin); err != nil { //nolint:gosec // A descriptor.
+		return err
+	}
+	n, err := unix.Read(fd, make([]byte, 1))
+	if err == nil && n != 1 {
+		err = errNoRun
+	}
+	return err
 }
 
 // socketPair makes two sockets that are connected, and no process inherits by
@@ -158,11 +184,20 @@ func awaitRun(most time.Duration) (dir string, lock *os.File, err error) {
 	if !whole || !filepath.IsAbs(dir) || len(fds) != 2 {
 		return "", nil, fmt.Errorf("waiting for a run: told %q with %d descriptors", buf[:n], len(fds))
 	}
-	err = errors.Join(redirect(fds[1], unix.Stdout), redirect(fds[1], unix.Stderr), unix.Close(fds[1]))
-	if err != nil {
+	lock = os.NewFile(uintptr(fds[0]), filepath.Join(dir, fileLock)) //nolint:gosec // As above.
+	if err := errors.Join(redirect(fds[1], unix.Stdout), redirect(fds[1], unix.Stderr), unix.Close(fds[1])); err != nil {
 		return "", nil, fmt.Errorf("opening the run's log: %w", err)
 	}
-	return dir, os.NewFile(uintptr(fds[0]), filepath.Join(dir, fileLock)), nil //nolint:gosec // As above.
+	if !isFile(fds[0], lock.Name()) {
+		return "", nil, fmt.Errorf("waiting for a run: what came with %s is not its lock", dir)
+	}
+	if held, err := flock(lock, unix.LOCK_EX); held || err != nil { // It has it, with whom it has it from.
+		return "", nil, fmt.Errorf("waiting for a run: the lock of %s is not held: %w", dir, cmp.Or(err, ErrExists))
+	}
+	if err := unix.Sendmsg(socketFD, []byte{1}, nil, nil, noSignal); err != nil {
+		return "", nil, fmt.Errorf("taking a run: %w", err)
+	}
+	return dir, lock, nil
 }
 
 // readableIn waits until there is something to read, or the other end is closed.

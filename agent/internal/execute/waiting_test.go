@@ -85,9 +85,9 @@ func TestPreparedIsGone(t *testing.T) {
 	}
 }
 
-// TestPreparedDies: a runner that dies between being told of its run and beginning
-// it has done nothing, and the run may be started again.
-func TestPreparedDies(t *testing.T) {
+// TestPreparedIsStuck: a runner that does not say that it has its run is ended, and
+// another one has it.
+func TestPreparedIsStuck(t *testing.T) {
 	t.Parallel()
 	e, pid := prepared(t)
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -96,22 +96,23 @@ func TestPreparedDies(t *testing.T) {
 	if _, err := syscall.Wait4(pid, nil, syscall.WUNTRACED, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Start(t.Context(), "a", action(time.Minute, sh("true")), nil); err != nil {
+	if got := ranAs(t, e, "a"); got == pid || alive(t, pid) {
+		t.Errorf("process %d ran it, and %d is there: %v", got, pid, alive(t, pid))
+	}
+}
+
+// TestWaitedTooLong: pruning collects a runner that gave up, or was told to: a
+// shutdown tells it.
+func TestWaitedTooLong(t *testing.T) {
+	t.Parallel()
+	e, pid := prepared(t)
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if st, err := e.Status("a"); err != nil || st.Phase != PhaseRunning {
-		t.Errorf("got %+v, %v", st, err)
+	awaitDeath(t, pid)
+	if err := e.Prune(keeping()); err != nil || e.waiting != nil {
+		t.Errorf("%+v, %v", e.waiting, err)
 	}
-	if err := e.Start(t.Context(), "a", action(time.Minute, sh("true")), nil); !errors.Is(err, ErrExists) {
-		t.Errorf("started beside: %v", err)
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := e.Wait(t.Context(), "a"); !errors.Is(err, ErrAbsent) {
-		t.Errorf("got %v", err)
-	}
-	ranAs(t, e, "a")
 }
 
 // TestAwaitRun: nothing, in time or because nobody is there, and nonsense.
@@ -126,6 +127,7 @@ func TestAwaitRun(t *testing.T) {
 		{"a relative path", "tmp\n", 2},
 		{"no descriptors", "/tmp\n", 0},
 		{"too few descriptors", "/tmp\n", 1},
+		{"another file than the run's lock", "/tmp\n", 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -165,17 +167,4 @@ func TestAwaitRun(t *testing.T) {
 	if err := readableIn(int32(theirs.Fd()), 20*time.Millisecond); !errors.Is(err, errNoRun) { //nolint:gosec // A descriptor.
 		t.Errorf("got %v", err)
 	}
-}
-
-// TestPreparedIsTold: a signal that ends what waits ends it at once: systemd sends
-// it to all that is left of a service.
-func TestPreparedIsTold(t *testing.T) {
-	t.Parallel()
-	_, pid := prepared(t)
-	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM} {
-		if err := syscall.Kill(pid, sig); err != nil {
-			t.Fatal(err)
-		}
-	}
-	awaitDeath(t, pid)
 }

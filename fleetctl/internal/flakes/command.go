@@ -78,6 +78,7 @@ type Nix struct {
 	Progress func(line string)
 
 	ahead map[string]func() *Presumed // by reference; see Ahead
+	asked time.Time                   // when that began
 }
 
 func (n *Nix) program() string {

@@ -34,6 +34,8 @@ func (p *Presumed) Clean() bool {
 const (
 	// gitTimeout bounds one question to git: what is slower gains nothing.
 	gitTimeout = 10 * time.Second
+	// aMoment is how long what was asked ahead counts.
+	aMoment = time.Second
 	// maxGit bounds what git may print. More changes than that are changes too.
 	maxGit = 64 << 10
 )
@@ -48,8 +50,11 @@ var (
 
 // Ahead begins what Presume does with each of the references, which then takes what
 // came of it: nix can't begin before, and other things can be done meanwhile. Call
-// it once, before all else, and Settle in the end.
+// it once, before all else, and Settle in the end. What was begun longer than a
+// moment ago is asked for again: a person may have been asked for a passphrase, and
+// have committed something.
 func (n *Nix) Ahead(ctx context.Context, refs []string) {
+	n.asked = time.Now() //nolint:forbidigo // By the monotonic clock.
 	n.ahead = make(map[string]func() *Presumed, len(refs))
 	for _, ref := range refs {
 		if n.ahead[ref] == nil {
@@ -73,7 +78,7 @@ func (n *Nix) Settle() {
 // is a presumption: who uses it checks Clean and what the evaluation says, and
 // asks Lock where one of them differs.
 func (n *Nix) Presume(ctx context.Context, ref string) *Presumed {
-	if begun := n.ahead[ref]; begun != nil {
+	if begun := n.ahead[ref]; begun != nil && time.Since(n.asked) < aMoment { //nolint:forbidigo // As above.
 		return begun()
 	}
 	return presume(ctx, ref)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/flakes/nixtest"
 )
@@ -97,6 +98,7 @@ func TestAhead(t *testing.T) {
 	n.Settle()
 	rev := r.git("rev-parse", "HEAD")
 	r.commit()
+	n.asked = time.Now().Add(time.Hour) // However slow this is.
 	if p := n.Presume(t.Context(), r.path); p == nil || p.Rev != rev || !p.Clean() {
 		t.Errorf("got %+v", p)
 	}
@@ -105,6 +107,10 @@ func TestAhead(t *testing.T) {
 	}
 	if p := n.Presume(t.Context(), r.path+"/below"); p == nil || p.Rev == rev || !p.Clean() {
 		t.Errorf("not asked for ahead: %+v", p)
+	}
+	n.asked = time.Now().Add(-aMoment)
+	if p := n.Presume(t.Context(), r.path); p == nil || p.Rev == rev || !p.Clean() {
+		t.Errorf("a moment later: %+v", p)
 	}
 	(&Nix{}).Settle()
 }

@@ -57,20 +57,21 @@ func (h *history) of(s subject) *past {
 	return p
 }
 
-// read begins to read the repository's releases, and returns what waits for them:
-// there may be many, and nix works meanwhile. They are read again where some were
-// added since, as by a git pull.
-func (p *Publisher) read() func() ([]*repo.Release, error) {
-	before := p.Repo.ReleasesChanged()
+// read begins to read the repository's releases: there may be many, and nix works
+// meanwhile. releases waits for them, and reads them again where that failed or some
+// came since, as by a git pull; end waits until nothing is read any more.
+func (p *Publisher) read() (releases func() ([]*repo.Release, error), end func()) {
+	before := p.Repo.ReleasesStamp()
 	begun := sync.OnceValues(p.Repo.Releases)
 	go begun() //nolint:errcheck // Whoever waits for them is told.
-	return func() ([]*repo.Release, error) {
-		releases, err := begun()
-		if !p.Repo.ReleasesChanged().Equal(before) {
+	releases = func() ([]*repo.Release, error) {
+		early, err := begun()
+		if err != nil || p.Repo.ReleasesStamp() != before {
 			return p.Repo.Releases()
 		}
-		return releases, err
+		return early, nil
 	}
+	return releases, func() { _, _ = begun() }
 }
 
 // look takes the repository's releases and the coordinator's head, and checks

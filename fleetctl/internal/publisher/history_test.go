@@ -188,7 +188,9 @@ func TestRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		read, none := p.read(), p.read()
+		read, end := p.read()
+		none, _ := p.read()
+		end()
 		if got, err := none(); err != nil || len(got) != len(before) {
 			t.Fatalf("read %d of %d, %v", len(got), len(before), err)
 		}

@@ -213,8 +213,8 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	if err := p.checkClock(trust); err != nil {
 		return nil, err
 	}
-	read := p.read()
-	defer read() //nolint:errcheck // It ends with this.
+	read, end := p.read()
+	defer end()
 	// First of all: what follows may write to the repository, and it may itself
 	// be the flake.
 	p.Reporter.Step(StepSources)

@@ -72,14 +72,20 @@ func (r *Repository) WriteRelease(rel *Release) error {
 	return r.Write(data, "releases", string(rel.ID)+".json")
 }
 
-// ReleasesChanged is when a release was added or replaced last, by the clock of the
-// file system; the zero time where that can't be told.
-func (r *Repository) ReleasesChanged() time.Time {
-	fi, err := os.Stat(r.Path("releases"))
+// ReleasesStamp changes when a release is added, replaced or taken away; empty
+// where that can't be told.
+func (r *Repository) ReleasesStamp() string {
+	entries, err := os.ReadDir(r.Path("releases"))
 	if err != nil {
-		return time.Time{}
+		return ""
 	}
-	return fi.ModTime()
+	var stamp strings.Builder
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil {
+			fmt.Fprintln(&stamp, e.Name(), fi.Size(), fi.ModTime().UnixNano())
+		}
+	}
+	return stamp.String()
 }
 
 // Releases reads all releases, oldest first. ErrCorrupt names the first file
