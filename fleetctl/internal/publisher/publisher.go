@@ -213,8 +213,10 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	if err := p.checkClock(trust); err != nil {
 		return nil, err
 	}
-	read, end := p.read()
-	defer end()
+	releases, read := p.read()
+	defer read()
+	hostKeys, asked := p.askHostKeys(ctx)
+	defer asked()
 	// First of all: what follows may write to the repository, and it may itself
 	// be the flake.
 	p.Reporter.Step(StepSources)
@@ -224,7 +226,11 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	}
 	res := &Result{Revision: revision}
 	p.Reporter.Step(StepHostKeys)
-	if res.Recorded, err = p.CollectHostKeys(ctx, !req.DryRun); err != nil {
+	keys, err := hostKeys()
+	if err != nil {
+		return nil, err
+	}
+	if res.Recorded, err = p.recordHostKeys(keys, !req.DryRun); err != nil {
 		return nil, err
 	}
 	p.Reporter.Step(StepInventory)
@@ -234,7 +240,7 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 		}
 	}
 	p.Reporter.Step(StepHead)
-	hist, err := p.look(ctx, trust, read, !req.DryRun)
+	hist, err := p.look(ctx, trust, releases, !req.DryRun)
 	if err != nil {
 		return nil, err
 	}
