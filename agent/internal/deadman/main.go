@@ -261,8 +261,7 @@ func (p *process) attempt(ctx context.Context, e *execute.Executor, o *Order, id
 		}
 		limited, cancel := context.WithTimeout(ctx, o.Rollback.Deadline+slack)
 		defer cancel()
-		res, err = e.Wait(limited, id)
-		if errors.Is(err, execute.ErrAbsent) {
+		if res, err = e.Wait(limited, id); errors.Is(err, execute.ErrAbsent) {
 			return err //nolint:wrapcheck // As above.
 		}
 		if err != nil {
@@ -270,7 +269,10 @@ func (p *process) attempt(ctx context.Context, e *execute.Executor, o *Order, id
 		}
 		return nil
 	})
-	return res, errors.Join(began, err)
+	if began != nil {
+		return execute.Result{}, began
+	}
+	return res, err
 }
 
 func (p *process) say(format string, args ...any) {

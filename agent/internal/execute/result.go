@@ -127,19 +127,27 @@ func checkID(id string) error {
 }
 
 func writeAction(dir string, req request) error {
-	data, err := json.Marshal(req)
+	data, err := encode(fileAction, req)
 	if err != nil {
-		return fmt.Errorf("encoding %s: %w", fileAction, err)
+		return err
 	}
-	return os.WriteFile(filepath.Join(dir, fileAction), append(data, '\n'), 0o600)
+	return os.WriteFile(filepath.Join(dir, fileAction), data, 0o600)
 }
 
 func writeJSON(dir, name string, v any) error {
+	data, err := encode(name, v)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(filepath.Join(dir, name), data, 0o600)
+}
+
+func encode(name string, v any) ([]byte, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encoding %s: %w", name, err)
+		return nil, fmt.Errorf("encoding %s: %w", name, err)
 	}
-	return atomicfile.WriteFile(filepath.Join(dir, name), append(data, '\n'), 0o600)
+	return append(data, '\n'), nil
 }
 
 func readJSON(dir, name string, v any) error {

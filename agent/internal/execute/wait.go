@@ -94,7 +94,7 @@ func (e *Executor) reapLocked(id string, block bool) {
 	if block {
 		options = 0
 	}
-	if still, err := c.wait(options); err == nil && still {
+	if c.wait(options) {
 		return
 	}
 	_ = c.alive.Close()
@@ -102,9 +102,9 @@ func (e *Executor) reapLocked(id string, block bool) {
 }
 
 // wait collects a runner that ended, once; still says that it has not.
-func (c *child) wait(options int) (still bool, err error) {
+func (c *child) wait(options int) (still bool) {
 	if c.collected { // Its number may be another process's by now.
-		return false, nil
+		return false
 	}
 	pid, err := syscall.Wait4(c.pid, nil, options, nil)
 	for errors.Is(err, syscall.EINTR) {
@@ -112,14 +112,11 @@ func (c *child) wait(options int) (still bool, err error) {
 	}
 	still = err == nil && pid == 0
 	c.collected = !still
-	return still, err
+	return still
 }
 
 // ended says whether a runner has, and collects it.
-func (c *child) ended() bool {
-	still, err := c.wait(syscall.WNOHANG)
-	return err != nil || !still
-}
+func (c *child) ended() bool { return !c.wait(syscall.WNOHANG) }
 
 // dup gives a second descriptor for the runner's liveness.
 func (c *child) dup() (*os.File, error) {

@@ -78,7 +78,7 @@ func (c *child) put() {
 	if !c.ended() {
 		// This process has not collected it: the number is its own.
 		_ = unix.Kill(c.pid, unix.SIGKILL)
-		_, _ = c.wait(0)
+		c.wait(0)
 	}
 	_ = c.alive.Close()
 }

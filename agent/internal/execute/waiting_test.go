@@ -40,6 +40,15 @@ func ranAs(t *testing.T, e *Executor, id string) int {
 	return s.PID
 }
 
+// die ends a process by a signal.
+func die(t *testing.T, pid int, sig syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, sig); err != nil {
+		t.Fatal(err)
+	}
+	awaitDeath(t, pid)
+}
+
 func TestPrepare(t *testing.T) {
 	t.Parallel()
 	e, pid := prepared(t)
@@ -65,10 +74,7 @@ func TestPrepare(t *testing.T) {
 func TestPreparedIsGone(t *testing.T) {
 	t.Parallel()
 	e, pid := prepared(t)
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	awaitDeath(t, pid)
+	die(t, pid, syscall.SIGKILL)
 	if got := ranAs(t, e, "a"); got == pid {
 		t.Error("a killed process ran it")
 	}
@@ -76,10 +82,7 @@ func TestPreparedIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid = e.waiting.child.pid
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	awaitDeath(t, pid)
+	die(t, pid, syscall.SIGKILL)
 	if err := e.Prepare(); err != nil || e.waiting.child.pid == pid {
 		t.Errorf("not replaced: %v", err)
 	}
@@ -106,10 +109,7 @@ func TestPreparedIsStuck(t *testing.T) {
 func TestWaitedTooLong(t *testing.T) {
 	t.Parallel()
 	e, pid := prepared(t)
-	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	awaitDeath(t, pid)
+	die(t, pid, syscall.SIGTERM)
 	if err := e.Prune(keeping()); err != nil || e.waiting != nil {
 		t.Errorf("%+v, %v", e.waiting, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
@@ -57,21 +56,18 @@ func (h *history) of(s subject) *past {
 	return p
 }
 
-// read begins to read the repository's releases: there may be many, and nix works
-// meanwhile. releases waits for them, and reads them again where that failed or some
-// came since, as by a git pull; end waits until nothing is read any more.
-func (p *Publisher) read() (releases func() ([]*repo.Release, error), end func()) {
+// read begins to read the repository's releases, of which there may be many.
+// releases waits for them, and reads them again where that failed or some came
+// since, as by a git pull; end waits until nothing is read any more.
+func (p *Publisher) read(ctx context.Context) (releases func() ([]*repo.Release, error), end func()) {
 	before := p.Repo.ReleasesStamp()
-	begun := sync.OnceValues(p.Repo.Releases)
-	go begun() //nolint:errcheck // Whoever waits for them is told.
-	releases = func() ([]*repo.Release, error) {
-		early, err := begun()
-		if err != nil || p.Repo.ReleasesStamp() != before {
+	early, end := ahead(ctx, func(context.Context) ([]*repo.Release, error) { return p.Repo.Releases() })
+	return func() ([]*repo.Release, error) {
+		if p.Repo.ReleasesStamp() != before {
 			return p.Repo.Releases()
 		}
-		return early, nil
-	}
-	return releases, func() { _, _ = begun() }
+		return early()
+	}, end
 }
 
 // look takes the repository's releases and the coordinator's head, and checks

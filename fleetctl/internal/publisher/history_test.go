@@ -188,8 +188,8 @@ func TestRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		read, end := p.read()
-		none, _ := p.read()
+		read, end := p.read(t.Context())
+		none, _ := p.read(t.Context())
 		end()
 		if got, err := none(); err != nil || len(got) != len(before) {
 			t.Fatalf("read %d of %d, %v", len(got), len(before), err)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
@@ -29,25 +28,7 @@ func (p *Publisher) CollectHostKeys(ctx context.Context, write bool) ([]fleet.Ma
 	return p.recordHostKeys(list, write)
 }
 
-// askHostKeys begins to ask for them, for while nix works. answer waits for them,
-// and asks again where that failed; end waits until nobody is asked any more.
-func (p *Publisher) askHostKeys(ctx context.Context) (answer func() ([]client.HostKeys, error), end func()) {
-	early, cancel := context.WithCancel(ctx)
-	begun := sync.OnceValues(func() ([]client.HostKeys, error) { return p.Coordinator.HostKeys(early) })
-	go begun() //nolint:errcheck // Whoever waits for them is told.
-	answer = func() ([]client.HostKeys, error) {
-		list, err := begun()
-		if err != nil {
-			return p.Coordinator.HostKeys(ctx)
-		}
-		return list, nil
-	}
-	return answer, func() {
-		cancel()
-		_, _ = begun()
-	}
-}
-
+// recordHostKeys is CollectHostKeys with what the coordinator answered.
 func (p *Publisher) recordHostKeys(list []client.HostKeys, write bool) ([]fleet.MachineName, error) {
 	var recorded []fleet.MachineName
 	for _, k := range list {

@@ -213,10 +213,10 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	if err := p.checkClock(trust); err != nil {
 		return nil, err
 	}
-	releases, read := p.read()
-	defer read()
-	hostKeys, asked := p.askHostKeys(ctx)
-	defer asked()
+	releases, endReading := p.read(ctx)
+	defer endReading()
+	hostKeys, endAsking := ahead(ctx, p.Coordinator.HostKeys)
+	defer endAsking()
 	// First of all: what follows may write to the repository, and it may itself
 	// be the flake.
 	p.Reporter.Step(StepSources)
