@@ -100,8 +100,11 @@ func TestWhatDidNotRunDidNotPass(t *testing.T) {
 func TestReport(t *testing.T) {
 	r := &report{where: "here", took: time.Minute, rows: []row{
 		{group: "A", scenario: scenario{name: "one", shows: "this"}},
-		{group: "B", scenario: scenario{name: "two", shows: "that"}, err: errors.New("no")},
+		{group: "B", scenario: scenario{name: "two", shows: "that"}, err: errors.New("no"), ends: "its end\n"},
 	}}
+	if got, want := r.failures(), "\nFAILED B/two: no\nits end\n"; got != want {
+		t.Errorf("the failures are %q, want %q", got, want)
+	}
 	got := r.markdown()
 	for _, want := range []string{"2 scenarios, 1 failed", "### A", "| one | ok | 0.0 | this |", "### B", "| two | FAILED | 0.0 | that |"} {
 		if !strings.Contains(got, want) {

@@ -154,7 +154,7 @@ func lab(ctx context.Context, o options) (err error) {
 		}
 	}
 	rep.took = time.Since(began)
-	fmt.Print(rep.markdown())
+	fmt.Print(rep.markdown(), rep.failures())
 	if failed := rep.failed(); failed > 0 {
 		return fmt.Errorf("%d of %d scenarios failed; logs are in %s", failed, count, o.logs)
 	}
@@ -186,6 +186,7 @@ func (r *report) run(ctx context.Context, o options, g group, log func(string, .
 			return err
 		}
 		if rest = rest[done:]; r.failed() >= maxFailed && len(rest) > 0 {
+			fmt.Print(r.failures())
 			return fmt.Errorf("%d scenarios failed: that is enough; logs are in %s", r.failed(), o.logs)
 		}
 	}
@@ -202,10 +203,13 @@ func (r *report) scenario(ctx context.Context, w *world, g group, s scenario) bo
 	defer cancel()
 	err := s.run(ctx, w)
 	took := time.Since(began)
-	r.rows = append(r.rows, row{group: g.name, scenario: s, err: err, took: took})
+	ran := row{group: g.name, scenario: s, err: err, took: took}
 	if err != nil {
 		w.log("FAILED  %s/%s: %v", g.name, s.name, err)
-		w.keepLogs(g.name + "/" + s.name)
+		ran.ends = w.keepLogs(g.name + "/" + s.name)
+	}
+	r.rows = append(r.rows, ran)
+	if err != nil {
 		return false
 	}
 	w.log("ok      %s/%s (%.1f s)", g.name, s.name, took.Seconds())

@@ -20,6 +20,7 @@ type row struct {
 	scenario scenario
 	err      error
 	took     time.Duration
+	ends     string // of the hosts' logs, where it failed
 }
 
 func (r *report) failed() int {
@@ -54,6 +55,18 @@ func (r *report) markdown() string {
 			result = "FAILED"
 		}
 		p("| %s | %s | %.1f | %s |", row.scenario.name, result, row.took.Seconds(), row.scenario.shows)
+	}
+	return b.String()
+}
+
+// failures are what failed, why, and what the hosts said last, for who has only the
+// end of what was printed.
+func (r *report) failures() string {
+	var b strings.Builder
+	for _, row := range r.rows {
+		if row.err != nil {
+			fmt.Fprintf(&b, "\nFAILED %s/%s: %v\n%s", row.group, row.scenario.name, row.err, row.ends)
+		}
 	}
 	return b.String()
 }

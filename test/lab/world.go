@@ -351,12 +351,12 @@ func wait(ctx context.Context, bound time.Duration, check func() error) error {
 }
 
 // keepLogs copies the hosts' journals to where logs are kept, in a directory of
-// what they are of.
-func (w *world) keepLogs(of string) {
+// what they are of, and returns their ends.
+func (w *world) keepLogs(of string) (ends string) {
 	dir := filepath.Join(w.kept, strings.ReplaceAll(of, "/", ": "))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		w.log("keeping logs: %v", err)
-		return
+		return ""
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -372,11 +372,19 @@ cat /var/log/lab-switches 2>/dev/null || true`)
 		if err != nil {
 			out += "\n" + err.Error()
 		}
+		ends += fmt.Sprintf("── the end of %s's log\n%s\n", h.Name, lastLines(out, 40))
 		err = os.WriteFile(filepath.Join(dir, h.Name+".log"), []byte(out), 0o600)
 		if err = errors.Join(err, copyFile(filepath.Join(w.lab.Logs(), h.Name+".console"), filepath.Join(dir, h.Name+".console"), 0o600)); err != nil {
 			w.log("keeping logs: %v", err)
 		}
 	}
+	return ends
+}
+
+// lastLines are at most the last n lines of a text.
+func lastLines(s string, n int) string {
+	l := lines(s)
+	return strings.Join(l[max(0, len(l)-n):], "\n")
 }
 
 // lines of a text without the last line's end.
