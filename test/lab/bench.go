@@ -40,6 +40,9 @@ type benchmark struct {
 	ours  []time.Duration
 	// sync is what syncfs of the store takes just after a build.
 	sync []time.Duration
+	// start is what a nix process takes that evaluates a number: what this machine is
+	// worth, at the time of the measurement.
+	start []time.Duration
 	// command is how long the whole of "fleetctl publish" took.
 	command []time.Duration
 }
@@ -97,14 +100,14 @@ func (b *benchmark) pair(ctx context.Context, w *world, counts bool) error {
 	if err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
-	sync, err := w.timeSync(ctx)
+	sync, start, err := w.timeSync(ctx)
 	if err != nil {
-		return fmt.Errorf("syncfs: %w", err)
+		return fmt.Errorf("syncfs and nix: %w", err)
 	}
 	w.log("bare %v  publish %v (the command %v)  syncfs %v", bare.Round(time.Millisecond), ours.Round(time.Millisecond), command.Round(time.Millisecond), sync.Round(time.Millisecond/10))
 	if counts {
 		b.bare, b.ours = append(b.bare, bare), append(b.ours, ours)
-		b.sync, b.command = append(b.sync, sync), append(b.command, command)
+		b.sync, b.start, b.command = append(b.sync, sync), append(b.start, start), append(b.command, command)
 	}
 	return nil
 }
@@ -186,36 +189,37 @@ func (w *world) since(ctx context.Context, stamp string, s system) (time.Duratio
 	return 0, errors.New("the switch left no time stamp")
 }
 
-// timeSync builds one more commit, and times syncfs of the store after it. It
-// is activated by nobody.
-func (w *world) timeSync(ctx context.Context) (time.Duration, error) {
+// timeSync builds one more commit, and times syncfs of the store after it, and the
+// start of a nix process. It is activated by nobody.
+func (w *world) timeSync(ctx context.Context) (sync, start time.Duration, err error) {
 	if _, err := w.commit(ctx, release{}); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	rev, err := w.rev(ctx)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	// Started twice: the first time there is nothing to read from the disk.
 	out, err := w.web.Shell(ctx, `sync -f /nix/store
 nix build --no-link 'git+file://`+flakeDir+`?rev=`+rev+`#`+attr+`'
-date +%s%N; sync -f /nix/store; date +%s%N; sync -f /nix/store; date +%s%N`)
+date +%s%N; sync -f /nix/store; date +%s%N; sync -f /nix/store; date +%s%N
+nix eval --expr 1 >/dev/null; date +%s%N`)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	var at []int64
 	for _, line := range lines(out) {
 		n, err := strconv.ParseInt(line, 10, 64)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		at = append(at, n)
 	}
-	if len(at) != 3 {
-		return 0, fmt.Errorf("%d time stamps, want 3", len(at))
+	if len(at) != 4 {
+		return 0, 0, fmt.Errorf("%d time stamps, want 4", len(at))
 	}
 	// What the second takes, with nothing to write, is starting the program.
-	return max(0, time.Duration(at[1]-at[0]-(at[2]-at[1]))), nil
+	return max(0, time.Duration(at[1]-at[0]-(at[2]-at[1]))), time.Duration(at[3] - at[2]), nil
 }
 
 func median(d []time.Duration) time.Duration {
@@ -266,6 +270,7 @@ func (b *benchmark) markdown() string {
 	row("publish to switch, ms", b.ours)
 	row("of it, the command `fleetctl publish`, ms", b.command)
 	row("syncfs after a build, ms", b.sync)
+	row("a nix process that evaluates a number, ms", b.start)
 	met := func(ok bool) string {
 		if ok {
 			return "met"
