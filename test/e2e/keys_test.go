@@ -4,7 +4,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -26,14 +28,30 @@ func sshAgent(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	socket := filepath.Join(ts.Getenv("RUN"), "ssh")
 	ts.Setenv("SSH_AUTH_SOCK", socket)
-	running(ts).start(ts, "ssh-agent", "ssh-agent", "-D", "-a", socket)
+	// Providers of security keys are the script's own.
+	running(ts).start(ts, "ssh-agent", "ssh-agent", "-D", "-a", socket, "-P", ts.MkAbs("*"))
+	// Between making the socket and listening on it the agent refuses connections.
 	for range 200 {
-		if _, err := os.Stat(socket); err == nil {
+		if conn, err := net.Dial("unix", socket); err == nil { //nolint:noctx // It connects or fails at once.
+			ts.Check(conn.Close())
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	ts.Fatalf("ssh-agent does not listen:\n%s", ts.ReadFile("ssh-agent.log"))
+}
+
+// securityKey FILE builds the provider of a FIDO key in software, for ssh-keygen and
+// ssh-add.
+func securityKey(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: security-key FILE")
+	}
+	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-o", ts.MkAbs(args[0]), "./securitykey") //nolint:noctx,gosec // Bounded by the test; the script's own words.
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		ts.Fatalf("building a security key, which needs a C compiler: %v\n%s", err, out)
+	}
 }
 
 // tokenName names the plugin age-plugin-token, and its stanzas.
