@@ -61,9 +61,9 @@ func (m *machine) runs(stdin string, args ...string) string {
 	return out
 }
 
-func (m *machine) unit() string {
+func (m *machine) unit(name string) string {
 	m.t.Helper()
-	b, err := os.ReadFile(m.path(m.m.File(serviceName)))
+	b, err := os.ReadFile(m.path(m.m.File(name)))
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -74,14 +74,21 @@ func (m *machine) unit() string {
 func TestPackagedUnit(t *testing.T) {
 	m := newMachine(t)
 	m.runs("", "install")
-	servicetest.Golden(t, "../packaging/systemd/fleet-agent.service", strings.Replace(m.unit(), "copied=yes", "copied=no", 1), *update)
+	servicetest.Golden(t, "../packaging/systemd/fleet-agent.service", strings.Replace(m.unit(serviceName), "copied=yes", "copied=no", 1), *update)
+	servicetest.Golden(t, "../packaging/systemd/fleet-dead-man.service", m.unit(deadManService), *update)
 }
 
 func TestUnitIsGood(t *testing.T) {
 	m := newMachine(t)
 	program := servicetest.Program(t, serviceName)
 	m.runs("", "install", "--program", program, "--env", `A=100% of "$HOME"`, "--coordinator", "[fd00::1]:7443")
-	servicetest.Verify(t, serviceName, m.unit())
+	servicetest.Verify(t, serviceName, m.unit(serviceName))
+	// Its program is one that an agent makes.
+	kept := filepath.Join(t.TempDir(), "dead-man", serviceName)
+	if err := errors.Join(os.Mkdir(filepath.Dir(kept), 0o700), os.Symlink(program, kept)); err != nil {
+		t.Fatal(err)
+	}
+	servicetest.Verify(t, deadManService, strings.Replace(m.unit(deadManService), "ExecStart=/var/lib/fleet/agent/dead-man/"+serviceName, "ExecStart="+kept, 1))
 }
 
 func TestInstallFlags(t *testing.T) {
@@ -116,7 +123,7 @@ func TestInstallFlags(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m.t = t
 			m.runs("", append([]string{"install"}, tt.args...)...)
-			unit := m.unit()
+			unit := m.unit(serviceName)
 			lines := strings.Split(unit, "\n")
 			for _, want := range tt.want {
 				found := false
@@ -219,8 +226,8 @@ func TestInstallKeepsJoinString(t *testing.T) {
 	m := newMachine(t)
 	join := agenttest.FixedFleet(t).Join("127.0.0.1:1").String()
 	out := m.runs(join+"\n", "install", "--join-file", "-")
-	if strings.Contains(out, "fleetctl token") || strings.Contains(m.unit(), join) {
-		t.Errorf("%s\n%s", out, m.unit())
+	if strings.Contains(out, "fleetctl token") || strings.Contains(m.unit(serviceName), join) {
+		t.Errorf("%s\n%s", out, m.unit(serviceName))
 	}
 	file := m.path(defaultJoinFile)
 	b, err := os.ReadFile(file)
@@ -272,7 +279,11 @@ func TestUninstall(t *testing.T) {
 	m := newMachine(t)
 	m.runs("", "install")
 	m.state(journal.Record{Kind: journal.KindMode, Mode: fleet.ModeManage})
+	m.unit(deadManService)
 	out := m.runs("", "uninstall")
+	if _, err := os.Lstat(m.path(m.m.File(deadManService))); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the unit of the dead-man switches stays: %v", err)
+	}
 	if !strings.Contains(out, "kept "+defaultStateDir) || !strings.Contains(out, "rm -r "+defaultStateDir) {
 		t.Error(out)
 	}
@@ -357,7 +368,7 @@ func TestPropertyList(t *testing.T) {
 	m := newMachine(t)
 	m.m.Dir, m.m.Suffix = "/Library/LaunchDaemons", ".plist"
 	m.runs("", "install", "--env", `A=<&>"'`)
-	list := servicetest.PropertyList(t, m.unit())
+	list := servicetest.PropertyList(t, m.unit(serviceName))
 	args, _ := list["ProgramArguments"].([]any)
 	if d := cmp.Diff([]any{"/usr/local/bin/fleet-agent", "run", "--join-file", "/etc/fleet/join", "--env", `A=<&>"'`}, args); d != "" {
 		t.Error(d)
@@ -370,7 +381,7 @@ func TestPropertyList(t *testing.T) {
 			t.Errorf("%s is %v, want %v", key, list[key], want)
 		}
 	}
-	if !strings.HasPrefix(m.unit(), xml.Header) {
-		t.Errorf("no header: %.60s", m.unit())
+	if !strings.HasPrefix(m.unit(serviceName), xml.Header) {
+		t.Errorf("no header: %.60s", m.unit(serviceName))
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
@@ -86,7 +87,10 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return execute.RunAction(args[1])
 	}
 	if len(args) == 2 && args[0] == deadManCommand {
-		return runSwitch(args[1])
+		return runSwitch(args[1], deadman.Main)
+	}
+	if len(args) == 2 && args[0] == deadMenCommand {
+		return runSwitch(args[1], deadman.Resume)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

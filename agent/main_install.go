@@ -26,11 +26,15 @@ const (
 	// person permits the agent belongs to this path.
 	defaultProgram  = "/usr/local/bin/fleet-agent"
 	defaultJoinFile = "/etc/fleet/join"
+	// deadManService goes on with switches after a boot, where there is systemd.
+	deadManService = "fleet-dead-man"
 )
 
 var (
 	//go:embed units/fleet-agent.service
 	unitTemplate string
+	//go:embed units/fleet-dead-man.service
+	deadManTemplate string
 	//go:embed units/fleet-agent.plist
 	plistTemplate string
 )
@@ -140,7 +144,8 @@ func runInstall(ctx context.Context, o *installOptions, flags *pflag.FlagSet) er
 	before := func() error { return keepJoin(filepath.Join(h.Root, o.joinFile), join) }
 	done, err := h.Install(ctx, service.Definition{
 		Service: serviceName, Program: o.program, From: exe, State: o.stateDir, Force: o.force, Idle: o.idle, Before: before,
-		Text: func(r service.Record) (string, error) { return o.definition(h, r.String(), args) },
+		Text:   func(r service.Record) (string, error) { return o.definition(h, r.String(), args) },
+		Beside: deadManBeside(h),
 	})
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
@@ -253,6 +258,17 @@ func (o *installOptions) definition(h service.Host, mark string, args []string) 
 		"MARK": mark, "PROGRAM": o.program, "ARGS": service.UnitArgs(args), "MOUNTS": o.stateDir,
 		"STATE_DIRECTORY": state, "RUNTIME_DIRECTORY": run,
 	})
+}
+
+// deadManBeside is the service that is installed beside the agent's, on a host of systemd:
+// on others an agent is what starts switches.
+func deadManBeside(h service.Host) []service.Beside {
+	if !strings.HasSuffix(h.Manager.File(serviceName), ".service") {
+		return nil
+	}
+	return []service.Beside{{Service: deadManService, Text: func(r service.Record) (string, error) {
+		return service.Fill(deadManTemplate, map[string]string{"MARK": r.String(), "STATE": r.State}) //nolint:wrapcheck // It says what failed.
+	}}}
 }
 
 // sayDone shows what a command about the service did.

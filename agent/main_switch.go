@@ -14,15 +14,19 @@ import (
 // switch. Not for people.
 const deadManCommand = "dead-man-switch"
 
-// runSwitch is a dead-man switch: the program that it was started from is the one
-// that its agent kept, and runs the way back too.
-func runSwitch(dir string) int {
+// deadMenCommand is what the unit that starts with the system calls the program with
+// that the agent kept, to be all switches that were not done before. Not for people.
+const deadMenCommand = "dead-man-switches"
+
+// runSwitch is a dead-man switch, or all of a host's: the program that it was started
+// from is the one that the agent kept, and runs the way back too.
+func runSwitch(dir string, main func(dir string, runner []string) int) int {
 	exe, err := os.Executable()
 	if err != nil {
 		_, _ = fmt.Fprintf(os.Stderr, "fleet dead-man switch: finding its own program: %v\n", err)
 		return exitError
 	}
-	return deadman.Main(dir, []string{exe, runActionCommand})
+	return main(dir, []string{exe, runActionCommand})
 }
 
 // deadMan is how the agent's switches are run: by a copy of its program, which no

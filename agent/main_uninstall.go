@@ -76,7 +76,7 @@ func runUninstall(ctx context.Context, o *uninstallOptions) error {
 			return err
 		}
 	}
-	done, err := h.Uninstall(ctx, serviceName, o.force)
+	done, err := h.Uninstall(ctx, serviceName, o.force, deadManService)
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}

@@ -28,7 +28,9 @@ for name in fleet-agent fleet-coordinator fleetctl; do
 	if [ -e packaging/systemd/$name.service ]; then
 		# Of packages, programs are in /usr/bin; /usr/local is for what is put there by
 		# hand. Nor is the unit one that "install" made, if it says so at its head.
-		sed '/^# fleet: /,/^#$/d; s,/usr/local/bin/,/usr/bin/,' packaging/systemd/$name.service >"$dir/unit"
+		unit() { sed '/^# fleet: /,/^#$/d; s,/usr/local/bin/,/usr/bin/,' "packaging/systemd/$1.service"; }
+		unit $name >"$dir/unit"
+		[ $name != fleet-agent ] || unit fleet-dead-man >"$dir/fleet-dead-man.service"
 		for script in postinst prerm postrm; do
 			sed "s,@NAME@,$name,g; s,@STATE@,$state,g" packaging/nfpm/"$script".sh >"$dir/$script"
 		done

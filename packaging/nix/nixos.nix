@@ -66,6 +66,35 @@ in
           CapabilityBoundingSet = "~CAP_WAKE_ALARM CAP_SYS_PACCT CAP_BLOCK_SUSPEND";
         };
       };
+
+      # After a boot in the midst of an activation, also where no agent runs any more;
+      # the program is the copy that the agent kept before.
+      systemd.services.fleet-dead-man = {
+        description = "fleet dead-man switches from before the boot";
+        documentation = [ "https://github.com/cameronraysmith/fleet" ];
+        wantedBy = [ "multi-user.target" ];
+        restartIfChanged = false;
+        stopIfChanged = false;
+        unitConfig = {
+          RequiresMountsFor = "/var/lib/fleet/agent";
+          ConditionPathExistsGlob = "/var/lib/fleet/agent/dead-man/*/order.json";
+          ConditionFileIsExecutable = "/var/lib/fleet/agent/dead-man/fleet-agent";
+          StartLimitIntervalSec = 0;
+          X-StopOnRemoval = false;
+        };
+        serviceConfig = {
+          Type = "exec";
+          ExecStart = "/var/lib/fleet/agent/dead-man/fleet-agent dead-man-switches /var/lib/fleet/agent/dead-man";
+          KillMode = "process";
+          Restart = "on-failure";
+          RestartSec = 5;
+          OOMScoreAdjust = -500;
+          OOMPolicy = "continue";
+          SyslogIdentifier = "fleet-dead-man";
+          KeyringMode = "private";
+          CapabilityBoundingSet = "~CAP_WAKE_ALARM CAP_SYS_PACCT CAP_BLOCK_SUSPEND";
+        };
+      };
     })
 
     (mkIf cfg.coordinator.enable {

@@ -26,10 +26,20 @@ type Definition struct {
 	Before func() error
 	// Text makes the unit or the property list, with the record in a comment.
 	Text func(Record) (string, error)
+	// Beside are services that come and go with it.
+	Beside []Beside
 	// Force replaces a service that these programs did not install.
 	Force bool
 	// Idle leaves a service that does not run as it is.
 	Idle bool
+}
+
+// Beside is a service that its program's own has beside it, and starts with the system
+// by an Also= in its definition. Installing starts and restarts none.
+type Beside struct {
+	Service string
+	// Text is as a Definition's; Copied is never said of its program.
+	Text func(Record) (string, error)
 }
 
 // Installed says what installing did.
@@ -64,6 +74,11 @@ func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 	if was != "" && !ours && !d.Force {
 		return done, foreign(d.Service, file)
 	}
+	for _, b := range d.Beside {
+		if err := h.mayReplace(b.Service, d.Force); err != nil {
+			return done, err
+		}
+	}
 	if d.Before != nil {
 		if err := d.Before(); err != nil {
 			return done, err
@@ -77,6 +92,16 @@ func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 	if err != nil {
 		return done, err
 	}
+	// First, because the service's own definition names them.
+	for _, b := range d.Beside {
+		text, err := b.Text(Record{Service: b.Service, Program: d.Program, State: d.State})
+		if err == nil {
+			err = h.writeChanged(b.Service, text)
+		}
+		if err != nil {
+			return done, err
+		}
+	}
 	done.New, done.Changed, done.Copied = was == "", text != was, p.changed
 	if done.Changed {
 		if err := h.write(file, text); err != nil {
@@ -88,6 +113,24 @@ func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 		return done, fmt.Errorf("installing %s: %w", d.Service, err)
 	}
 	return h.bringUp(ctx, d, done)
+}
+
+// mayReplace refuses a definition that these programs did not make.
+func (h Host) mayReplace(service string, force bool) error {
+	was, err := h.read(service)
+	if _, ours := recordOf(service, was); err == nil && was != "" && !ours && !force {
+		err = foreign(service, h.Manager.File(service))
+	}
+	return err
+}
+
+// writeChanged writes a definition where it is another one.
+func (h Host) writeChanged(service, text string) error {
+	was, err := h.read(service)
+	if err == nil && was != text {
+		err = h.write(h.Manager.File(service), text)
+	}
+	return err
 }
 
 func foreign(service, file string) error {
@@ -146,9 +189,9 @@ type Uninstalled struct {
 	Program string
 }
 
-// Uninstall stops a service and removes it, with the copy of its program. State
-// stays. It wraps ErrNotRoot, ErrOwned, ErrForeign and ErrNotInstalled.
-func (h Host) Uninstall(ctx context.Context, service string, force bool) (Uninstalled, error) {
+// Uninstall stops a service and removes it, with the copy of its program and those
+// of the services beside it that Install made. State stays. It wraps ErrNotRoot, ErrOwned, ErrForeign and ErrNotInstalled.
+func (h Host) Uninstall(ctx context.Context, service string, force bool, beside ...string) (Uninstalled, error) {
 	file := h.Manager.File(service)
 	done := Uninstalled{File: file}
 	if err := h.mayChange(service, force); err != nil {
@@ -167,6 +210,14 @@ func (h Host) Uninstall(ctx context.Context, service string, force bool) (Uninst
 	}
 	if err := h.Manager.Unload(ctx, service); err != nil {
 		return done, fmt.Errorf("uninstalling %s: %w", service, err)
+	}
+	for _, b := range beside {
+		if h.mayReplace(b, false) != nil {
+			continue // It was not installed with this one.
+		}
+		if err := remove(h.path(h.Manager.File(b))); err != nil {
+			return done, fmt.Errorf("uninstalling %s: %w", service, err)
+		}
 	}
 	// The program first: without the definition nobody would know of it.
 	if r.Copied {

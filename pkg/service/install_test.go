@@ -166,6 +166,44 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// What is beside a service comes and goes with it, and is nobody else's.
+func TestInstallBeside(t *testing.T) {
+	const beside = systemdUnits + "/fleet-dead-man.service"
+	w := newWorld(t)
+	text := "[Service]\n"
+	w.d.Beside = []Beside{{Service: "fleet-dead-man", Text: func(r Record) (string, error) { return "# " + r.String() + "\n" + text, nil }}}
+	w.put(w.path(beside), "[Service]\nExecStart=/bin/mine\n", 0o644)
+	if _, err := w.Install(t.Context(), w.d); !errors.Is(err, ErrForeign) || len(w.m.told) > 0 {
+		t.Errorf("somebody's own unit: %v, %v", err, w.m.told)
+	}
+	if _, err := os.Lstat(w.path(testUnit)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was installed: %v", err)
+	}
+	w.d.Force = true
+	w.install()
+	w.has(beside, "service=fleet-dead-man program="+testProgram+" copied=no state=/var/lib/fleet/agent")
+	w.d.Force, text = false, "[Service]\nRestart=always\n"
+	if done := w.install(); done.Restarted || done.Changed {
+		t.Errorf("%+v", done)
+	}
+	w.has(beside, "Restart=always")
+
+	if _, err := w.Uninstall(t.Context(), "fleet-agent", false, "fleet-dead-man", "fleet-never"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(w.path(beside)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it stays: %v", err)
+	}
+
+	w.d.Beside = nil
+	w.install()
+	w.put(w.path(beside), "[Service]\nExecStart=/bin/mine\n", 0o644)
+	if _, err := w.Uninstall(t.Context(), "fleet-agent", false, "fleet-dead-man"); err != nil {
+		t.Fatal(err)
+	}
+	w.has(beside, "/bin/mine")
+}
+
 // A program that somebody else put there is used, and stays.
 func TestInstallInPlace(t *testing.T) {
 	w := newWorld(t)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -24,6 +25,7 @@ func bundleScenarios() []scenario {
 			return w.bundleRuns(ctx, "v1")
 		}},
 		{"the host dies midway", "SIGKILL of the whole host while its bundle activates: booted again, it goes back and tries once more; confirmed", bundleHostDies},
+		{"the host dies midway, and boots without an agent", "its bundle had the agent not start with the system: the unit of the dead-man switches goes back at the deadline, and starts the agent; it tries once more; confirmed", bundleAgentAway},
 	}
 }
 
@@ -81,8 +83,19 @@ func bundleHostDies(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
+	if err := w.rebootMidway(ctx, "/var/tmp/midway"); err != nil {
+		return err
+	}
+	if _, err := w.settled(ctx, number, "confirmed"); err != nil {
+		return err
+	}
+	return w.bundleIs(ctx, "v2")
+}
+
+// rebootMidway kills the host once its activation has left a file, and boots it.
+func (w *world) rebootMidway(ctx context.Context, left string) error {
 	if err := wait(ctx, settleTimeout, func() error {
-		_, err := w.web.Run(ctx, "test", "-e", "/var/tmp/midway")
+		_, err := w.web.Run(ctx, "test", "-e", left)
 		return err
 	}); err != nil {
 		return err
@@ -90,11 +103,45 @@ func bundleHostDies(ctx context.Context, w *world) error {
 	if err := w.web.Kill(); err != nil {
 		return err
 	}
-	if err := w.web.Boot(ctx); err != nil {
+	return w.web.Boot(ctx)
+}
+
+func bundleAgentAway(ctx context.Context, w *world) error {
+	if err := w.bundleRuns(ctx, "v1"); err != nil {
+		return err
+	}
+	if err := w.shortMargin(ctx); err != nil {
+		return err
+	}
+	if err := w.fleetFile(ctx, bundleSource, hasty); err != nil {
+		return err
+	}
+	// Whoever starts the agent is what the bundle takes away, and no part of what it
+	// puts back.
+	const wanted = "/etc/systemd/system/multi-user.target.wants/fleet-agent.service"
+	if err := w.bundle(ctx, "v2", "[ -e /var/tmp/away ] || { rm "+wanted+"; touch /var/tmp/away; sleep 3600; }"); err != nil {
+		return err
+	}
+	number, err := w.publish(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.rebootMidway(ctx, "/var/tmp/away"); err != nil {
+		return err
+	}
+	if _, err := w.web.Shell(ctx, "! systemctl is-active fleet-agent && systemctl is-active fleet-dead-man"); err != nil {
+		return fmt.Errorf("after the boot: %w", err)
+	}
+	if err := w.fired(ctx); err != nil {
 		return err
 	}
 	if _, err := w.settled(ctx, number, "confirmed"); err != nil {
 		return err
 	}
-	return w.bundleIs(ctx, "v2")
+	if err := w.bundleIs(ctx, "v2"); err != nil {
+		return err
+	}
+	_, err = w.web.Shell(ctx, `journalctl -u fleet-dead-man | grep "going back"
+systemctl enable -q fleet-agent`)
+	return errors.Join(err, w.fleetFile(ctx, bundleSource, patient))
 }

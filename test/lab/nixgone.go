@@ -28,16 +28,11 @@ const restartTimeout = 30 * time.Second
 // inHaste has the host leave its dead-man switch short deadlines meanwhile, and a
 // good system to go back to.
 func (w *world) inHaste(ctx context.Context, use func() error) (err error) {
-	const dropIn = "/run/systemd/system/fleet-agent.service.d/margin.conf"
-	_, err = w.web.Shell(ctx, `argv=$(systemctl show -p ExecStart --value fleet-agent | sed 's/.*argv\[\]=\([^;]*\) ;.*/\1/')
-mkdir -p $(dirname `+dropIn+`)
-printf '[Service]\nExecStart=\nExecStart=%s --dead-man-margin 3s\n' "$argv" >`+dropIn+`
-systemctl daemon-reload && systemctl restart fleet-agent`)
-	if err != nil {
+	if err := w.shortMargin(ctx); err != nil {
 		return err
 	}
 	defer func() {
-		_, back := w.web.Shell(ctx, "rm -f "+dropIn+"; systemctl daemon-reload && systemctl restart fleet-agent")
+		_, back := w.web.Shell(ctx, "rm -f "+marginDropIn+"; systemctl daemon-reload && systemctl restart fleet-agent")
 		err = errors.Join(err, back, w.fleetFile(ctx, nixosSource, patient))
 	}()
 	if err := w.becomesGood(ctx, release{}); err != nil {
@@ -47,6 +42,18 @@ systemctl daemon-reload && systemctl restart fleet-agent`)
 		return err
 	}
 	return use()
+}
+
+// marginDropIn is gone with the next boot.
+const marginDropIn = "/run/systemd/system/fleet-agent.service.d/margin.conf"
+
+// shortMargin has the agent's dead-man switch leave it seconds.
+func (w *world) shortMargin(ctx context.Context) error {
+	_, err := w.web.Shell(ctx, `argv=$(systemctl show -p ExecStart --value fleet-agent | sed 's/.*argv\[\]=\([^;]*\) ;.*/\1/')
+mkdir -p $(dirname `+marginDropIn+`)
+printf '[Service]\nExecStart=\nExecStart=%s --dead-man-margin 3s\n' "$argv" >`+marginDropIn+`
+systemctl daemon-reload && systemctl restart fleet-agent`)
+	return err
 }
 
 // wentBack waits until a system runs again, whatever the agent says.
@@ -84,17 +91,21 @@ func agentGone(ctx context.Context, w *world) error {
 
 // firedBackTo waits until the switch fired, and checks what runs.
 func (w *world) firedBackTo(ctx context.Context, to system) error {
-	err := wait(ctx, switchTimeout, func() error {
+	if err := w.fired(ctx); err != nil {
+		return err
+	}
+	return w.wentBack(ctx, to)
+}
+
+// fired waits until the dead-man switch went back.
+func (w *world) fired(ctx context.Context) error {
+	return wait(ctx, switchTimeout, func() error {
 		out, err := w.web.Shell(ctx, "cat /var/lib/fleet/agent/dead-man/system/outcome-* 2>/dev/null || true")
 		if err == nil && !strings.Contains(out, `"back":true`) {
 			err = fmt.Errorf("the dead-man switch says %q", out)
 		}
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	return w.wentBack(ctx, to)
 }
 
 func agentHangs(ctx context.Context, w *world) error {

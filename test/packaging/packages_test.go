@@ -51,8 +51,9 @@ func TestPackages(t *testing.T) {
 				t.Errorf("%s: %s is another in the rpm", name, file)
 			}
 		}
-		if unit := deb.files["/usr/lib/systemd/system/"+name+".service"]; unit.data != nil {
-			text, err := os.ReadFile(filepath.Join(Root, "packaging/systemd", name+".service")) //nolint:gosec // Of the repository.
+		for _, unitName := range unitsOf(name) {
+			unit := deb.files["/usr/lib/systemd/system/"+unitName+".service"]
+			text, err := os.ReadFile(filepath.Join(Root, "packaging/systemd", unitName+".service")) //nolint:gosec // Of the repository.
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -62,10 +63,15 @@ func TestPackages(t *testing.T) {
 			}
 			got, err := parseUnit(string(unit.data))
 			if err != nil || !maps.EqualFunc(got, want, slices.Equal) || strings.Contains(string(unit.data), "/usr/local") || strings.Contains(string(unit.data), "# fleet: ") {
-				t.Errorf("%s: the unit is not packaging/systemd's with the program's place: %v\n%s", name, err, unit.data)
+				t.Errorf("%s: the unit is not packaging/systemd's with the program's place: %v\n%s", unitName, err, unit.data)
 			}
 		}
 	}
+}
+
+// unitsOf are the units that a program's package brings.
+func unitsOf(program string) []string {
+	return map[string][]string{"fleet-agent": {"fleet-agent", "fleet-dead-man"}, "fleet-coordinator": {"fleet-coordinator"}}[program]
 }
 
 func checkPackage(t *testing.T, kind string, p pkg, name, arch string, program []byte) {
@@ -76,7 +82,10 @@ func checkPackage(t *testing.T, kind string, p pkg, name, arch string, program [
 	want := map[string]os.FileMode{"/usr/bin/" + name: 0o755, "/usr/share/doc/" + name + "/copyright": 0o644}
 	service := name != "fleetctl"
 	if service {
-		want["/usr/lib/systemd/system/"+name+".service"], want["/etc/fleet"] = 0o644, os.ModeDir|0o700
+		want["/etc/fleet"] = os.ModeDir | 0o700
+	}
+	for _, unit := range unitsOf(name) {
+		want["/usr/lib/systemd/system/"+unit+".service"] = 0o644
 	}
 	for file, mode := range want {
 		if got, ok := p.files[file]; !ok || got.mode != mode {

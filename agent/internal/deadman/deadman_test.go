@@ -25,6 +25,8 @@ const (
 	asRunner = "run-action"
 	asSwitch = "dead-man-switch"
 	asClaim  = "claim" // directory, order, verdict
+	// asSwitches goes on with all.
+	asSwitches = "dead-man-switches"
 )
 
 func TestMain(m *testing.M) {
@@ -34,6 +36,8 @@ func TestMain(m *testing.M) {
 			os.Exit(execute.RunAction(os.Args[2]))
 		case asSwitch:
 			os.Exit(Main(os.Args[2], []string{os.Args[0], asRunner}))
+		case asSwitches:
+			os.Exit(Resume(os.Args[2], []string{os.Args[0], asRunner}))
 		case asClaim:
 			v, err := claim(os.Args[2], os.Args[3], Verdict(os.Args[4]))
 			if err != nil {
@@ -58,6 +62,12 @@ type world struct {
 func newWorld(t *testing.T, after time.Duration) *world {
 	t.Helper()
 	t.Parallel()
+	return another(t, after)
+}
+
+// another is a switch of a test that may have others.
+func another(t *testing.T, after time.Duration) *world {
+	t.Helper()
 	dir := t.TempDir()
 	exe, err := os.Executable()
 	if err != nil {
