@@ -26,6 +26,9 @@ const defaultMargin = time.Minute
 type DeadMan struct {
 	// Command runs a switch: its directory is appended. Empty: there is none.
 	Command []string
+	// Renew has the program that Command names be the agent's own again; it is called
+	// when an activation is over, because it changes nothing before. Optional.
+	Renew func() error
 	// Margin is what it leaves the agent beyond the deadlines of activation and
 	// verification; default a minute.
 	Margin time.Duration
@@ -180,6 +183,10 @@ func (w *worker) disarm(ctx context.Context, act *journal.Activation) {
 	}
 	if err := w.deadman.Done(act.ID); err != nil {
 		w.log.Warn("ending the dead-man switch's order failed", "error", err)
+	} else if renew := w.a.config.DeadMan.Renew; renew != nil {
+		if err := renew(); err != nil {
+			w.log.Warn("keeping a copy of this program for the dead-man switch failed: the one before stays", "error", err)
+		}
 	}
 	w.a.switches.Reap(ctx)
 }

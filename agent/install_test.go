@@ -84,11 +84,11 @@ func TestUnitIsGood(t *testing.T) {
 	m.runs("", "install", "--program", program, "--env", `A=100% of "$HOME"`, "--coordinator", "[fd00::1]:7443")
 	servicetest.Verify(t, serviceName, m.unit(serviceName))
 	// Its program is one that an agent makes.
-	kept := filepath.Join(t.TempDir(), "dead-man", serviceName)
+	kept := filepath.Join(t.TempDir(), "dead-man", deadManService)
 	if err := errors.Join(os.Mkdir(filepath.Dir(kept), 0o700), os.Symlink(program, kept)); err != nil {
 		t.Fatal(err)
 	}
-	servicetest.Verify(t, deadManService, strings.Replace(m.unit(deadManService), "ExecStart=/var/lib/fleet/agent/dead-man/"+serviceName, "ExecStart="+kept, 1))
+	servicetest.Verify(t, deadManService, strings.Replace(m.unit(deadManService), "ExecStart=/var/lib/fleet/agent/dead-man/"+deadManService, "ExecStart="+kept, 1))
 }
 
 func TestInstallFlags(t *testing.T) {

@@ -47,7 +47,11 @@ func (o *runOptions) deadMan(log *slog.Logger) (DeadMan, error) {
 		log.Error("there is no copy of this program for the dead-man switch: the program itself is used", "error", err)
 		kept = exe
 	}
-	d := DeadMan{Command: []string{kept, deadManCommand}, Margin: o.deadManMargin, Unit: execute.OwnUnit()}
+	renew := func() error {
+		_, err := deadman.Keep(dir, exe)
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	d := DeadMan{Command: []string{kept, deadManCommand}, Renew: renew, Margin: o.deadManMargin, Unit: execute.OwnUnit()}
 	d.Systemd = d.Unit != "" && os.Geteuid() == 0
 	return d, nil
 }

@@ -73,18 +73,19 @@ in
         description = "fleet dead-man switches from before the boot";
         documentation = [ "https://github.com/cameronraysmith/fleet" ];
         wantedBy = [ "multi-user.target" ];
+        after = [ "network.target" ];
         restartIfChanged = false;
         stopIfChanged = false;
         unitConfig = {
           RequiresMountsFor = "/var/lib/fleet/agent";
           ConditionPathExistsGlob = "/var/lib/fleet/agent/dead-man/*/order.json";
-          ConditionFileIsExecutable = "/var/lib/fleet/agent/dead-man/fleet-agent";
+          ConditionFileIsExecutable = "/var/lib/fleet/agent/dead-man/fleet-dead-man";
           StartLimitIntervalSec = 0;
           X-StopOnRemoval = false;
         };
         serviceConfig = {
           Type = "exec";
-          ExecStart = "/var/lib/fleet/agent/dead-man/fleet-agent dead-man-switches /var/lib/fleet/agent/dead-man";
+          ExecStart = "/var/lib/fleet/agent/dead-man/fleet-dead-man dead-man-switches /var/lib/fleet/agent/dead-man";
           KillMode = "process";
           Restart = "on-failure";
           RestartSec = 5;

@@ -34,8 +34,8 @@ type Definition struct {
 	Idle bool
 }
 
-// Beside is a service that its program's own has beside it, and starts with the system
-// by an Also= in its definition. Installing starts and restarts none.
+// Beside is a service that its program's own has beside it. It starts with the system;
+// installing starts and restarts none.
 type Beside struct {
 	Service string
 	// Text is as a Definition's; Copied is never said of its program.
@@ -92,14 +92,16 @@ func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 	if err != nil {
 		return done, err
 	}
-	// First, because the service's own definition names them.
 	for _, b := range d.Beside {
 		text, err := b.Text(Record{Service: b.Service, Program: d.Program, State: d.State})
 		if err == nil {
 			err = h.writeChanged(b.Service, text)
 		}
+		if err == nil {
+			err = h.Manager.Load(ctx, b.Service)
+		}
 		if err != nil {
-			return done, err
+			return done, fmt.Errorf("installing %s: %w", b.Service, err)
 		}
 	}
 	done.New, done.Changed, done.Copied = was == "", text != was, p.changed
@@ -212,11 +214,8 @@ func (h Host) Uninstall(ctx context.Context, service string, force bool, beside 
 		return done, fmt.Errorf("uninstalling %s: %w", service, err)
 	}
 	for _, b := range beside {
-		if h.mayReplace(b, false) != nil {
-			continue // It was not installed with this one.
-		}
-		if err := remove(h.path(h.Manager.File(b))); err != nil {
-			return done, fmt.Errorf("uninstalling %s: %w", service, err)
+		if err := h.uninstallBeside(ctx, b); err != nil {
+			return done, fmt.Errorf("uninstalling %s: %w", b, err)
 		}
 	}
 	// The program first: without the definition nobody would know of it.
@@ -233,6 +232,22 @@ func (h Host) Uninstall(ctx context.Context, service string, force bool, beside 
 		return done, fmt.Errorf("uninstalling %s: %w", service, err)
 	}
 	return done, nil
+}
+
+// uninstallBeside removes a service that Install put beside another one; nothing where
+// it did not.
+func (h Host) uninstallBeside(ctx context.Context, service string) error {
+	was, err := h.read(service)
+	if _, ours := recordOf(service, was); err != nil || !ours {
+		return err
+	}
+	if err := h.Manager.Unload(ctx, service); err != nil {
+		return err //nolint:wrapcheck // The caller says what for.
+	}
+	if err := remove(h.path(h.Manager.File(service))); err != nil {
+		return err
+	}
+	return h.Manager.Forget(ctx, service) //nolint:wrapcheck // As above.
 }
 
 // remove removes a file durably; one that is not there is no error.

@@ -89,6 +89,7 @@ var unmet = map[string]string{
 	"nixdriver.(*base).build":    needsNix,
 	"nixdriver.(*base).keep":     needsNix,
 	"bolt.(*Store).anew":         "after a write that failed only",
+	"deadman.(*process).count":   "after a boot only; one that is cut short is not counted",
 	"service.Host.placeProgram":  needsManager,
 	"service.Host.write":         needsManager,
 	"agent.keepJoin":             needsManager,

@@ -25,7 +25,7 @@ func bundleScenarios() []scenario {
 			return w.bundleRuns(ctx, "v1")
 		}},
 		{"the host dies midway", "SIGKILL of the whole host while its bundle activates: booted again, it goes back and tries once more; confirmed", bundleHostDies},
-		{"the host dies midway, and boots without an agent", "its bundle had the agent not start with the system: the unit of the dead-man switches goes back at the deadline, and starts the agent; it tries once more; confirmed", bundleAgentAway},
+		{"the host dies midway, and boots without an agent", "its bundle disabled the agent: the unit of the dead-man switches goes back at the deadline, and starts the agent; it tries once more; confirmed", bundleAgentAway},
 	}
 }
 
@@ -116,10 +116,8 @@ func bundleAgentAway(ctx context.Context, w *world) error {
 	if err := w.fleetFile(ctx, bundleSource, hasty); err != nil {
 		return err
 	}
-	// Whoever starts the agent is what the bundle takes away, and no part of what it
-	// puts back.
-	const wanted = "/etc/systemd/system/multi-user.target.wants/fleet-agent.service"
-	if err := w.bundle(ctx, "v2", "[ -e /var/tmp/away ] || { rm "+wanted+"; touch /var/tmp/away; sleep 3600; }"); err != nil {
+	// Which is no part of what it puts back.
+	if err := w.bundle(ctx, "v2", "[ -e /var/tmp/away ] || { systemctl disable -q fleet-agent; touch /var/tmp/away; sleep 3600; }"); err != nil {
 		return err
 	}
 	number, err := w.publish(ctx)
@@ -132,7 +130,11 @@ func bundleAgentAway(ctx context.Context, w *world) error {
 	if _, err := w.web.Shell(ctx, "! systemctl is-active fleet-agent && systemctl is-active fleet-dead-man"); err != nil {
 		return fmt.Errorf("after the boot: %w", err)
 	}
-	if err := w.fired(ctx); err != nil {
+	// Not by the switch's own record, which the next attempt replaces at once.
+	if err := wait(ctx, switchTimeout, func() error {
+		_, err := w.web.Shell(ctx, `journalctl -u fleet-dead-man | grep "back: true"`)
+		return err
+	}); err != nil {
 		return err
 	}
 	if _, err := w.settled(ctx, number, "confirmed"); err != nil {
@@ -141,7 +143,6 @@ func bundleAgentAway(ctx context.Context, w *world) error {
 	if err := w.bundleIs(ctx, "v2"); err != nil {
 		return err
 	}
-	_, err = w.web.Shell(ctx, `journalctl -u fleet-dead-man | grep "going back"
-systemctl enable -q fleet-agent`)
+	_, err = w.web.Run(ctx, "systemctl", "enable", "-q", "fleet-agent")
 	return errors.Join(err, w.fleetFile(ctx, bundleSource, patient))
 }

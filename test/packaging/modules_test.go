@@ -132,8 +132,6 @@ func TestModulesAreAsTheUnits(t *testing.T) {
 			program, arguments, _ := strings.Cut(start[0], " ")
 			start[0] = filepath.Base(program) + " " + arguments
 		}
-		// What enables a unit enables both; NixOS does by wantedBy.
-		delete(want, "Install.Also")
 		for _, name := range slices.Sorted(maps.Keys(want)) {
 			if asSystemd(want[name]) != asSystemd(got[name]) {
 				t.Errorf("%s: %s is %q in packaging/systemd and %q in packaging/nix/nixos.nix", c.unit, name, want[name], got[name])

@@ -2,9 +2,14 @@ package deadman
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -74,9 +79,10 @@ func TestResumeIsInTheWayOfNobody(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+	before := w.children.pids[0]
 	w.arm()
-	if n := len(w.children.pids); n != 1 {
-		t.Errorf("another process was started: %v", w.children.pids)
+	if got := w.children.pids; len(got) != 1 || got[0] != before {
+		t.Errorf("another process was started: %v, was %d", got, before)
 	}
 	if v, err := w.Claim(w.order.ID, Verified); v != Verified || err != nil {
 		t.Errorf("%q, %v", v, err)
@@ -86,26 +92,127 @@ func TestResumeIsInTheWayOfNobody(t *testing.T) {
 	}
 }
 
-// TestResumeSaysWhatFails: an order that is damaged keeps no other from being carried
-// out.
-func TestResumeSaysWhatFails(t *testing.T) {
+// TestResumeOfWhatIsDamaged: an order that nobody can carry out is said, keeps no other
+// from being carried out, and is nothing to try again and again.
+func TestResumeOfWhatIsDamaged(t *testing.T) {
+	w := newWorld(t, time.Hour)
+	w.arm()
+	w.kill(w.children.pids[0])
+	if v, err := w.Claim(w.order.ID, Fired); v != Fired || err != nil {
+		t.Fatalf("%q, %v", v, err)
+	}
+	dir := filepath.Dir(w.dir)
+	for name, text := range map[string]string{"a-damaged": "{", "z-damaged": `{"id": "../x"}`} {
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o700), os.WriteFile(filepath.Join(dir, name, fileOrder), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := w.resumes(dir, nil)
+	if err != nil || strings.Count(out, "it is damaged") != 2 || w.went() != 1 {
+		t.Errorf("%v, %d times back: %s", err, w.went(), out)
+	}
+}
+
+// resumes is Resume within the test.
+func (w *world) resumes(dir string, start func(unit string) error) (said string, err error) {
+	w.t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out bytes.Buffer
+	err = resume(w.t.Context(), dir, process{
+		runner: []string{exe, asRunner}, now: time.Now, out: &out, pause: time.Millisecond,
+		restart: func(context.Context, string) error { return nil },
+		start:   func(_ context.Context, unit string) error { return start(unit) },
+	})
+	return out.String(), err
+}
+
+// TestResumeStartsTheAgent: the power went after the way back, before the agent was
+// started again. What fails is tried again.
+func TestResumeStartsTheAgent(t *testing.T) {
 	w := newWorld(t, 50*time.Millisecond)
+	w.order.Unit = "fleet-lab-none.service"
 	w.arm()
 	w.outcome()
-	dir := filepath.Dir(w.dir)
-	damaged := filepath.Join(dir, "damaged")
-	if err := os.Mkdir(damaged, 0o700); err != nil {
+	var started []string
+	out, err := w.resumes(filepath.Dir(w.dir), func(unit string) error {
+		if started = append(started, unit); len(started) == 1 {
+			return errors.New("systemd is busy")
+		}
+		return nil
+	})
+	if err != nil || !slices.Equal(started, []string{w.order.Unit, w.order.Unit}) || !strings.Contains(out, "busy") || w.went() != 1 {
+		t.Errorf("%v, started %q, %d times back: %s", err, started, w.went(), out)
+	}
+}
+
+// TestResumeCountsBoots: after three of them an order is due at once.
+func TestResumeCountsBoots(t *testing.T) {
+	w := newWorld(t, time.Hour)
+	w.arm()
+	w.kill(w.children.pids[0])
+	for n := range maxBoots {
+		p := process{dir: w.dir, now: time.Now, out: io.Discard}
+		if p.count(); p.longest != 0 {
+			t.Errorf("boot %d: %s are left", n+1, p.longest)
+		}
+	}
+	out, err := w.resumes(filepath.Dir(w.dir), nil)
+	if err != nil || w.went() != 1 || !strings.Contains(out, "booted 3 times") {
+		t.Errorf("%v, %d times back: %s", err, w.went(), out)
+	}
+}
+
+// TestResumeNeedsNoRoom: where nothing can be written the deadline counts all the same;
+// before an activation that is an error, because nothing may begin then.
+func TestResumeNeedsNoRoom(t *testing.T) {
+	w := newWorld(t, 50*time.Millisecond)
+	if err := w.write(w.order); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(damaged, fileOrder), []byte("{"), 0o600); err != nil {
+	if err := os.Mkdir(filepath.Join(w.dir, fileArmed), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), exe, asSwitches, dir).CombinedOutput()
-	if err == nil || !bytes.Contains(out, []byte("damaged: ")) {
-		t.Errorf("%v: %s", err, out)
+	p := process{dir: w.dir, runner: []string{exe, asRunner}, now: time.Now, out: io.Discard, idle: time.Hour, pause: time.Millisecond}
+	if err := p.wait(t.Context(), nil); err == nil || w.went() != 0 {
+		t.Errorf("%v, %d times back", err, w.went())
 	}
+	p.resumes = true
+	if err := p.wait(t.Context(), nil); err != nil || w.went() != 1 {
+		t.Errorf("%v, %d times back", err, w.went())
+	}
+}
+
+// TestKeepWhileAnOrderWaits: what a generation brings does not replace what would take
+// it back.
+func TestKeepWhileAnOrderWaits(t *testing.T) {
+	w := newWorld(t, time.Hour)
+	dir := filepath.Dir(w.dir)
+	keep := func(text, want string) {
+		t.Helper()
+		program := filepath.Join(t.TempDir(), "program")
+		if err := os.WriteFile(program, []byte(text), 0o700); err != nil { //nolint:gosec // A program.
+			t.Fatal(err)
+		}
+		kept, err := Keep(dir, program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(kept); err != nil || string(got) != want {
+			t.Errorf("%q is kept, %v; want %q", got, err, want)
+		}
+	}
+	keep("one", "one")
+	w.arm()
+	keep("two", "one")
+	if err := w.Done(w.order.ID); err != nil {
+		t.Fatal(err)
+	}
+	keep("three", "three")
 }

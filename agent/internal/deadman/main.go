@@ -58,8 +58,14 @@ type process struct {
 	now     func() time.Time // for people
 	out     io.Writer
 	restart func(ctx context.Context, unit string) error
+	start   func(ctx context.Context, unit string) error // after a boot
 	idle    time.Duration
 	pause   time.Duration // between attempts at beginning the way back
+	// resumes says that the activation began before this boot: what is said to the
+	// agent may fail, and on a full disk it does.
+	resumes bool
+	// longest bounds each deadline; 0 for no bound.
+	longest time.Duration
 }
 
 func (p *process) run(ctx context.Context) error {
@@ -143,9 +149,16 @@ func (p *process) wait(ctx context.Context, woken <-chan struct{}) error {
 			return nil
 		case o != nil && v == "" && (armed == nil || o.ID != armed.ID || o.Sequence != armed.Sequence):
 			armed = o
-			due.Reset(o.After)
+			after := o.After
+			if p.longest > 0 {
+				after = min(after, p.longest)
+			}
+			due.Reset(after)
 			if err := os.WriteFile(filepath.Join(p.dir, fileArmed), []byte(armedText(*o)), 0o600); err != nil {
-				return fmt.Errorf("saying that it is armed: %w", err)
+				if !p.resumes {
+					return fmt.Errorf("saying that it is armed: %w", err)
+				}
+				p.say("saying that it is armed: %v", err)
 			}
 		}
 		select {

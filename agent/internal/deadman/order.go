@@ -25,6 +25,7 @@ const (
 	fileLeave   = "leave"    // a process without an order is to end
 	filePrefix  = "verdict-" // an order's ID follows
 	fileOutcome = "outcome-" // so does it here
+	fileBoots   = "boots-"   // and here
 	fileSays    = "says-"    // a verdict follows
 )
 
@@ -107,7 +108,10 @@ type Outcome struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// readOrder reads the newest order; nil for none.
+// errDamaged is an order that nobody can carry out.
+var errDamaged = errors.New("it is damaged")
+
+// readOrder reads the newest order; nil for none. It wraps errDamaged.
 func readOrder(dir string) (*Order, error) {
 	o := &Order{}
 	err := readJSON(filepath.Join(dir, fileOrder), o)
@@ -115,7 +119,9 @@ func readOrder(dir string) (*Order, error) {
 		return nil, nil
 	}
 	if err == nil {
-		err = o.validate()
+		if verr := o.validate(); verr != nil {
+			err = fmt.Errorf("%w: %w", errDamaged, verr)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the dead-man switch's order: %w", err)
@@ -188,7 +194,7 @@ func readJSON(path string, v any) error {
 		return err //nolint:wrapcheck // It names the file.
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w: %w", path, errDamaged, err)
 	}
 	return nil
 }

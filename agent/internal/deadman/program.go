@@ -13,7 +13,9 @@ import (
 
 // Names of the program that is kept, in the directory above the switches'.
 const (
-	fileProgram = "fleet-agent" // as it calls itself
+	// fileProgram is not as the program calls itself: one of before Resume had that
+	// name, and must not be what the unit of after a boot finds.
+	fileProgram = "fleet-dead-man"
 	fileOf      = "program-of"
 )
 
@@ -28,9 +30,16 @@ type origin struct {
 
 // Keep keeps a copy of a program in dir, durably, and returns its path: a
 // generation may replace the program that is installed by one that does not even
-// start. What is a copy of that very file already stays as it is.
+// start. What is a copy of that very file already stays as it is, and so does any
+// copy while an order waits: the program may be part of what is to be taken back.
+// Keep again when it is over.
 func Keep(dir, program string) (string, error) {
 	kept := filepath.Join(dir, fileProgram)
+	if waits, err := waiting(dir); err != nil {
+		return "", err
+	} else if fi, err := os.Lstat(kept); waits && err == nil && fi.Mode().IsRegular() {
+		return kept, nil
+	}
 	of, err := originOf(program)
 	if err != nil {
 		return "", err
@@ -61,6 +70,15 @@ func Keep(dir, program string) (string, error) {
 		return "", fmt.Errorf("keeping the program: %w", err)
 	}
 	return kept, nil
+}
+
+// waiting says whether a switch below dir has an order that is not over.
+func waiting(dir string) (bool, error) {
+	orders, err := filepath.Glob(filepath.Join(dir, "*", fileOrder))
+	if err != nil {
+		return false, fmt.Errorf("looking for orders: %w", err)
+	}
+	return len(orders) > 0, nil
 }
 
 func originOf(program string) (origin, error) {

@@ -221,7 +221,7 @@ func (s *Switch) tidy(id string) {
 		return
 	}
 	for _, e := range entries {
-		for _, prefix := range []string{filePrefix, fileOutcome} {
+		for _, prefix := range []string{filePrefix, fileOutcome, fileBoots} {
 			if rest, ok := strings.CutPrefix(e.Name(), prefix); ok && rest != id {
 				_ = os.Remove(filepath.Join(s.dir, e.Name()))
 			}

@@ -176,6 +176,15 @@ func (c *Conn) Restart(ctx context.Context, unit string) error {
 	return c.call(ctx, "RestartUnit", []any{&job}, unit, "replace")
 }
 
+// Start has systemd start a unit, where it does not run or is being started, and does
+// not wait for that.
+func (c *Conn) Start(ctx context.Context, unit string) error {
+	// As for Restart.
+	_ = c.call(ctx, "ResetFailedUnit", nil, unit)
+	var job dbus.ObjectPath
+	return c.call(ctx, "StartUnit", []any{&job}, unit, "replace")
+}
+
 // Service is a transient service.
 type Service struct {
 	// Name of the unit, with its suffix.
