@@ -60,6 +60,11 @@ func (a *Agent) snapshot() control.Status {
 		if said.plan.Step == reconcile.StepNothing && powerLoss.Code != "" && (p.Reason.Code == "" || p.Reason.Code == fleet.ReasonUpToDate) {
 			p.Reason = powerLoss
 		}
+		if said.plan.Step == reconcile.StepNothing && p.Reason.Code == fleet.ReasonUpToDate {
+			if r := w.rebootNeeded(); r.Code != "" {
+				p.Reason = r
+			}
+		}
 		local := a.link.trouble(troubleLocal)
 		if w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && local.Code != "" &&
 			(p.Reason.Code != fleet.ReasonInternal || local.Code == fleet.ReasonDiskFull) {

@@ -40,6 +40,23 @@ type Prober interface {
 	Probes(ctx context.Context, path string) ([]fleet.Probe, error)
 }
 
+// Rebooter is the extra ability to tell what only a reboot puts in place.
+type Rebooter interface {
+	// RebootNeeded names for people what of a profile's current path does not run
+	// before the host is booted anew; none where nothing is. It MUST only look.
+	RebootNeeded(ctx context.Context, profile fleet.ProfileName) ([]string, error)
+}
+
+// RebootNeeded asks d, or the built-in driver behind d; one that can't be asked
+// changes nothing of the kind.
+func RebootNeeded(ctx context.Context, d Driver, profile fleet.ProfileName) ([]string, error) {
+	r, ok := builtin(d).(Rebooter)
+	if !ok {
+		return nil, nil
+	}
+	return r.RebootNeeded(ctx, profile)
+}
+
 // Probes asks d, or the built-in driver behind d; one that can't be asked has
 // none.
 func Probes(ctx context.Context, d Driver, path string) ([]fleet.Probe, error) {

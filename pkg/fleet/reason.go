@@ -44,8 +44,11 @@ const (
 	ReasonJournalRecovered ReasonCode = "journal-recovered"
 	// ReasonRestoredOlder: the coordinator knows less than it once did.
 	ReasonRestoredOlder ReasonCode = "coordinator-restored-older"
-	ReasonStale         ReasonCode = "not-fresh"
-	ReasonWithheld      ReasonCode = "withheld"
+	// ReasonRebootNeeded: what runs is what is desired, but for what only a reboot
+	// puts in place.
+	ReasonRebootNeeded ReasonCode = "reboot-needed"
+	ReasonStale        ReasonCode = "not-fresh"
+	ReasonWithheld     ReasonCode = "withheld"
 	// The ways of a plugin to be of no use. None is blamed on a generation: the
 	// host tries again, and a probe that a plugin can't make is inconclusive.
 	ReasonPluginMissing       ReasonCode = "plugin-missing"

@@ -160,6 +160,7 @@ func nixosScenarios() []scenario {
 		{"an init that needs a reboot (exit 100)", "nothing was changed; the system before runs and boots", func(ctx context.Context, w *world) error {
 			return w.becomesUndone(ctx, release{settings: map[string]string{"interface": `"systemd 3"`}})
 		}},
+		{"a kernel that needs a reboot", "confirmed, and status says what only a reboot puts in place; after it the host is up to date", kernelNeedsReboot},
 		{"the boot loader fails", "the verified system is not the one that boots: said, and not called confirmed", bootLoaderFails},
 		{"unchanged closure again", "confirmed under its new number; nothing was activated", sameAgain},
 		{"rollback by hand, then a deploy", "nix-env --rollback and a switch by hand; the next release is confirmed", func(ctx context.Context, w *world) error {
@@ -409,4 +410,45 @@ func offeredAgain(ctx context.Context, w *world) error {
 		return err
 	}
 	return w.isGood(ctx, d, 2)
+}
+
+// kernelNeedsReboot deploys another kernel with other parameters, and reboots.
+func kernelNeedsReboot(ctx context.Context, w *world) error {
+	// The host was made without a system that it could have booted.
+	if err := w.becomesGood(ctx, release{}); err != nil {
+		return err
+	}
+	if err := w.rebootsClean(ctx); err != nil {
+		return err
+	}
+	if err := w.becomesGood(ctx, release{settings: map[string]string{"kernel": "-next", "params": "quiet"}}); err != nil {
+		return err
+	}
+	p, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.Reason.Code == "reboot-needed" })
+	if err == nil && p.State != "confirmed" {
+		err = fmt.Errorf("it is %s", p)
+	}
+	if err == nil {
+		err = says(p.Reason.Message, "kernel (kernel runs, kernel-next is installed)", "initrd", "kernel modules", "kernel parameters")
+	}
+	if err != nil {
+		return err
+	}
+	if err := w.rebootsClean(ctx); err != nil {
+		return err
+	}
+	// The kernel before is another one again.
+	if err := w.becomesGood(ctx, release{}); err != nil {
+		return err
+	}
+	return w.rebootsClean(ctx)
+}
+
+// rebootsClean reboots the agent's host, which then needs no further reboot.
+func (w *world) rebootsClean(ctx context.Context) error {
+	if err := errors.Join(w.web.PowerOff(ctx), w.web.Boot(ctx)); err != nil {
+		return err
+	}
+	_, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.State == "confirmed" && p.Reason.Code == "up-to-date" })
+	return err
 }
