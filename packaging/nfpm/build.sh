@@ -15,6 +15,11 @@ esac
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export VERSION SOURCE_DATE_EPOCH
 
+# unit NAME prints a unit. Of packages, programs are in /usr/bin; /usr/local is for
+# what is put there by hand. Nor is the unit one that "install" made, if it says so at
+# its head.
+unit() { sed '/^# fleet: /,/^#$/d; s,/usr/local/bin/,/usr/bin/,' "packaging/systemd/$1.service"; }
+
 # One version is there at a time.
 rm -f "$out"/*.deb "$out"/*.rpm
 for name in fleet-agent fleet-coordinator fleetctl; do
@@ -26,9 +31,6 @@ for name in fleet-agent fleet-coordinator fleetctl; do
 	mkdir -p "$dir"
 	install -m 0755 "$out/linux_$ARCH/$name" "$dir/program"
 	if [ -e packaging/systemd/$name.service ]; then
-		# Of packages, programs are in /usr/bin; /usr/local is for what is put there by
-		# hand. Nor is the unit one that "install" made, if it says so at its head.
-		unit() { sed '/^# fleet: /,/^#$/d; s,/usr/local/bin/,/usr/bin/,' "packaging/systemd/$1.service"; }
 		unit $name >"$dir/unit"
 		[ $name != fleet-agent ] || unit fleet-dead-man >"$dir/fleet-dead-man.service"
 		for script in postinst prerm postrm; do

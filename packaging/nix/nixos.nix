@@ -11,6 +11,37 @@ let
   quote = argument:
     if builtins.match "([A-Za-z0-9_./:=@,+-]|\\[|])+" argument != null then argument
     else builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON argument);
+  # Where the agent is at home, and what its dead-man switches have there.
+  state = "/var/lib/fleet/agent";
+  switches = "${state}/dead-man";
+
+  # A unit of the agent's program: what there is about it that changes the host.
+  ofAgent = { description, unitConfig ? { }, serviceConfig }: {
+    inherit description;
+    documentation = [ "https://github.com/cameronraysmith/fleet" ];
+    wantedBy = [ "multi-user.target" ];
+    after = [ "network.target" ];
+    # A switch is what the agent does: it must not end the agent, also one from which
+    # the unit is gone.
+    restartIfChanged = false;
+    stopIfChanged = false;
+    unitConfig = {
+      StartLimitIntervalSec = 0;
+      X-StopOnRemoval = false;
+      RequiresMountsFor = state;
+    } // unitConfig;
+    serviceConfig = {
+      # An activation outlives a process that ends in the middle of it, and so do the
+      # services that it started.
+      KillMode = "process";
+      RestartSec = 5;
+      # It must never be what the host lacks memory for.
+      OOMScoreAdjust = -500;
+      OOMPolicy = "continue";
+      KeyringMode = "private";
+      CapabilityBoundingSet = "~CAP_WAKE_ALARM CAP_SYS_PACCT CAP_BLOCK_SUSPEND";
+    } // serviceConfig;
+  };
   command = program: args: lib.concatStringsSep " " ([ "${cfg.package}/bin/${program}" "run" ] ++ map quote args);
 in
 {
@@ -22,20 +53,8 @@ in
       # Nix runs git for flakes that are in git; the operator's own comes first.
       environment.systemPackages = [ cfg.package (lib.lowPrio pkgs.gitMinimal) ];
 
-      systemd.services.fleet-agent = {
+      systemd.services.fleet-agent = ofAgent {
         description = "fleet agent";
-        documentation = [ "https://github.com/cameronraysmith/fleet" ];
-        wantedBy = [ "multi-user.target" ];
-        after = [ "network.target" ];
-        # A switch is what the agent does: it must not end the agent, also one
-        # from which the unit is gone.
-        restartIfChanged = false;
-        stopIfChanged = false;
-        unitConfig = {
-          StartLimitIntervalSec = 0;
-          X-StopOnRemoval = false;
-          RequiresMountsFor = "/var/lib/fleet/agent";
-        };
         serviceConfig = {
           Type = "notify";
           NotifyAccess = "main";
@@ -49,51 +68,27 @@ in
           RuntimeDirectory = "fleet-agent";
           RuntimeDirectoryMode = "0700";
           RuntimeDirectoryPreserve = "restart";
-          # An activation outlives an agent that ends in the middle of it, and so do
-          # the services that it started.
-          KillMode = "process";
           Restart = "always";
-          RestartSec = 5;
           TimeoutStartSec = "5min";
           TimeoutStopSec = 30;
           TimeoutAbortSec = 10;
-          # The agent runs without a network and must never be what the host lacks
-          # memory for.
-          OOMScoreAdjust = -500;
-          OOMPolicy = "continue";
           SyslogIdentifier = "fleet-agent";
-          KeyringMode = "private";
-          CapabilityBoundingSet = "~CAP_WAKE_ALARM CAP_SYS_PACCT CAP_BLOCK_SUSPEND";
         };
       };
 
       # After a boot in the midst of an activation, also where no agent runs any more;
       # the program is the copy that the agent kept before.
-      systemd.services.fleet-dead-man = {
+      systemd.services.fleet-dead-man = ofAgent {
         description = "fleet dead-man switches from before the boot";
-        documentation = [ "https://github.com/cameronraysmith/fleet" ];
-        wantedBy = [ "multi-user.target" ];
-        after = [ "network.target" ];
-        restartIfChanged = false;
-        stopIfChanged = false;
         unitConfig = {
-          RequiresMountsFor = "/var/lib/fleet/agent";
-          ConditionPathExistsGlob = "/var/lib/fleet/agent/dead-man/*/order.json";
-          ConditionFileIsExecutable = "/var/lib/fleet/agent/dead-man/fleet-dead-man";
-          StartLimitIntervalSec = 0;
-          X-StopOnRemoval = false;
+          ConditionPathExistsGlob = "${switches}/*/order.json";
+          ConditionFileIsExecutable = "${switches}/fleet-dead-man";
         };
         serviceConfig = {
           Type = "exec";
-          ExecStart = "/var/lib/fleet/agent/dead-man/fleet-dead-man dead-man-switches /var/lib/fleet/agent/dead-man";
-          KillMode = "process";
+          ExecStart = "${switches}/fleet-dead-man dead-man-switches ${switches}";
           Restart = "on-failure";
-          RestartSec = 5;
-          OOMScoreAdjust = -500;
-          OOMPolicy = "continue";
           SyslogIdentifier = "fleet-dead-man";
-          KeyringMode = "private";
-          CapabilityBoundingSet = "~CAP_WAKE_ALARM CAP_SYS_PACCT CAP_BLOCK_SUSPEND";
         };
       };
     })

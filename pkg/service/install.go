@@ -66,16 +66,12 @@ func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 	if err != nil {
 		return done, err
 	}
-	was, err := h.read(d.Service)
+	was, r, err := h.replaceable(d.Service, d.Force)
 	if err != nil {
 		return done, err
 	}
-	r, ours := recordOf(d.Service, was)
-	if was != "" && !ours && !d.Force {
-		return done, foreign(d.Service, file)
-	}
 	for _, b := range d.Beside {
-		if err := h.mayReplace(b.Service, d.Force); err != nil {
+		if _, _, err := h.replaceable(b.Service, d.Force); err != nil {
 			return done, err
 		}
 	}
@@ -117,13 +113,17 @@ func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 	return h.bringUp(ctx, d, done)
 }
 
-// mayReplace refuses a definition that these programs did not make.
-func (h Host) mayReplace(service string, force bool) error {
-	was, err := h.read(service)
-	if _, ours := recordOf(service, was); err == nil && was != "" && !ours && !force {
-		err = foreign(service, h.Manager.File(service))
+// replaceable returns the definition that a service has, with its record, and refuses
+// one that these programs did not make.
+func (h Host) replaceable(service string, force bool) (was string, r Record, err error) {
+	if was, err = h.read(service); err != nil {
+		return "", Record{}, err
 	}
-	return err
+	r, ours := recordOf(service, was)
+	if was != "" && !ours && !force {
+		return "", Record{}, foreign(service, h.Manager.File(service))
+	}
+	return was, r, nil
 }
 
 // writeChanged writes a definition where it is another one.
@@ -199,16 +199,12 @@ func (h Host) Uninstall(ctx context.Context, service string, force bool, beside 
 	if err := h.mayChange(service, force); err != nil {
 		return done, err
 	}
-	was, err := h.read(service)
+	was, r, err := h.replaceable(service, force)
 	if err != nil {
 		return done, err
 	}
-	r, ours := recordOf(service, was)
-	switch {
-	case was == "":
+	if was == "" {
 		return done, fmt.Errorf("%s: %w", service, ErrNotInstalled)
-	case !ours && !force:
-		return done, foreign(service, file)
 	}
 	if err := h.Manager.Unload(ctx, service); err != nil {
 		return done, fmt.Errorf("uninstalling %s: %w", service, err)
@@ -225,10 +221,7 @@ func (h Host) Uninstall(ctx context.Context, service string, force bool, beside 
 		}
 		done.Program = r.Program
 	}
-	if err := remove(h.path(file)); err != nil {
-		return done, fmt.Errorf("uninstalling %s: %w", service, err)
-	}
-	if err := h.Manager.Forget(ctx, service); err != nil {
+	if err := h.forget(ctx, service); err != nil {
 		return done, fmt.Errorf("uninstalling %s: %w", service, err)
 	}
 	return done, nil
@@ -244,10 +237,15 @@ func (h Host) uninstallBeside(ctx context.Context, service string) error {
 	if err := h.Manager.Unload(ctx, service); err != nil {
 		return err //nolint:wrapcheck // The caller says what for.
 	}
+	return h.forget(ctx, service)
+}
+
+// forget removes the definition of a service that was unloaded.
+func (h Host) forget(ctx context.Context, service string) error {
 	if err := remove(h.path(h.Manager.File(service))); err != nil {
 		return err
 	}
-	return h.Manager.Forget(ctx, service) //nolint:wrapcheck // As above.
+	return h.Manager.Forget(ctx, service) //nolint:wrapcheck // The caller says what for.
 }
 
 // remove removes a file durably; one that is not there is no error.

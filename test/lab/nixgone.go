@@ -91,21 +91,17 @@ func agentGone(ctx context.Context, w *world) error {
 
 // firedBackTo waits until the switch fired, and checks what runs.
 func (w *world) firedBackTo(ctx context.Context, to system) error {
-	if err := w.fired(ctx); err != nil {
-		return err
-	}
-	return w.wentBack(ctx, to)
-}
-
-// fired waits until the dead-man switch went back.
-func (w *world) fired(ctx context.Context) error {
-	return wait(ctx, switchTimeout, func() error {
+	err := wait(ctx, switchTimeout, func() error {
 		out, err := w.web.Shell(ctx, "cat /var/lib/fleet/agent/dead-man/system/outcome-* 2>/dev/null || true")
 		if err == nil && !strings.Contains(out, `"back":true`) {
 			err = fmt.Errorf("the dead-man switch says %q", out)
 		}
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return w.wentBack(ctx, to)
 }
 
 func agentHangs(ctx context.Context, w *world) error {

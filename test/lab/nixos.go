@@ -446,7 +446,10 @@ func kernelNeedsReboot(ctx context.Context, w *world) error {
 
 // rebootsClean reboots the agent's host, which then needs no further reboot.
 func (w *world) rebootsClean(ctx context.Context) error {
-	if err := errors.Join(w.web.PowerOff(ctx), w.web.Boot(ctx)); err != nil {
+	if err := w.web.PowerOff(ctx); err != nil {
+		return err
+	}
+	if err := w.web.Boot(ctx); err != nil {
 		return err
 	}
 	_, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.State == "confirmed" && p.Reason.Code == "up-to-date" })

@@ -51,10 +51,7 @@ func (m *module) UnmarshalJSON(data []byte) error {
 
 // settings are as the unit's file would have them.
 func (m module) settings() settings {
-	s := settings{"Unit.Description": {m.Description}, "Unit.Documentation": m.Documentation, "Install.WantedBy": m.WantedBy}
-	if len(m.After) > 0 {
-		s["Unit.After"] = m.After
-	}
+	s := settings{"Unit.Description": {m.Description}, "Unit.Documentation": m.Documentation, "Unit.After": m.After, "Install.WantedBy": m.WantedBy}
 	if m.RestartIfChanged != nil {
 		// As NixOS writes it.
 		s["Unit.X-RestartIfChanged"] = []string{fmt.Sprint(*m.RestartIfChanged)}

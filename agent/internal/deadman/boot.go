@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 )
 
@@ -47,9 +46,9 @@ func Resume(dir string, runner []string) int {
 // resume has a process like one in each directory that has an order. What fails is
 // tried again by itself: ending for it would count the others' deadlines anew.
 func resume(ctx context.Context, dir string, like process) error {
-	orders, err := filepath.Glob(filepath.Join(dir, "*", fileOrder))
+	orders, err := ordersBelow(dir)
 	if err != nil {
-		return fmt.Errorf("looking for orders: %w", err)
+		return err
 	}
 	errs := make([]error, len(orders))
 	like.out = &lines{to: like.out}
@@ -115,13 +114,6 @@ func (p *process) count() {
 	if err := atomicfile.WriteFile(file, []byte(strconv.Itoa(n+1)), 0o600); err != nil {
 		p.say("counting boots: %v", err)
 	}
-}
-
-// startUnit has systemd start the agent's service, where it does not run.
-func startUnit(ctx context.Context, unit string) error {
-	return systemd.Address("").Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { //nolint:wrapcheck // It says what failed.
-		return c.Start(ctx, unit) //nolint:wrapcheck // As above.
-	})
 }
 
 // lines keeps what several switches say apart.

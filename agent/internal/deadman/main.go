@@ -294,7 +294,14 @@ func (p *process) say(format string, args ...any) {
 
 // restartUnit has systemd start the agent's service anew, whatever state it is in.
 func restartUnit(ctx context.Context, unit string) error {
-	return systemd.Address("").Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { //nolint:wrapcheck // It says what failed.
-		return c.Restart(ctx, unit) //nolint:wrapcheck // As above.
-	})
+	return askSystemd(ctx, (*systemd.Conn).Restart, unit)
+}
+
+// startUnit has systemd start it where it does not run.
+func startUnit(ctx context.Context, unit string) error {
+	return askSystemd(ctx, (*systemd.Conn).Start, unit)
+}
+
+func askSystemd(ctx context.Context, what func(*systemd.Conn, context.Context, string) error, unit string) error {
+	return systemd.Address("").Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { return what(c, ctx, unit) }) //nolint:wrapcheck // It says what failed.
 }

@@ -129,6 +129,16 @@ func readOrder(dir string) (*Order, error) {
 	return o, nil
 }
 
+// ordersBelow are the files of the orders that the switches below dir have, which are
+// not over.
+func ordersBelow(dir string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*", fileOrder))
+	if err != nil {
+		return nil, fmt.Errorf("looking for orders: %w", err)
+	}
+	return files, nil
+}
+
 // verdictOn reads who decided about an order; empty where nobody did yet.
 func verdictOn(dir, id string) (Verdict, error) {
 	var d decided

@@ -35,9 +35,13 @@ type origin struct {
 // Keep again when it is over.
 func Keep(dir, program string) (string, error) {
 	kept := filepath.Join(dir, fileProgram)
-	if waits, err := waiting(dir); err != nil {
+	fi, err := os.Lstat(kept)
+	there := err == nil && fi.Mode().IsRegular()
+	orders, err := ordersBelow(dir)
+	if err != nil {
 		return "", err
-	} else if fi, err := os.Lstat(kept); waits && err == nil && fi.Mode().IsRegular() {
+	}
+	if there && len(orders) > 0 {
 		return kept, nil
 	}
 	of, err := originOf(program)
@@ -45,10 +49,8 @@ func Keep(dir, program string) (string, error) {
 		return "", err
 	}
 	var was origin
-	if err := readJSON(filepath.Join(dir, fileOf), &was); err == nil && was == of {
-		if fi, err := os.Lstat(kept); err == nil && fi.Mode().IsRegular() && fi.Size() == of.Size {
-			return kept, nil
-		}
+	if err := readJSON(filepath.Join(dir, fileOf), &was); err == nil && there && was == of && fi.Size() == of.Size {
+		return kept, nil
 	}
 	src, err := os.Open(program) //nolint:gosec // The agent's own program.
 	if err != nil {
@@ -70,15 +72,6 @@ func Keep(dir, program string) (string, error) {
 		return "", fmt.Errorf("keeping the program: %w", err)
 	}
 	return kept, nil
-}
-
-// waiting says whether a switch below dir has an order that is not over.
-func waiting(dir string) (bool, error) {
-	orders, err := filepath.Glob(filepath.Join(dir, "*", fileOrder))
-	if err != nil {
-		return false, fmt.Errorf("looking for orders: %w", err)
-	}
-	return len(orders) > 0, nil
 }
 
 func originOf(program string) (origin, error) {

@@ -22,25 +22,36 @@ const maxParamsBytes = 64 << 10
 
 var _ driver.Rebooter = (*NixOS)(nil)
 
-// RebootNeeded implements driver.Rebooter: kernel, initrd, modules and parameters of
-// the system that runs are compared with those of the one that was booted. A switch
-// replaces everything else.
+// bootParts are what of a system only a boot puts in place: a switch replaces
+// everything else.
+var bootParts = []struct {
+	name, file string
+	read       func(file string) (string, error)
+}{
+	{"kernel", "kernel", os.Readlink},
+	{"initrd", "initrd", os.Readlink},
+	{"kernel modules", "kernel-modules", os.Readlink},
+	{"kernel parameters", "kernel-params", readParams},
+}
+
+// RebootNeeded implements driver.Rebooter: the system that runs is compared with the one
+// that was booted.
 func (d *NixOS) RebootNeeded(_ context.Context, profile fleet.ProfileName) ([]string, error) {
 	if profile != fleet.System {
 		return nil, nil
 	}
 	var differ []string
-	for _, part := range []struct{ file, name string }{{"kernel", "kernel"}, {"initrd", "initrd"}, {"kernel-modules", "kernel modules"}} {
-		booted, err := d.linkOf(bootedSystem, part.file)
-		if err != nil {
-			return nil, err
+	for _, part := range bootParts {
+		booted, err := part.read(filepath.Join(d.at(bootedSystem), part.file))
+		now := ""
+		if err == nil {
+			now, err = part.read(filepath.Join(d.at(currentSystem), part.file))
 		}
-		now, err := d.linkOf(currentSystem, part.file)
-		if err != nil {
-			return nil, err
-		}
-		if booted == "" || now == "" || booted == now {
-			continue // A container has no kernel.
+		switch {
+		case errors.Is(err, os.ErrNotExist) || err == nil && booted == now: // A container has no kernel.
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("comparing with what was booted: %w", err)
 		}
 		name := part.name
 		if was, is := packageOf(booted), packageOf(now); part.file == "kernel" && was != is {
@@ -48,43 +59,13 @@ func (d *NixOS) RebootNeeded(_ context.Context, profile fleet.ProfileName) ([]st
 		}
 		differ = append(differ, name)
 	}
-	booted, err := d.paramsOf(bootedSystem)
-	if err != nil {
-		return nil, err
-	}
-	now, err := d.paramsOf(currentSystem)
-	if err != nil {
-		return nil, err
-	}
-	if booted != nil && now != nil && *booted != *now {
-		differ = append(differ, "kernel parameters")
-	}
 	return differ, nil
 }
 
-// linkOf is where a file of a system leads; "" where there is none.
-func (d *NixOS) linkOf(system, file string) (string, error) {
-	to, err := os.Readlink(filepath.Join(d.at(system), file))
-	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("comparing with what was booted: %w", err)
-	}
-	return to, nil
-}
-
-// paramsOf are the kernel parameters of a system; nil where it has none.
-func (d *NixOS) paramsOf(system string) (*string, error) {
-	data, err := atomicfile.ReadAtMost(filepath.Join(d.at(system), "kernel-params"), maxParamsBytes)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("comparing with what was booted: %w", err)
-	}
-	text := strings.Join(strings.Fields(string(data)), " ")
-	return &text, nil
+// readParams reads kernel parameters, whatever is between them.
+func readParams(file string) (string, error) {
+	data, err := atomicfile.ReadAtMost(file, maxParamsBytes)
+	return strings.Join(strings.Fields(string(data)), " "), err //nolint:wrapcheck // The caller says what for.
 }
 
 // packageOf names what a file in the store is of, for people.

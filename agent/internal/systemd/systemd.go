@@ -170,19 +170,21 @@ func (c *Conn) MainStatus(ctx context.Context, unit string) (int32, error) {
 // Restart has systemd start a unit anew, whatever state it is in, and does not wait
 // for that.
 func (c *Conn) Restart(ctx context.Context, unit string) error {
-	// Fails where nothing is to be reset.
-	_ = c.call(ctx, "ResetFailedUnit", nil, unit)
-	var job dbus.ObjectPath
-	return c.call(ctx, "RestartUnit", []any{&job}, unit, "replace")
+	return c.anew(ctx, "RestartUnit", unit)
 }
 
 // Start has systemd start a unit, where it does not run or is being started, and does
 // not wait for that.
 func (c *Conn) Start(ctx context.Context, unit string) error {
-	// As for Restart.
+	return c.anew(ctx, "StartUnit", unit)
+}
+
+// anew has systemd do something with a unit whose failures are forgotten.
+func (c *Conn) anew(ctx context.Context, method, unit string) error {
+	// Fails where nothing is to be reset.
 	_ = c.call(ctx, "ResetFailedUnit", nil, unit)
 	var job dbus.ObjectPath
-	return c.call(ctx, "StartUnit", []any{&job}, unit, "replace")
+	return c.call(ctx, method, []any{&job}, unit, "replace")
 }
 
 // Service is a transient service.
