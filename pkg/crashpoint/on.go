@@ -107,7 +107,7 @@ func process() string {
 		switch os.Args[1] {
 		case "run-action":
 			return "runner"
-		case "dead-man-switch":
+		case "dead-man-switch", "dead-man-switches":
 			return "switch"
 		}
 	}

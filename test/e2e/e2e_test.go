@@ -28,7 +28,9 @@ func TestMain(m *testing.M) {
 		"fleetctl":          func() { os.Exit(fleetctl.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 		"fleet-agent":       func() { os.Exit(agent.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 		"fleet-coordinator": func() { os.Exit(coordinator.Main(os.Args[1:], os.Stdout, os.Stderr)) },
-		"age-plugin-token":  func() { os.Exit(token()) },
+		// The copy that an agent keeps for its dead-man switches.
+		"fleet-dead-man":   func() { os.Exit(agent.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"age-plugin-token": func() { os.Exit(token()) },
 	})
 }
 
