@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/bootstrap"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/keyring"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/rootedit"
@@ -268,8 +269,9 @@ func newCAForgetCommand(o *options) *cobra.Command {
 		Use:   "forget",
 		Short: "Accept nothing of the CA before any more",
 		Long: `Remove the CA before, so that the next kit accepts nothing of it. Hosts whose
-certificate is of it would have to enrol again: where there are any they are named,
-and nothing is done without --yes. Operators renew with their next command.`,
+certificate is of it would have to enrol again, and operators would have to be added
+again: where there are any they are named, and nothing is done without --yes.
+Operators renew with any command.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runCAForget(cmd.Context(), o, yes) },
 	}
@@ -295,7 +297,7 @@ func runCAForget(ctx context.Context, o *options, yes bool) error {
 	})
 }
 
-// noneOf says whether no host's certificate is of a CA any more.
+// noneOf says whether no host's certificate is of a CA any more, and no operator's.
 func (o *options) noneOf(ctx context.Context, ca *x509.Certificate) error {
 	s, err := o.connect()
 	if err != nil {
@@ -306,18 +308,56 @@ func (o *options) noneOf(ctx context.Context, ca *x509.Certificate) error {
 	if err != nil {
 		return err
 	}
+	operators, err := s.Operators(ctx)
+	if err != nil {
+		return err
+	}
 	old := hex.EncodeToString(ca.SubjectKeyId)
-	var left []string
+	var left, people []string
 	for _, h := range hosts {
 		if h.Enrolled && h.Banned == "" && (h.IdentityCA == old || h.IdentityCA == "") {
 			left = append(left, h.Machine)
 		}
 	}
-	if len(left) == 0 {
-		return nil
+	for _, p := range operators {
+		// Who asks has renewed on the way here, and called with the one before.
+		renewed := string(p.Name) == s.operator && hex.EncodeToString(s.cert.Leaf.AuthorityKeyId) != old
+		if !renewed && hasOnly(p, s.operators, old, o.Now()) {
+			people = append(people, string(p.Name))
+		}
 	}
-	return ui.WithHint(fmt.Errorf("%d hosts have a certificate of the CA before: %s", len(left), plainText(someOf(left))),
-		"wait until they were awake, or have them enrol again afterwards: --yes")
+	switch {
+	case len(left) == 0 && len(people) == 0:
+		return nil
+	case len(people) == 0:
+		return ui.WithHint(fmt.Errorf("%d hosts have a certificate of the CA before: %s", len(left), plainText(someOf(left))),
+			"wait until they were awake, or have them enrol again afterwards: --yes")
+	case len(left) == 0:
+		return ui.WithHint(fmt.Errorf("operators have a certificate of the CA before: %s", plainText(someOf(people))),
+			"any command of theirs renews it, with the newest trust/; or add them again afterwards (fleetctl operator add): --yes")
+	}
+	return ui.WithHint(fmt.Errorf("%d hosts have a certificate of the CA before: %s; and so have the operators %s", len(left), plainText(someOf(left)), plainText(someOf(people))),
+		"hosts renew once they are awake, operators with any command that has the newest trust/; or have them enrol, and add them, again afterwards: --yes")
+}
+
+// hasOnly says whether the only certificate that an operator is known to have is of
+// the CA with the key id old: that of the newest call, or of the repository's record,
+// which whoever was added anew takes from there.
+func hasOnly(p client.OperatorStatus, recorded []repo.OperatorRecord, old string, now time.Time) bool {
+	if p.Removed {
+		return false
+	}
+	var leaf *x509.Certificate
+	if i := slices.IndexFunc(recorded, func(r repo.OperatorRecord) bool { return r.Name == p.Name }); i >= 0 {
+		leaf = recorded[i].Leaf()
+	}
+	if leaf != nil && hex.EncodeToString(leaf.AuthorityKeyId) != old {
+		return false
+	}
+	if p.LastSeen.IsZero() {
+		return leaf != nil && now.Before(leaf.NotAfter)
+	}
+	return (p.CA == old || p.CA == "") && now.Before(p.Expires)
 }
 
 const maxNamedHosts = 10

@@ -2,6 +2,8 @@ package registry
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -209,6 +211,9 @@ type OperatorSeen struct {
 	At int64 `json:"at"` // Unix seconds
 	// Expires is the end of the certificate of that call.
 	Expires time.Time `json:"expires"`
+	// CA is the key id of the CA that the certificate is of, hex; empty where an
+	// older coordinator noted the call.
+	CA string `json:"ca,omitempty"`
 }
 
 // sightings are the newest calls of operators.
@@ -220,16 +225,17 @@ type sightings struct {
 
 const operatorSeenPrefix = "operator-seen/"
 
-// TouchOperator notes a call of an operator; it is written within FlushEvery.
-func (r *Registry) TouchOperator(name fleet.OperatorName, expires time.Time) {
-	now := r.o.Now().Unix()
+// TouchOperator notes a call of an operator, with the certificate of it; it is
+// written within FlushEvery.
+func (r *Registry) TouchOperator(name fleet.OperatorName, leaf *x509.Certificate) {
+	seen := OperatorSeen{At: r.o.Now().Unix(), Expires: leaf.NotAfter.UTC(), CA: hex.EncodeToString(leaf.AuthorityKeyId)}
 	s := &r.sightings
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.seen[name]; old.At == now && old.Expires.Equal(expires) {
+	if s.seen[name] == seen {
 		return
 	}
-	s.seen[name] = OperatorSeen{At: now, Expires: expires.UTC()}
+	s.seen[name] = seen
 	s.dirty[name] = true
 }
 

@@ -53,7 +53,7 @@ func FuzzStored(f *testing.F) {
 		}},
 		{banPrefix + "galena", ban{Reason: "stolen", Actor: "operator/ann", Time: at}},
 		{seenPrefix + "0a", map[fleet.MachineName]seen{"galena": {At: at.Unix(), Hello: Hello{Version: "v", Instance: "i", Boot: "b", Run: "r", Capabilities: []string{"c"}}}}},
-		{operatorSeenPrefix + "ann", OperatorSeen{At: at.Unix(), Expires: at}},
+		{operatorSeenPrefix + "ann", OperatorSeen{At: at.Unix(), Expires: at, CA: "0a0b"}},
 	}
 	for i, r := range whole {
 		text, err := json.Marshal(r.value)

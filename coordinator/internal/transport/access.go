@@ -195,7 +195,7 @@ func (a *authorizer) operator(c *caller, need access) error {
 		return err
 	}
 	c.role = role
-	a.registry.TouchOperator(fleet.OperatorName(c.Name), c.Leaf.NotAfter)
+	a.registry.TouchOperator(fleet.OperatorName(c.Name), c.Leaf)
 	if need.who == operator && !role.Includes(need.role) {
 		return refuse(codes.PermissionDenied, refusal.NotAllowed,
 			fmt.Sprintf("%s has the role %s, this needs %s", c.Path(), role, need.role),

@@ -111,7 +111,7 @@ func (o *operatorService) ListOperators(context.Context, *fleetv1.ListOperatorsR
 	for _, op := range o.s.o.Registry.Operators() {
 		s := &fleetv1.OperatorStatus{Operator: operatorToProto(op)}
 		if seen := o.s.o.Registry.OperatorSeen(op.Name); seen.At != 0 {
-			s.LastSeen, s.Expires = timestamppb.New(time.Unix(seen.At, 0)), timeToProto(seen.Expires)
+			s.LastSeen, s.Expires, s.Ca = timestamppb.New(time.Unix(seen.At, 0)), timeToProto(seen.Expires), seen.CA
 		}
 		out.Operators = append(out.Operators, s)
 	}

@@ -20,6 +20,8 @@ type OperatorStatus struct {
 	LastSeen time.Time
 	// Expires is the end of the certificate that was used last.
 	Expires time.Time
+	// CA is the key id of the CA that it is of, hex; empty where nobody knows.
+	CA string
 }
 
 func operator(o *fleetv1.Operator) Operator {
@@ -90,7 +92,7 @@ func (c *Client) Operators(ctx context.Context) ([]OperatorStatus, error) {
 	}
 	out := make([]OperatorStatus, 0, len(res.GetOperators()))
 	for _, o := range res.GetOperators() {
-		out = append(out, OperatorStatus{Operator: operator(o.GetOperator()), LastSeen: when(o.GetLastSeen()), Expires: when(o.GetExpires())})
+		out = append(out, OperatorStatus{Operator: operator(o.GetOperator()), LastSeen: when(o.GetLastSeen()), Expires: when(o.GetExpires()), CA: text(o.GetCa())})
 	}
 	return out, nil
 }

@@ -2493,7 +2493,9 @@ type OperatorStatus struct {
 	// Newest call.
 	LastSeen *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
 	// When the certificate of that call expires.
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	Expires *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	// The key id of the CA that it is of, hex. Empty where nobody knows.
+	Ca            string `protobuf:"bytes,4,opt,name=ca,proto3" json:"ca,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2547,6 +2549,13 @@ func (x *OperatorStatus) GetExpires() *timestamppb.Timestamp {
 		return x.Expires
 	}
 	return nil
+}
+
+func (x *OperatorStatus) GetCa() string {
+	if x != nil {
+		return x.Ca
+	}
+	return ""
 }
 
 // RenewOperatorRequest asks for the next certificate.
@@ -3489,11 +3498,12 @@ const file_fleet_v1_operator_proto_rawDesc = "" +
 	"\x0fconnections_cut\x18\x02 \x01(\rR\x0econnectionsCut\"\x16\n" +
 	"\x14ListOperatorsRequest\"O\n" +
 	"\x15ListOperatorsResponse\x126\n" +
-	"\toperators\x18\x01 \x03(\v2\x18.fleet.v1.OperatorStatusR\toperators\"\xaf\x01\n" +
+	"\toperators\x18\x01 \x03(\v2\x18.fleet.v1.OperatorStatusR\toperators\"\xbf\x01\n" +
 	"\x0eOperatorStatus\x12.\n" +
 	"\boperator\x18\x01 \x01(\v2\x12.fleet.v1.OperatorR\boperator\x127\n" +
 	"\tlast_seen\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x124\n" +
-	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"(\n" +
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x0e\n" +
+	"\x02ca\x18\x04 \x01(\tR\x02ca\"(\n" +
 	"\x14RenewOperatorRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"9\n" +
 	"\x15RenewOperatorResponse\x12 \n" +
