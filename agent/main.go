@@ -170,6 +170,7 @@ func newRootCommand(o *options) *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return ui.WithHint(err, fmt.Sprintf("see %q", c.CommandPath()+" --help"))
 	})
+	buildinfo.AddFlag(root)
 	f := root.PersistentFlags()
 	f.StringVar(&o.stateDir, "state-dir", fallback(o.getenv("FLEET_AGENT_STATE_DIR"), defaultStateDir), "`directory` of all that must survive")
 	f.StringVar(&o.runDir, "run-dir", fallback(o.getenv("FLEET_AGENT_RUN_DIR"), defaultRunDir), "`directory` of the control socket")

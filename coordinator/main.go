@@ -88,6 +88,7 @@ func newCommand(stdout io.Writer, system system, began func()) *cobra.Command {
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	buildinfo.AddFlag(root)
 	var o options
 	run := &cobra.Command{
 		Use:   "run --kit FILE --kit-key FILE --state-dir DIR",

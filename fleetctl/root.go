@@ -20,6 +20,7 @@ import (
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/publisher"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
@@ -153,6 +154,7 @@ func newRootCommand(o *options) *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return ui.WithHint(err, fmt.Sprintf("see %q", c.CommandPath()+" --help"))
 	})
+	buildinfo.AddFlag(root)
 	f := root.PersistentFlags()
 	f.StringVar(&o.Dir, "dir", o.Getenv("FLEET_DIR"), "fleet's `repository` (default: nearest directory upwards with fleet.yaml)")
 	f.StringVarP(&o.Output, "output", "o", string(ui.FormatTable), "`format` of results: table or json")

@@ -1,6 +1,12 @@
 package buildinfo
 
-import "testing"
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
 
 func TestVersion(t *testing.T) {
 	if Version() == "" {
@@ -10,5 +16,18 @@ func TestVersion(t *testing.T) {
 	t.Cleanup(func() { version = "" })
 	if got := Version(); got != "v1.2.3" {
 		t.Errorf("got %q, want what the linker set", got)
+	}
+}
+
+func TestAddFlag(t *testing.T) {
+	version = "v1.2.3"
+	t.Cleanup(func() { version = "" })
+	root := &cobra.Command{Use: "program", RunE: func(*cobra.Command, []string) error { return errors.New("it ran") }}
+	AddFlag(root)
+	var out strings.Builder
+	root.SetOut(&out)
+	root.SetArgs([]string{"--version"})
+	if err := root.Execute(); err != nil || out.String() != "program v1.2.3\n" {
+		t.Errorf("%q, %v", out.String(), err)
 	}
 }
