@@ -153,7 +153,11 @@ func (a *Agent) open() (err error) {
 	if a.logHeads, err = openLogHeads(c.StateDir); err != nil {
 		c.Log.Warn("what this host kept of the coordinator's event log can't be read, and is begun anew", "error", err)
 	}
-	a.executor, err = execute.New(filepath.Join(c.StateDir, runsDir), c.Runner, execute.Options{Log: c.Log})
+	o := execute.Options{Log: c.Log, Unit: c.DeadMan.Unit}
+	if c.DeadMan.Systemd {
+		o.Units = &execute.Units{Dir: c.RunDir}
+	}
+	a.executor, err = execute.New(filepath.Join(c.StateDir, runsDir), c.Runner, o)
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ var effects = map[string][]string{
 var pointless = map[string]string{
 	"execute.(*Executor).await":         "the null device",
 	"execute.writeAction":               "nobody reads it after a crash but the runner that is started next; the points around the runner's start are before and after it",
+	"execute.(*Units).clear":            "sockets that nobody answers any more",
 	"execute.openLog":                   "what a program says, for people; the points around the runner's start are before and after it",
 	"execute.takeLock":                  "a file that is only locked",
 	"journal.takeLock":                  "a file that is only locked",

@@ -11,7 +11,12 @@ import (
 
 func crashScenarios() []scenario {
 	return []scenario{
-		{"the agent is killed midway", "SIGKILL while the switch runs: it goes on, the next agent takes it up while it still runs; confirmed, activated once", agentKilled},
+		{"the agent is killed midway", "SIGKILL while the switch runs: it goes on, the next agent takes it up while it still runs; confirmed, activated once", func(ctx context.Context, w *world) error {
+			return agentKilled(ctx, w, "main")
+		}},
+		{"all of the agent's service is killed midway", "SIGKILL to each of its processes while the switch runs, which is a service of its own and goes on; confirmed, activated once", func(ctx context.Context, w *world) error {
+			return agentKilled(ctx, w, "all")
+		}},
 		{"the switch restarts the agent", "the agent's own unit is restarted by the switch; confirmed, activated once", func(ctx context.Context, w *world) error {
 			return w.becomesGood(ctx, release{settings: map[string]string{"restarts_agent": "yes"}})
 		}},
@@ -32,7 +37,8 @@ func (w *world) midway(ctx context.Context, s system) error {
 	})
 }
 
-func agentKilled(ctx context.Context, w *world) error {
+// agentKilled kills the agent, or whom systemctl(1) calls so of its service.
+func agentKilled(ctx context.Context, w *world, whom string) error {
 	d, err := w.deploy(ctx, release{settings: map[string]string{"slow": "9"}})
 	if err != nil {
 		return err
@@ -40,7 +46,7 @@ func agentKilled(ctx context.Context, w *world) error {
 	if err := w.midway(ctx, d.system); err != nil {
 		return err
 	}
-	if _, err := w.web.Run(ctx, "systemctl", "kill", "--kill-whom=main", "-s", "KILL", "fleet-agent"); err != nil {
+	if _, err := w.web.Run(ctx, "systemctl", "kill", "--kill-whom="+whom, "-s", "KILL", "fleet-agent"); err != nil {
 		return err
 	}
 	return w.isGood(ctx, d, 1)

@@ -223,7 +223,7 @@ func (p *process) goBack(ctx context.Context, o *Order) Outcome {
 	}
 	var e *execute.Executor
 	err := p.patiently(ctx, startAttempts, func() (err error) {
-		e, err = execute.New(o.Runs, p.runner, execute.Options{})
+		e, err = execute.New(o.Runs, p.runner, execute.Options{Unit: o.Unit})
 		return err
 	})
 	if err != nil {

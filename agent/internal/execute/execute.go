@@ -29,6 +29,12 @@ type Options struct {
 	// Poll is the pause between looks at a run that another process started;
 	// default 50 ms, at least 10 ms.
 	Poll time.Duration
+	// Unit is the agent's own service: that it is in trouble while a program runs is
+	// no evidence against that program. Default the one that the runner is in.
+	Unit string
+	// Units has each runner be a transient service; nil for processes of this
+	// process's own service.
+	Units *Units
 }
 
 // Executor starts runs and knows where they are. Safe for concurrent use.
@@ -37,6 +43,8 @@ type Executor struct {
 	runner []string
 	log    *slog.Logger
 	poll   time.Duration
+	unit   string
+	units  *Units
 
 	mu       sync.Mutex // guards what follows, and starting
 	children map[string]*child
@@ -49,6 +57,9 @@ type child struct {
 	// alive reads end of file when the runner is gone: it holds the other end
 	// and never writes.
 	alive *os.File
+	// service is the process where systemd started it: then it is not a child, and
+	// nobody here collects it. nil for a child.
+	service *os.Process
 	// collected says that its end was: then pid is nobody's.
 	collected bool
 }
@@ -72,8 +83,11 @@ func New(dir string, runner []string, o Options) (*Executor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making executor: %w", err)
 	}
+	if o.Units != nil {
+		o.Units.clear()
+	}
 	return &Executor{
-		dir: dir, runner: slices.Clone(runner), log: o.Log, poll: max(o.Poll, 10*time.Millisecond),
+		dir: dir, runner: slices.Clone(runner), log: o.Log, poll: max(o.Poll, 10*time.Millisecond), unit: o.Unit, units: o.Units,
 		children: map[string]*child{},
 	}, nil
 }
@@ -101,7 +115,7 @@ func (e *Executor) Start(ctx context.Context, id string, a driver.Action, extraE
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.start(id, request{ID: id, Action: a, Env: extraEnv}); err != nil {
+	if err := e.start(id, request{ID: id, Action: a, Env: extraEnv, Unit: e.unit}); err != nil {
 		return fmt.Errorf("starting run %s: %w", id, err)
 	}
 	return nil
@@ -144,7 +158,8 @@ func (e *Executor) start(id string, req request) (err error) {
 	return nil
 }
 
-// spawn has a runner carry out the run: the one that waits, or a new one.
+// spawn has a runner carry out the run: the one that waits, or a new one. Where
+// systemd starts none, it is a process of this process's own service.
 func (e *Executor) spawn(dir string, lock *os.File) (*child, error) {
 	out, err := openLog(dir)
 	if err != nil {
@@ -152,6 +167,10 @@ func (e *Executor) spawn(dir string, lock *os.File) (*child, error) {
 	}
 	defer func() { _ = out.Close() }()
 	c := e.handOver(dir, lock, out)
+	if c == nil && e.units != nil {
+		e.waiting = e.launch()
+		c = e.handOver(dir, lock, out)
+	}
 	if c == nil {
 		null, err := os.Open(os.DevNull)
 		if err != nil {

@@ -1,6 +1,7 @@
 package execute
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -33,7 +34,7 @@ func (r *run) program(step int, x *driver.Exec, late <-chan time.Time) Result {
 				return res
 			}
 		case x.FailedUnitsCode != 0 && res.ExitCode == x.FailedUnitsCode:
-			return judgeUnits(res, before, unknown, OwnUnit())
+			return judgeUnits(res, before, unknown, cmp.Or(r.req.Unit, OwnUnit()))
 		default:
 			return res
 		}

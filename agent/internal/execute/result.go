@@ -109,6 +109,8 @@ type request struct {
 	Action driver.Action `json:"action"`
 	// Env comes before the environment of each program, which wins.
 	Env []string `json:"env,omitempty"`
+	// Unit is the agent's own service; empty for the one that the runner is in.
+	Unit string `json:"unit,omitempty"`
 }
 
 // started is written before the first step.

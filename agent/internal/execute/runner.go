@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -53,8 +54,11 @@ func RunAction(dir string) int {
 	defer signal.Stop(sink)
 	var lock *os.File
 	var err error
-	if dir == waitArgument {
-		dir, lock, err = awaitRun(maxWait)
+	if socket, waits := strings.CutPrefix(dir, waitArgument); waits {
+		var fd int
+		if fd, err = calledBy(socket); err == nil {
+			dir, lock, err = awaitRun(fd, maxWait)
+		}
 	} else {
 		lock, err = lockOf(dir)
 	}

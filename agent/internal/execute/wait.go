@@ -69,7 +69,7 @@ func (e *Executor) waitChild(ctx context.Context, id string) error {
 	var b [1]byte
 	_, err = alive.Read(b[:])
 	switch {
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
 		e.reap(id, true)
 		return nil
 	case ctx.Err() != nil:
@@ -106,6 +106,13 @@ func (c *child) wait(options int) (still bool) {
 	if c.collected { // Its number may be another process's by now.
 		return false
 	}
+	if c.service != nil {
+		c.collected = c.gone(0)
+		if c.collected {
+			_ = c.service.Release()
+		}
+		return !c.collected
+	}
 	pid, err := syscall.Wait4(c.pid, nil, options, nil)
 	for errors.Is(err, syscall.EINTR) {
 		pid, err = syscall.Wait4(c.pid, nil, options, nil)
@@ -120,16 +127,13 @@ func (c *child) ended() bool { return !c.wait(syscall.WNOHANG) }
 
 // dup gives a second descriptor for the runner's liveness.
 func (c *child) dup() (*os.File, error) {
-	conn, err := c.alive.SyscallConn()
+	fd := -1
+	err := control(c.alive, func(old int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(old), unix.F_DUPFD_CLOEXEC, 0) //nolint:gosec // A descriptor.
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	fd, derr := -1, error(nil)
-	if err := conn.Control(func(old uintptr) { fd, derr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
-		return nil, err
-	}
-	if derr != nil {
-		return nil, derr
 	}
 	return os.NewFile(uintptr(fd), "runner"), nil
 }
@@ -180,7 +184,7 @@ func (e *Executor) Prune(keep func(runs []string) []string) error {
 	}
 	kept := keep(runs)
 	var errs []error
-	if e.waiting != nil && e.waiting.child.ended() { // It waited for too long.
+	if e.waiting != nil && !e.waiting.waits() { // It waited for too long.
 		e.dismiss()
 	}
 	for _, id := range runs {

@@ -18,9 +18,10 @@ import (
 // over a socket: one line, the run's directory, with the run's lock and log as open
 // descriptors. It answers with one byte, and then has the run; who is not answered
 // ends it. It ends by itself when the other end of the socket is closed, and so with
-// the process that started it.
+// the process that had it started.
 const (
-	// waitArgument is in the place of a run's directory.
+	// waitArgument is in the place of a run's directory. What follows it is the socket
+	// to connect to; nothing for one that is inherited.
 	waitArgument = "-"
 	// socketFD is the socket, in the place of the lock.
 	socketFD = lockFD
@@ -35,8 +36,9 @@ var errNoRun = errors.New("no run")
 
 // waiting is a runner that waits.
 type waiting struct {
-	child  *child
+	child  *child // nil while systemd starts it
 	socket *os.File
+	called *call // nil for one that inherited the socket
 }
 
 // Prepare has a runner wait for the next run, where none does. It ends by itself
@@ -44,7 +46,7 @@ type waiting struct {
 func (e *Executor) Prepare() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.waiting != nil && !e.waiting.child.ended() {
+	if e.waiting != nil && e.waiting.waits() {
 		return nil
 	}
 	e.dismiss()
@@ -56,6 +58,14 @@ func (e *Executor) Prepare() error {
 	return nil
 }
 
+// waits says whether a runner still does.
+func (w *waiting) waits() bool {
+	if w.child == nil {
+		return w.called.fresh()
+	}
+	return !w.child.ended()
+}
+
 // Release ends a runner that waits for nothing.
 func (e *Executor) Release() {
 	e.mu.Lock()
@@ -63,19 +73,36 @@ func (e *Executor) Release() {
 	e.dismiss()
 }
 
+// dismiss ends the runner that waits, which knows of no run.
 func (e *Executor) dismiss() {
 	w := e.waiting
 	if w == nil {
 		return
 	}
 	e.waiting = nil
-	_ = w.socket.Close()
+	w.called.hangUp()
+	if w.child == nil { // It finds nobody there.
+		return
+	}
+	if w.child.service != nil {
+		// It ends by itself, and is no failed service then.
+		_ = control(w.socket, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) })
+		_ = w.child.gone(answerWithin)
+	}
 	w.child.put()
+	_ = w.socket.Close()
 }
 
-// put ends a runner that has no run, or did not say that it has.
+// put ends a runner that has no run, or did not say that it has: what it was told it
+// does not read any more.
 func (c *child) put() {
-	if !c.ended() {
+	switch {
+	case c.ended():
+	case c.service != nil:
+		// The handle is of the process that it was of, whatever its number is now.
+		_ = c.service.Kill()
+		_ = c.gone(answerWithin)
+	default:
 		// This process has not collected it: the number is its own.
 		_ = unix.Kill(c.pid, unix.SIGKILL)
 		c.wait(0)
@@ -85,6 +112,11 @@ func (c *child) put() {
 
 // await starts a runner that waits.
 func (e *Executor) await() (*waiting, error) {
+	if e.units != nil {
+		if w := e.launch(); w != nil {
+			return w, nil
+		}
+	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -111,32 +143,57 @@ func (e *Executor) handOver(dir string, lock, out *os.File) *child {
 	if w == nil {
 		return nil
 	}
-	err := unix.Sendmsg(int(w.socket.Fd()), []byte(dir+"\n"), unix.UnixRights(int(lock.Fd()), int(out.Fd())), nil, noSignal)
+	e.waiting = nil
+	if err := w.connect(); err != nil {
+		e.log.Warn("systemd was asked to start a runner, and it does not come", "error", err)
+		return nil
+	}
+	err := control(w.socket, func(fd int) error {
+		return unix.Sendmsg(fd, []byte(dir+"\n"), unix.UnixRights(int(lock.Fd()), int(out.Fd())), nil, noSignal)
+	})
 	if err == nil {
 		err = w.answer()
 	}
 	if err != nil {
 		e.log.Debug("the runner that waited does not take its run", "error", err)
-		e.dismiss()
+		w.child.put()
+	}
+	if w.socket != w.child.alive {
+		_ = w.socket.Close()
+	}
+	if err != nil {
 		return nil
 	}
-	e.waiting = nil
-	_ = w.socket.Close()
 	return w.child
 }
 
 // answer waits for the runner's. The descriptors that it was sent stay open here
 // until then: not every system keeps them while they are on their way.
 func (w *waiting) answer() error {
-	fd := int(w.socket.Fd())
-	if err := readableIn(int32(fd), answerWithin); err != nil { //nolint:gosec // A descriptor.
+	return control(w.socket, func(fd int) error {
+		if err := readableIn(int32(fd), answerWithin); err != nil { //nolint:gosec // A descriptor.
+			return err
+		}
+		n, err := unix.Read(fd, make([]byte, 1))
+		if err == nil && n != 1 {
+			err = errNoRun
+		}
+		return err
+	})
+}
+
+// control does something with a file's descriptor, which stays as it is: asking for
+// it otherwise would change how it waits.
+func control(f *os.File, do func(fd int) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
 		return err
 	}
-	n, err := unix.Read(fd, make([]byte, 1))
-	if err == nil && n != 1 {
-		err = errNoRun
+	var failed error
+	if err := conn.Control(func(fd uintptr) { failed = do(int(fd)) }); err != nil { //nolint:gosec // A descriptor.
+		return err
 	}
-	return err
+	return failed
 }
 
 // socketPair makes two sockets that are connected, and no process inherits by
@@ -153,27 +210,25 @@ func socketPair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "runner"), os.NewFile(uintptr(fds[1]), "executor"), nil //nolint:gosec // Descriptors are not negative.
 }
 
-// awaitRun waits for a run, and has what this process prints go to its log.
-// errNoRun where there is none to come.
-func awaitRun(most time.Duration) (dir string, lock *os.File, err error) {
-	unix.CloseOnExec(socketFD)
-	unix.CloseOnExec(aliveFD)
-	defer func() { _ = unix.Close(socketFD) }()
-	if err := readableIn(socketFD, most); err != nil {
+// awaitRun waits for a run, and has what this process prints go to its log. socket
+// stays open for as long as this process lives: the executor may see by it that it
+// does. errNoRun where there is none to come.
+func awaitRun(socket int, most time.Duration) (dir string, lock *os.File, err error) {
+	if err := readableIn(int32(socket), most); err != nil { //nolint:gosec // A descriptor.
 		return "", nil, err
 	}
 	buf, oob := make([]byte, 2*unix.PathMax), make([]byte, unix.CmsgSpace(2*4))
 	var n, oobn int
 	for {
-		n, oobn, _, _, err = unix.Recvmsg(socketFD, buf, oob, 0)
+		n, oobn, _, _, err = unix.Recvmsg(socket, buf, oob, 0)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ECONNRESET) { // Nobody let it in.
 		return "", nil, fmt.Errorf("waiting for a run: %w", err)
 	}
-	if n == 0 {
+	if n <= 0 {
 		return "", nil, errNoRun
 	}
 	fds, err := descriptors(oob[:oobn])
@@ -194,7 +249,7 @@ func awaitRun(most time.Duration) (dir string, lock *os.File, err error) {
 	if held, err := flock(lock, unix.LOCK_EX); held || err != nil { // It has it, with whom it has it from.
 		return "", nil, fmt.Errorf("waiting for a run: the lock of %s is not held: %w", dir, cmp.Or(err, ErrExists))
 	}
-	if err := unix.Sendmsg(socketFD, []byte{1}, nil, nil, noSignal); err != nil {
+	if err := unix.Sendmsg(socket, []byte{1}, nil, nil, noSignal); err != nil {
 		return "", nil, fmt.Errorf("taking a run: %w", err)
 	}
 	return dir, lock, nil

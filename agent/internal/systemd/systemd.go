@@ -194,15 +194,18 @@ type Service struct {
 	Description string
 	// Argv is the program, an absolute path first.
 	Argv []string
-	// Log is a file that gets what it prints, at its end.
+	// Log is a file that gets what it prints, at its end; default systemd's journal.
 	Log string
+	// Again has it started again while it fails.
+	Again bool
+	// OOMScore is how readily the kernel ends it for want of memory: proc(5).
+	OOMScore int32
 	// Ahead says that nobody waits for it yet.
 	Ahead bool
 }
 
-// StartTransient starts a service that systemd starts again while it fails, whose
-// processes systemd does not end with it, and which goes when it is over. It
-// returns when its program runs; ahead of time, when it is to be started: systemd
+// StartTransient starts a service whose processes systemd does not end with it, and
+// which goes when it is over. It returns when its program runs; ahead of time, when it is to be started: systemd
 // tells of each step with all properties of the service, milliseconds to read.
 func (c *Conn) StartTransient(ctx context.Context, s Service) error {
 	if len(s.Argv) == 0 || !filepath.IsAbs(s.Argv[0]) {
@@ -225,14 +228,18 @@ func (c *Conn) StartTransient(ctx context.Context, s Service) error {
 	settings := []setting{
 		set("Description", s.Description),
 		set("Type", "exec"),
-		set("Restart", "on-failure"),
-		set("RestartUSec", uint64(time.Second/time.Microsecond)),
 		set("KillMode", "process"),
-		set("OOMScoreAdjust", int32(-900)),
+		set("OOMScoreAdjust", s.OOMScore),
+		// A process of it that the kernel ends is not the end of the others.
+		set("OOMPolicy", "continue"),
 		set("CollectMode", "inactive-or-failed"),
-		set("StandardOutputFileToAppend", s.Log),
-		set("StandardErrorFileToAppend", s.Log),
 		set("ExecStart", []command{{s.Argv[0], s.Argv, false}}),
+	}
+	if s.Again {
+		settings = append(settings, set("Restart", "on-failure"), set("RestartUSec", uint64(time.Second/time.Microsecond)))
+	}
+	if s.Log != "" {
+		settings = append(settings, set("StandardOutputFileToAppend", s.Log), set("StandardErrorFileToAppend", s.Log))
 	}
 	var job dbus.ObjectPath
 	if s.Ahead {

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +46,14 @@ type Server struct {
 	Away bool
 	// Result is how jobs end; default "done".
 	Result string
+	// Refuse has it start nothing, and say so; Silent, and not say so.
+	Refuse, Silent bool
+	// Runs has it run what it starts, in sessions of their own, with this environment
+	// beside the test's.
+	Runs bool
+	Env  []string
+	// Processes are those that ran.
+	Processes []*exec.Cmd
 	// Started are the transient services, with their settings.
 	Started map[string]map[string]any
 	// Calls are the methods that were called, with a unit's name where there is one.
@@ -85,6 +96,9 @@ func (s *Server) stop() {
 	s.mu.Lock()
 	for c := range s.conns {
 		_ = c.Close()
+	}
+	for _, cmd := range s.Processes {
+		_ = cmd.Process.Kill() // Where it has not ended.
 	}
 	s.mu.Unlock()
 	s.running.Wait()
@@ -212,11 +226,17 @@ func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, fa
 	case "RestartUnit":
 		return []any{job}, nil, ""
 	case "StartTransientUnit":
+		if s.Refuse {
+			return nil, nil, "NoSuchUnit"
+		}
 		settings := map[string]any{}
 		for _, v := range call.Body[2].([][]any) { //nolint:forcetypeassert // A test fails then.
 			settings[v[0].(string)] = v[1].(dbus.Variant).Value() //nolint:forcetypeassert // As above.
 		}
 		s.Started[name] = settings
+		if s.Runs && !s.Silent {
+			s.run(settings["ExecStart"].([][]any)[0][1].([]string)) //nolint:forcetypeassert // As above.
+		}
 		return []any{job}, &dbus.Message{
 			Type: dbus.TypeSignal, Body: []any{uint32(7), job, name, s.Result},
 			Headers: map[dbus.HeaderField]dbus.Variant{
@@ -227,6 +247,19 @@ func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, fa
 		}, ""
 	}
 	return nil, nil, "NoSuchUnit"
+}
+
+// run starts a program, which ends with the server at the latest.
+func (s *Server) run(argv []string) {
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // It ends with what it connects to.
+	cmd.Env = append(os.Environ(), s.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		s.t.Errorf("starting %q: %v", argv, err)
+		return
+	}
+	s.Processes = append(s.Processes, cmd)
+	s.running.Go(func() { _ = cmd.Wait() })
 }
 
 // listed is a unit as systemd lists it.
