@@ -61,6 +61,7 @@ func (w *worker) observe(now time.Time) inputs {
 		o.Broken, o.BrokenWith = true, p.Highest.Number
 	}
 	o.Change = w.change(p, f)
+	w.observeDrift(o, p, f, now)
 	return in
 }
 
@@ -101,6 +102,7 @@ func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reco
 		if pol.Mode == "" {
 			pol.Mode = fleet.ModeManage
 		}
+		pol.OnDrift = newest.Generation.Doc.Policy.OnDrift
 	}
 	if w.a.config.Observe {
 		pol.Mode = fleet.ModeObserve

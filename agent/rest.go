@@ -104,6 +104,7 @@ func (a *Agent) tick(ctx context.Context, b *bound) error {
 			a.rest.tick(true)
 		case <-t.C:
 			a.rest.tick(false)
+			a.lookForDrift()
 		}
 	}
 }

@@ -65,6 +65,9 @@ func (a *Agent) snapshot() control.Status {
 				p.Reason = r
 			}
 		}
+		if said.plan.Step == reconcile.StepNothing && p.Reason.Code == fleet.ReasonOverridden {
+			p.State = fleet.StateHeld // It waits for a person: what was confirmed is not what runs.
+		}
 		local := a.link.trouble(troubleLocal)
 		if w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && local.Code != "" &&
 			(p.Reason.Code != fleet.ReasonInternal || local.Code == fleet.ReasonDiskFull) {

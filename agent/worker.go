@@ -40,6 +40,8 @@ type worker struct {
 	mu    stdsync.Mutex
 	facts facts
 	said  said
+	// drifted is what a person had made of the profile at the last decision.
+	drifted string
 	// failing is the step that failed, while it is tried again.
 	failing *failing
 }
@@ -79,6 +81,8 @@ type facts struct {
 	// nothing else is to be said: unmended until the agent ends, mended until the
 	// next activation has ended.
 	unmended, mended fleet.Reason
+	// corrected is when what a person had changed was last put back, in time awake.
+	corrected time.Time
 }
 
 // wait is a backoff; until is monotonic.

@@ -47,6 +47,32 @@ type Rebooter interface {
 	RebootNeeded(ctx context.Context, profile fleet.ProfileName) ([]string, error)
 }
 
+// Drift is what became of a built path since it was activated. The zero value: nothing.
+type Drift struct {
+	// Runs and Boots are the paths that do instead; empty where they are the one, or
+	// nothing does that could.
+	Runs, Boots string
+	// Gone says that the path itself is not there any more.
+	Gone bool
+}
+
+// Drifter is the extra ability to tell what a person made of a profile by hand.
+type Drifter interface {
+	// Drift compares a profile with the path that was activated in it last. It MUST
+	// only look, and be quick: it is asked each minute.
+	Drift(ctx context.Context, profile fleet.ProfileName, path string) (Drift, error)
+}
+
+// DriftOf asks d, or the built-in driver behind d; one that can't be asked knows of
+// none.
+func DriftOf(ctx context.Context, d Driver, profile fleet.ProfileName, path string) (Drift, error) {
+	r, ok := builtin(d).(Drifter)
+	if !ok {
+		return Drift{}, nil
+	}
+	return r.Drift(ctx, profile, path)
+}
+
 // RebootNeeded asks d, or the built-in driver behind d; one that can't be asked
 // changes nothing of the kind.
 func RebootNeeded(ctx context.Context, d Driver, profile fleet.ProfileName) ([]string, error) {

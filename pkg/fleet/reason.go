@@ -44,6 +44,8 @@ const (
 	ReasonJournalRecovered ReasonCode = "journal-recovered"
 	// ReasonRestoredOlder: the coordinator knows less than it once did.
 	ReasonRestoredOlder ReasonCode = "coordinator-restored-older"
+	// ReasonOverridden: something else runs, or boots, than what was activated last.
+	ReasonOverridden ReasonCode = "overridden"
 	// ReasonRebootNeeded: what runs is what is desired, but for what only a reboot
 	// puts in place.
 	ReasonRebootNeeded ReasonCode = "reboot-needed"

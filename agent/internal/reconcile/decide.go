@@ -82,9 +82,9 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 		}}
 	}
 	if target.Number.Compare(o.Highest.Number) > 0 {
-		return Plan{Step: StepAccept, Target: target, Reason: why(d, target)}
+		return Plan{Step: StepAccept, Target: target, Reason: why(d, o, target)}
 	}
-	if target.Digest == o.Current.Digest && !o.Unsure {
+	if target.Digest == o.Current.Digest && !o.Unsure && !corrects(o, p) {
 		return settled(d, o, p)
 	}
 	if p.Mode != fleet.ModeManage {
@@ -105,11 +105,11 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 		if p.StaleHolds && p.Stale.Code != "" {
 			return Plan{Step: StepHold, Target: target, Reason: p.Stale}
 		}
-		return Plan{Step: StepActivate, Target: target, Reason: why(d, target)}
+		return Plan{Step: StepActivate, Target: target, Reason: why(d, o, target)}
 	case o.Fetched == target.Digest:
-		return Plan{Step: StepBuild, Target: target, Reason: why(d, target)}
+		return Plan{Step: StepBuild, Target: target, Reason: why(d, o, target)}
 	}
-	return Plan{Step: StepFetch, Target: target, Reason: why(d, target)}
+	return Plan{Step: StepFetch, Target: target, Reason: why(d, o, target)}
 }
 
 // settled says why nothing is to be done while the target runs.
@@ -122,12 +122,30 @@ func settled(d Desired, o Observed, p Policy) Plan {
 			Code: fleet.ReasonAwaitingAck, Message: "verified; the coordinator has not acknowledged it yet",
 			Hint: "the host reports again by itself; if it stays so, look at the coordinator",
 		}}
+	case o.Drift != "":
+		return Plan{Step: StepNothing, Target: o.Current, Reason: overridden(o,
+			"publish what is to run; the host goes there from what runs. To have that undone by itself: policy onDrift: correct")}
 	case p.Stale.Code != "":
 		return Plan{Step: StepNothing, Target: o.Current, Reason: p.Stale}
 	}
 	return Plan{Step: StepNothing, Target: o.Current, Reason: fleet.Reason{
 		Code: fleet.ReasonUpToDate, Message: "the desired generation runs",
 	}}
+}
+
+// corrects says whether what a person made of the host is undone. Who paused it, or
+// has it observe, wants it left alone.
+func corrects(o Observed, p Policy) bool {
+	return o.Drift != "" && p.OnDrift == fleet.DriftCorrect && p.Mode == fleet.ModeManage && p.Paused == ""
+}
+
+// overridden says that the host is not as it was left.
+func overridden(o Observed, hint string) fleet.Reason {
+	return fleet.Reason{
+		Code:    fleet.ReasonOverridden,
+		Message: fmt.Sprintf("generation %s was activated last, and since, on the host, %s", o.Current.Number, o.Drift),
+		Hint:    hint,
+	}
 }
 
 func refused(o Observed, r fleet.Ref) (fleet.Reason, bool) {
@@ -145,7 +163,10 @@ func paused(p Policy) fleet.Reason {
 	}
 }
 
-func why(d Desired, target fleet.Ref) fleet.Reason {
+func why(d Desired, o Observed, target fleet.Ref) fleet.Reason {
+	if o.Drift != "" && target.Digest == o.Current.Digest {
+		return overridden(o, "it is put back, as the policy says")
+	}
 	if d.Revert {
 		return fleet.Reason{
 			Code:    fleet.ReasonRevert,

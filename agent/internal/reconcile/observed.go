@@ -33,6 +33,8 @@ type Policy struct {
 	StaleHolds bool
 	// OnInconclusive of the generation in flight.
 	OnInconclusive fleet.OnInconclusive
+	// OnDrift of the newest generation.
+	OnDrift fleet.OnDrift
 }
 
 // Phase is how far the journalled change of a profile has come.
@@ -117,6 +119,9 @@ type Observed struct {
 	// Unsure says that Current was never verified and no change is in flight: a
 	// rollback from it failed.
 	Unsure bool
+	// Drift is what a person made of Current on the host, for people; empty where it
+	// runs, and boots, as it was activated.
+	Drift string
 	// LastGood is the newest verified generation before the one in question;
 	// HasLastGood tells generation 0 from none.
 	LastGood    fleet.Ref

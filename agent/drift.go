@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// correctPause is the least time between two corrections of a profile: what undoes
+// each of them must not keep the host busy.
+const correctPause = 10 * time.Minute
+
+// drift is what a person made of a profile that nothing is in flight for, by hand;
+// empty where it is as it was activated, and where no generation of the fleet runs.
+// Only the host's own drivers are asked: a plugin's would be started for it.
+func (w *worker) drift(ps journal.ProfileState) string {
+	name := ps.Current.Driver
+	if ps.Current.Ref.Digest == "" || ps.Current.Path == "" || ps.Activation != nil || w.a.drivers[name] == nil {
+		return ""
+	}
+	d, err := driver.DriftOf(context.Background(), w.a.drivers[name], w.profile, ps.Current.Path)
+	if err != nil {
+		w.log.Debug("whether somebody changed what runs can't be told", "error", err)
+		return ""
+	}
+	var parts []string
+	switch {
+	case d.Runs != "" && d.Boots == d.Runs:
+		parts = append(parts, called(ps, d.Runs)+" runs and boots")
+	case d.Runs != "" && d.Boots != "":
+		parts = append(parts, called(ps, d.Runs)+" runs", called(ps, d.Boots)+" boots")
+	case d.Runs != "":
+		parts = append(parts, called(ps, d.Runs)+" runs, which does not boot")
+	case d.Boots != "":
+		parts = append(parts, called(ps, d.Boots)+" boots, which does not run")
+	}
+	if d.Gone {
+		parts = append(parts, ps.Current.Path+" is gone")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// called is a path, with the generation that it is of.
+func called(ps journal.ProfileState, path string) string {
+	for _, known := range ps.History {
+		if known.Path == path && known.Ref.Digest != "" {
+			return "generation " + known.Ref.Number.String() + " (" + path + ")"
+		}
+	}
+	return path
+}
+
+// observeDrift adds to what is observed what a person made of the profile, and when
+// that may be undone at the earliest.
+func (w *worker) observeDrift(o *reconcile.Observed, ps journal.ProfileState, f facts, now time.Time) {
+	o.Drift = w.drift(ps)
+	w.mu.Lock()
+	w.drifted = o.Drift
+	w.mu.Unlock()
+	if o.Drift == "" {
+		return
+	}
+	if left := correctPause - awake().Sub(f.corrected); !f.corrected.IsZero() && left > 0 && o.Wait == nil {
+		o.Wait = &reconcile.Wait{Until: now.Add(left), Reason: fleet.Reason{
+			Code: fleet.ReasonOverridden, Message: "it was put back, and then: " + o.Drift,
+			Hint: "it is put back again in a while; to be left alone: fleet-agent pause, or policy onDrift: report",
+		}}
+	}
+}
+
+// lookForDrift has profiles decide again that a person changed, or put back.
+func (a *Agent) lookForDrift() {
+	for _, w := range a.sorted() {
+		st := a.journal.State()
+		now := w.drift(st.Profile(w.profile))
+		w.mu.Lock()
+		changed := w.drifted != now
+		w.mu.Unlock()
+		if changed {
+			w.wake()
+		}
+	}
+}

@@ -1,0 +1,130 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
+	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// switched is a driver whose host a person switched by hand to another path, until the
+// agent goes somewhere from there.
+type switched struct {
+	*bundledriver.Driver
+	to *atomic.Value // string
+}
+
+func (s switched) runs() string {
+	path, _ := s.to.Load().(string)
+	return path
+}
+
+func (s switched) Drift(context.Context, fleet.ProfileName, string) (driver.Drift, error) {
+	return driver.Drift{Runs: s.runs(), Boots: s.runs()}, nil
+}
+
+func (s switched) Current(ctx context.Context, p fleet.ProfileName) (string, error) {
+	if path := s.runs(); path != "" {
+		return path, nil
+	}
+	return s.Driver.Current(ctx, p) //nolint:wrapcheck // A test's.
+}
+
+func (s switched) Activation(ctx context.Context, p fleet.ProfileName, from, to string) (driver.Activation, error) {
+	s.to.Store("")
+	return s.Driver.Activation(ctx, p, from, to) //nolint:wrapcheck // A test's.
+}
+
+// switchBack goes to the generation before, as a person would.
+func (h *host) switchBack(to *atomic.Value, version string) {
+	h.t.Helper()
+	st := h.agent.journal.State()
+	for _, known := range st.Profile(fleet.System).History {
+		if b, err := os.ReadFile(known.Path + "/version"); err == nil && string(b) == version {
+			to.Store(known.Path)
+			if err := os.WriteFile(h.serving(), b, 0o600); err != nil {
+				h.t.Fatal(err)
+			}
+			h.agent.lookForDrift() // As it does each minute.
+			return
+		}
+	}
+	h.t.Fatalf("nothing of version %s is on record", version)
+}
+
+// overriddenHost runs two, and has run one.
+func overriddenHost(t *testing.T) (h *host, two fleet.Ref, to *atomic.Value) {
+	t.Helper()
+	h, to = newHost(t), &atomic.Value{}
+	h.wrap = func(d *bundledriver.Driver) driver.Driver { return switched{d, to} }
+	h.start()
+	h.confirmed(1, "one")
+	return h, h.confirmed(2, "two"), to
+}
+
+// TestOverridden: what a person switched to by hand is said and named, here and there,
+// and left alone; the next generation is activated from it.
+func TestOverridden(t *testing.T) {
+	h, two, to := overriddenHost(t)
+	h.switchBack(to, "one")
+	got := h.says("generation 1.1 (")
+	if got.State != fleet.StateHeld || got.Reason.Code != fleet.ReasonOverridden || !strings.Contains(got.Reason.Message, "runs and boots") || got.Current != two {
+		t.Errorf("status says %+v", got)
+	}
+	h.coord.WaitReason(fleet.ReasonOverridden)
+	h.expectServing("one")
+
+	// Back by hand as well.
+	to.Store("")
+	h.agent.lookForDrift()
+	waitProfile(t, h, "as it was left", func(p control.Profile) bool {
+		return p.State == fleet.StateConfirmed && p.Reason.Code == fleet.ReasonUpToDate
+	})
+
+	h.switchBack(to, "one")
+	h.says("generation 1.1 (")
+	// What does not work leads back to what the person had made.
+	h.publish(3, "three", "exit 1")
+	waitProfile(t, h, "back to it", func(p control.Profile) bool { return p.State == fleet.StateRolledBack && p.Current.Number.Seq == 1 })
+	h.expectServing("one")
+	h.confirmed(4, "four")
+}
+
+// TestOverriddenIsCorrected: where the policy says so, once in a while, and not while
+// the agent is paused.
+func TestOverriddenIsCorrected(t *testing.T) {
+	h, _, to := overriddenHost(t)
+	three := h.publish(3, "three", "echo >>$FLEET_STATE/activations", func(g *fleet.Generation) { g.Policy.OnDrift = fleet.DriftCorrect })
+	h.coord.WaitState(fleet.StateConfirmed, three)
+	if err := h.client().Pause(t.Context(), "by hand"); err != nil {
+		t.Fatal(err)
+	}
+	h.switchBack(to, "two")
+	h.says("generation 1.2 (")
+	if err := h.client().Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := waitProfile(t, h, "put back", func(p control.Profile) bool {
+		return p.State == fleet.StateConfirmed && p.Reason.Code == fleet.ReasonUpToDate
+	})
+	h.expectServing("three")
+	if got.Current != three || to.Load() != "" {
+		t.Errorf("status says %+v", got)
+	}
+	h.switchBack(to, "two")
+	got = h.says("it was put back, and then")
+	if got.State != fleet.StateHeld || got.Reason.Code != fleet.ReasonOverridden {
+		t.Errorf("status says %+v", got)
+	}
+	h.expectServing("two")
+	log, err := os.ReadFile(strings.TrimSuffix(h.serving(), "serving") + "activations")
+	if err != nil || len(log) != 2 {
+		t.Errorf("%d activations, %v", len(log), err)
+	}
+}
