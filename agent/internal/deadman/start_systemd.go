@@ -28,7 +28,7 @@ func (u *Units) Start(ctx context.Context, dir, log string, ahead bool) error {
 		Name:        "fleet-dead-man-" + filepath.Base(dir) + "-" + strings.ToLower(rand.Text()[:8]) + ".service",
 		Description: "fleet dead-man switch (" + filepath.Base(dir) + ")",
 		Argv:        append(slices.Clone(u.Command), dir), Log: log, Ahead: ahead,
-		Again: true, OOMScore: -900,
+		Again: true, Ends: true, OOMScore: -900,
 	}
 	return u.Systemd.Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { //nolint:wrapcheck // It says what failed.
 		return c.StartTransient(ctx, service) //nolint:wrapcheck // As above.

@@ -49,6 +49,8 @@ type Executor struct {
 	mu       sync.Mutex // guards what follows, and starting
 	children map[string]*child
 	waiting  *waiting // nil for none
+	// unitsFailed is when systemd last failed to start a runner; zero for never.
+	unitsFailed time.Time
 }
 
 // child is a runner that this process started.
@@ -167,7 +169,7 @@ func (e *Executor) spawn(dir string, lock *os.File) (*child, error) {
 	}
 	defer func() { _ = out.Close() }()
 	c := e.handOver(dir, lock, out)
-	if c == nil && e.units != nil {
+	if c == nil {
 		e.waiting = e.launch()
 		c = e.handOver(dir, lock, out)
 	}

@@ -18,9 +18,9 @@ import (
 )
 
 // Units has systemd start runners, each a transient service: what is done with the
-// agent's own service, its processes and its memory does not meet an activation, and
-// systemd tells a runner that the host shuts down. Transient, because
-// switch-to-configuration leaves those alone, as it does dead-man switches.
+// agent's own service, its processes and its memory does not meet an activation, nor
+// does a shutdown before its end: a boot loader is not left half installed. Transient,
+// because switch-to-configuration leaves those alone, as it does dead-man switches.
 type Units struct {
 	// Systemd is where it listens.
 	Systemd systemd.Address
@@ -32,8 +32,12 @@ const (
 	// socketPrefix begins the name of what a runner connects to.
 	socketPrefix = "runner-"
 	// launchWithin bounds how long systemd is asked, and comeWithin the wait for the
-	// runner that it starts. After both there is another way.
+	// runner that it starts. After both there is another way, and for some time only
+	// that: activations must not wait for a systemd again and again that does nothing.
 	launchWithin, comeWithin = 2 * time.Second, 3 * time.Second
+	unitsAgainAfter          = 5 * time.Minute
+	// unitPrefix begins the name of each service.
+	unitPrefix = "fleet-activation-"
 )
 
 // call is a runner that systemd was asked to start, and which connects to a socket.
@@ -50,8 +54,12 @@ func (u *Units) clear() {
 	}
 }
 
-// launch has systemd start a runner that waits; nil, and a warning, where it does not.
+// launch has systemd start a runner that waits; nil where it does not, or did not just
+// now, and a warning the first time.
 func (e *Executor) launch() *waiting {
+	if e.units == nil || !e.unitsFailed.IsZero() && time.Since(e.unitsFailed) < unitsAgainAfter { //nolint:forbidigo // By the monotonic clock.
+		return nil
+	}
 	id := strings.ToLower(rand.Text()[:8])
 	path := filepath.Join(e.units.Dir, socketPrefix+id)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -59,8 +67,8 @@ func (e *Executor) launch() *waiting {
 		ctx, cancel := context.WithTimeout(context.Background(), launchWithin)
 		defer cancel()
 		service := systemd.Service{
-			Name: "fleet-activation-" + id + ".service", Description: "fleet activation",
-			Argv: append(slices.Clone(e.runner), waitArgument+path), OOMScore: -500, Ahead: true,
+			Name: unitPrefix + id + ".service", Description: "fleet activation",
+			Argv: append(slices.Clone(e.runner), waitArgument+path), OOMScore: -500, Alone: true, Ahead: true,
 		}
 		err = e.units.Systemd.Ask(ctx, func(ctx context.Context, c *systemd.Conn) error {
 			return c.StartTransient(ctx, service) //nolint:wrapcheck // It says what failed.
@@ -70,10 +78,16 @@ func (e *Executor) launch() *waiting {
 		}
 	}
 	if err != nil {
-		e.log.Warn("systemd starts no runner: runs are processes of the agent's own service", "error", err)
+		e.withoutUnits(err)
 		return nil
 	}
 	return &waiting{called: &call{listener: l, since: time.Now()}} //nolint:forbidigo // For a pause, by the monotonic clock.
+}
+
+// withoutUnits has runners be processes of this process's own service for a while.
+func (e *Executor) withoutUnits(err error) {
+	e.unitsFailed = time.Now() //nolint:forbidigo // As above.
+	e.log.Warn("systemd starts no runner: runs are processes of the agent's own service for some minutes", "error", err)
 }
 
 // fresh says whether a runner may come yet, or waits to be let in.
@@ -145,8 +159,8 @@ func runnerAt(socket *os.File, uid int) (c *child, err error) {
 // gone says whether a runner that systemd started is, after so long at most.
 func (c *child) gone(most time.Duration) bool {
 	return control(c.alive, func(fd int) error {
-		polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // A descriptor.
-		due := time.Now().Add(most)                                   //nolint:forbidigo // As above.
+		polled := []unix.PollFd{{Fd: int32(fd)}} //nolint:gosec // A descriptor; an answer that came too late is none of this.
+		due := time.Now().Add(most)              //nolint:forbidigo // As above.
 		for {
 			n, err := unix.Poll(polled, int(max(0, time.Until(due).Milliseconds()))) //nolint:forbidigo // As above.
 			switch {
@@ -155,10 +169,8 @@ func (c *child) gone(most time.Duration) bool {
 				return err
 			case n == 0:
 				return errNoRun
-			case polled[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0:
-				return nil
 			default:
-				return errNoRun // An answer that came too late.
+				return nil
 			}
 		}
 	}) == nil

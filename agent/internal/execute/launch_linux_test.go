@@ -123,6 +123,11 @@ func TestUnitsAway(t *testing.T) {
 				t.Errorf("%d ran; said:\n%s", n, log)
 			}
 			s.Do(func() { s.Refuse, s.Silent = false, false })
+			ranAs(t, e, "soon")
+			if n := nth(s, 0); n != 0 {
+				t.Errorf("systemd was asked again at once: %d", n)
+			}
+			e.unitsFailed = e.unitsFailed.Add(-unitsAgainAfter)
 			if got := ranAs(t, e, "b"); got != nth(s, 0) {
 				t.Errorf("process %d ran it, not %d", got, nth(s, 0))
 			}

@@ -1,7 +1,6 @@
 package execute
 
 import (
-	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -34,7 +33,7 @@ func (r *run) program(step int, x *driver.Exec, late <-chan time.Time) Result {
 				return res
 			}
 		case x.FailedUnitsCode != 0 && res.ExitCode == x.FailedUnitsCode:
-			return judgeUnits(res, before, unknown, cmp.Or(r.req.Unit, OwnUnit()))
+			return judgeUnits(res, before, unknown, r.req.Unit, OwnUnit())
 		default:
 			return res
 		}

@@ -106,6 +106,7 @@ func TestOwnUnitIsNoEvidence(t *testing.T) {
 		"the agent restarts":             {unit("fleet-agent.service", "auto-restart"), "fleet-agent.service", ""},
 		"the agent is failed":            {unit("fleet-agent.service", "failed"), "fleet-agent.service", ""},
 		"the agent and another one":      {unit("fleet-agent.service", "auto-restart") + unit("b.service", "failed"), "fleet-agent.service", "b.service"},
+		"another activation":             {unit(unitPrefix+"x.service", "failed"), "fleet-agent.service", ""},
 		"an agent that is in no service": {unit("fleet-agent.service", "auto-restart"), "", "fleet-agent.service"},
 	} {
 		if err := os.WriteFile(units, []byte(c.after), 0o600); err != nil {
@@ -117,7 +118,7 @@ func TestOwnUnitIsNoEvidence(t *testing.T) {
 			want = four
 			want.Message += ": units that failed: " + c.breaks
 		}
-		if got := judgeUnits(four, nil, nil, c.own); got != want {
+		if got := judgeUnits(four, nil, nil, "", c.own); got != want {
 			t.Errorf("%s: got %+v, want %+v", name, got, want)
 		}
 	}

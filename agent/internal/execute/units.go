@@ -22,10 +22,11 @@ var manager systemd.Address
 // judgeUnits tells a program that broke a unit from one that only found some
 // unit failed. Where the units can't be told, the program's word stands.
 //
-// The agent's own unit, own, is no evidence: an agent that was killed while its
-// program ran waits to be started again just then, and a program that really
-// breaks the agent leaves nobody to read this verdict.
-func judgeUnits(res Result, before map[string]string, unknown error, own string) Result {
+// Units that are its own are no evidence, such as the agent's: an agent that was killed
+// while its program ran waits to be started again just then, and a program that really
+// breaks the agent leaves nobody to read this verdict. Nor are other activations, which
+// answer for themselves.
+func judgeUnits(res Result, before map[string]string, unknown error, own ...string) Result {
 	after, err := troubledUnits()
 	if err := errors.Join(unknown, err); err != nil {
 		res.Message += ": which units failed can't be told: " + err.Error()
@@ -33,7 +34,7 @@ func judgeUnits(res Result, before map[string]string, unknown error, own string)
 	}
 	var broken []string
 	for unit, state := range after {
-		if _, was := before[unit]; !was && unit != own && (state == "failed" || endedBadly(unit)) {
+		if _, was := before[unit]; !was && !slices.Contains(own, unit) && !strings.HasPrefix(unit, unitPrefix) && (state == "failed" || endedBadly(unit)) {
 			broken = append(broken, unit)
 		}
 	}

@@ -102,6 +102,7 @@ func (c *child) put() {
 		// The handle is of the process that it was of, whatever its number is now.
 		_ = c.service.Kill()
 		_ = c.gone(answerWithin)
+		_ = c.service.Release()
 	default:
 		// This process has not collected it: the number is its own.
 		_ = unix.Kill(c.pid, unix.SIGKILL)
@@ -112,10 +113,8 @@ func (c *child) put() {
 
 // await starts a runner that waits.
 func (e *Executor) await() (*waiting, error) {
-	if e.units != nil {
-		if w := e.launch(); w != nil {
-			return w, nil
-		}
+	if w := e.launch(); w != nil {
+		return w, nil
 	}
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -145,7 +144,9 @@ func (e *Executor) handOver(dir string, lock, out *os.File) *child {
 	}
 	e.waiting = nil
 	if err := w.connect(); err != nil {
-		e.log.Warn("systemd was asked to start a runner, and it does not come", "error", err)
+		if !errors.Is(err, errNoRun) { // One that waited and died: the next one may be well.
+			e.withoutUnits(err)
+		}
 		return nil
 	}
 	err := control(w.socket, func(fd int) error {
@@ -259,12 +260,12 @@ func awaitRun(socket int, most time.Duration) (dir string, lock *os.File, err er
 func readableIn(fd int32, most time.Duration) error {
 	due := time.Now().Add(most) //nolint:forbidigo // A pause, by the monotonic clock.
 	for {
+		// At least one look, whatever kept this process from looking in time.
 		left := time.Until(due) //nolint:forbidigo // As above.
-		if left <= 0 {
-			return errNoRun
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: fd, Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		n, err := unix.Poll([]unix.PollFd{{Fd: fd, Events: unix.POLLIN}}, int(max(0, left+time.Millisecond).Milliseconds()))
 		switch {
+		case err == nil && n == 0 && left <= 0:
+			return errNoRun
 		case errors.Is(err, unix.EINTR), err == nil && n == 0:
 		case err != nil:
 			return fmt.Errorf("waiting for a run: %w", err)

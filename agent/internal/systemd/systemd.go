@@ -198,6 +198,11 @@ type Service struct {
 	Log string
 	// Again has it started again while it fails.
 	Again bool
+	// Ends has it end when the host begins to shut down, and not with the last.
+	Ends bool
+	// Alone keeps the others of its processes alive when the kernel ends one for want of
+	// memory. systemd 243 and younger knows that.
+	Alone bool
 	// OOMScore is how readily the kernel ends it for want of memory: proc(5).
 	OOMScore int32
 	// Ahead says that nobody waits for it yet.
@@ -230,13 +235,21 @@ func (c *Conn) StartTransient(ctx context.Context, s Service) error {
 		set("Type", "exec"),
 		set("KillMode", "process"),
 		set("OOMScoreAdjust", s.OOMScore),
-		// A process of it that the kernel ends is not the end of the others.
-		set("OOMPolicy", "continue"),
+		// What services usually require would be started again wherever it had failed,
+		// and the failure blamed on what is activated; a change of targets ends those.
+		set("DefaultDependencies", false),
+		set("IgnoreOnIsolate", true),
 		set("CollectMode", "inactive-or-failed"),
 		set("ExecStart", []command{{s.Argv[0], s.Argv, false}}),
 	}
 	if s.Again {
 		settings = append(settings, set("Restart", "on-failure"), set("RestartUSec", uint64(time.Second/time.Microsecond)))
+	}
+	if s.Ends {
+		settings = append(settings, set("Conflicts", []string{"shutdown.target"}), set("Before", []string{"shutdown.target"}))
+	}
+	if s.Alone {
+		settings = append(settings, set("OOMPolicy", "continue"))
 	}
 	if s.Log != "" {
 		settings = append(settings, set("StandardOutputFileToAppend", s.Log), set("StandardErrorFileToAppend", s.Log))

@@ -50,13 +50,14 @@ func TestTroubled(t *testing.T) {
 func TestStartTransient(t *testing.T) {
 	s := systemdtest.Start(t)
 	c := connect(t, s.Address)
-	service := systemd.Service{Name: "x.service", Description: "an x", Argv: []string{"/bin/x", "y z"}, Log: "/log", Again: true, OOMScore: -900}
+	service := systemd.Service{Name: "x.service", Description: "an x", Argv: []string{"/bin/x", "y z"}, Log: "/log", Again: true, Ends: true, Alone: true, OOMScore: -900}
 	if err := c.StartTransient(t.Context(), service); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{
 		"Description": "an x", "Type": "exec", "Restart": "on-failure", "RestartUSec": uint64(1000000), "KillMode": "process",
-		"OOMScoreAdjust": int32(-900), "OOMPolicy": "continue", "CollectMode": "inactive-or-failed", "StandardOutputFileToAppend": "/log",
+		"OOMScoreAdjust": int32(-900), "OOMPolicy": "continue", "DefaultDependencies": false, "IgnoreOnIsolate": true,
+		"Conflicts": []string{"shutdown.target"}, "Before": []string{"shutdown.target"}, "CollectMode": "inactive-or-failed", "StandardOutputFileToAppend": "/log",
 		"StandardErrorFileToAppend": "/log", "ExecStart": [][]any{{"/bin/x", []string{"/bin/x", "y z"}, false}},
 	}
 	s.Do(func() {
