@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 			"eventually":   eventually,
 			"subst":        subst,
 			"seal":         seal,
+			"unseal":       unseal,
 			"bundle":       bundle,
 			"fleet":        makeFleet,
 			"storm":        storm,

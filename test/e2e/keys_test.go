@@ -4,13 +4,16 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"filippo.io/age"
+	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -133,4 +136,22 @@ func (t *tokenIdentity) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
 		return nil, err
 	}
 	return t.id.Unwrap(own)
+}
+
+// unseal IDENTITIES FILE OUT decrypts a file, as age -d -i IDENTITIES -o OUT FILE does.
+func unseal(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: unseal IDENTITIES FILE OUT")
+	}
+	identities, err := age.ParseIdentities(strings.NewReader(ts.ReadFile(args[0])))
+	ts.Check(err)
+	sealed := io.Reader(strings.NewReader(ts.ReadFile(args[1])))
+	if strings.HasPrefix(ts.ReadFile(args[1]), armor.Header) {
+		sealed = armor.NewReader(sealed)
+	}
+	plain, err := age.Decrypt(sealed, identities...)
+	ts.Check(err)
+	text, err := io.ReadAll(plain)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), text, 0o600))
 }

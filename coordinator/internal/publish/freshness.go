@@ -22,8 +22,14 @@ const maxStatementBytes = 8 << 10
 
 // statement is a machine's newest freshness statement.
 type statement struct {
-	issued   time.Time
+	doc      fleet.Freshness
 	envelope []byte
+}
+
+// adds says whether s tells a host something at now that old does not: a host asks
+// again by itself before old has ended, but not as soon.
+func (s statement) adds(old statement, now time.Time) bool {
+	return !now.Before(old.doc.Expires) || s.doc.Root != old.doc.Root || !maps.Equal(s.doc.Highest, old.doc.Highest)
 }
 
 func (p *Publisher) loadFreshness(ctx context.Context) error {
@@ -36,27 +42,28 @@ func (p *Publisher) loadFreshness(ctx context.Context) error {
 			p.o.Slog.Warn("a stored freshness statement is not valid any more", "key", kv.Key, "error", err)
 			continue
 		}
-		p.freshness[signed.Doc.Machine] = statement{signed.Doc.Issued, kv.Value}
+		p.freshness[signed.Doc.Machine] = statement{signed.Doc, kv.Value}
 	}
 	return nil
 }
 
 // TakeFreshness verifies freshness statements and keeps each that is newer than
-// the one before of its machine. by is the host that brings them. Errors:
-// refusals of pkg/release; nothing is kept then.
-func (p *Publisher) TakeFreshness(ctx context.Context, by fleet.MachineName, envelopes [][]byte) error {
+// the one before of its machine. by is the host that brings them; news are the machines
+// that are told something new by them. Errors: refusals of pkg/release; nothing is kept
+// then.
+func (p *Publisher) TakeFreshness(ctx context.Context, by fleet.MachineName, envelopes [][]byte) (news []fleet.MachineName, err error) {
 	var opened []*release.Signed[fleet.Freshness]
 	for _, e := range envelopes {
 		if len(e) > maxStatementBytes {
-			return fmt.Errorf("taking a freshness statement of %d bytes: %w", len(e), release.ErrTooLarge)
+			return nil, fmt.Errorf("taking a freshness statement of %d bytes: %w", len(e), release.ErrTooLarge)
 		}
 		s, err := p.trust().OpenFreshness(e)
 		if err != nil {
-			return fmt.Errorf("taking freshness statements: %w", err)
+			return nil, fmt.Errorf("taking freshness statements: %w", err)
 		}
 		// Else the host's clock floor would be raised beyond what is.
 		if ahead := s.Doc.Issued.Sub(p.o.Now()); ahead > clockSlack {
-			return fmt.Errorf("taking a freshness statement for %s: %w: by %s", s.Doc.Machine, ErrFuture, ahead.Round(time.Second))
+			return nil, fmt.Errorf("taking a freshness statement for %s: %w: by %s", s.Doc.Machine, ErrFuture, ahead.Round(time.Second))
 		}
 		opened = append(opened, s)
 	}
@@ -72,13 +79,13 @@ func (p *Publisher) TakeFreshness(ctx context.Context, by fleet.MachineName, env
 		if newer, twice := next[m]; twice {
 			old, ok = newer, true
 		}
-		if ok && !s.Doc.Issued.After(old.issued) {
+		if ok && !s.Doc.Issued.After(old.doc.Issued) {
 			continue
 		}
-		next[m] = statement{s.Doc.Issued, s.Envelope}
+		next[m] = statement{s.Doc, s.Envelope}
 	}
 	if len(next) == 0 {
-		return nil
+		return nil, nil
 	}
 	for m, s := range next {
 		c.Ops = append(c.Ops, store.Op{Key: freshnessPrefix + string(m), Value: s.envelope})
@@ -88,12 +95,18 @@ func (p *Publisher) TakeFreshness(ctx context.Context, by fleet.MachineName, env
 		Message: fmt.Sprintf("what is the newest was stated for %d machines", len(next)),
 	}}
 	if err := p.o.Log.Commit(ctx, c); err != nil {
-		return fmt.Errorf("taking freshness statements: %w", err)
+		return nil, fmt.Errorf("taking freshness statements: %w", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := p.o.Now()
+	for m, s := range next {
+		if s.adds(p.freshness[m], now) {
+			news = append(news, m)
+		}
+	}
 	maps.Copy(p.freshness, next)
-	return nil
+	return news, nil
 }
 
 // Freshness returns the newest statement for a machine; nil where there is none.

@@ -82,15 +82,17 @@ func (s *Server) signed(ctx context.Context, g *publish.Gen) (*fleetv1.SignedGen
 	return &fleetv1.SignedGeneration{Generation: generation, Secrets: secrets}, nil
 }
 
-// PutFreshness takes freshness statements; the answer is sent when they are
-// durable.
+// PutFreshness takes freshness statements, and wakes who is told something new; the
+// answer is sent when they are durable.
 func (h *hostService) PutFreshness(ctx context.Context, req *fleetv1.PutFreshnessRequest) (*fleetv1.PutFreshnessResponse, error) {
 	if n := len(req.GetStatements()); n > publish.MaxStatements {
 		return nil, malformed(fmt.Errorf("%d statements, at most %d", n, publish.MaxStatements))
 	}
-	if err := h.s.o.Publisher.TakeFreshness(ctx, callerOf(ctx).machine(), req.GetStatements()); err != nil {
+	news, err := h.s.o.Publisher.TakeFreshness(ctx, callerOf(ctx).machine(), req.GetStatements())
+	if err != nil {
 		return nil, err
 	}
+	h.s.o.Registry.Wake(registry.WakeDesired, news...)
 	return &fleetv1.PutFreshnessResponse{}, nil
 }
 
