@@ -176,6 +176,8 @@ func nixosScenarios() []scenario {
 			}
 			return w.becomesUndone(ctx, release{settings: map[string]string{"activation": "fails"}})
 		}},
+		{"staged without a key, then signed", "publish --stage evaluates and pins the pushed revision, and no host sees it before fleetctl sign; then it is confirmed", stagedAndSigned},
+		{"an inventory from the flake", "fleetctl inventory import evaluates it with nix; the same again changes nothing", inventoryImported},
 		{"switched by hand", "status says overridden, and names what runs and boots; with onDrift: correct the desired one is activated once more", switchedByHand},
 		{"the source before, published again", "the old closure under a new number: confirmed, activated once more", sourceBefore},
 		{"operator's rollback", "through revert_to: the generation before runs, is confirmed and boots", operatorRollback},

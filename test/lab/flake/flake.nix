@@ -44,6 +44,25 @@
         };
     in
     {
+      # As clan has.
+      clanInternals.inventoryClass.inventorySerialization = {
+        machines = {
+          ops = {
+            name = "ops";
+            machineClass = "nixos";
+            tags = [ "all" ];
+          };
+          web1 = {
+            name = "web1";
+            machineClass = "nixos";
+            tags = [
+              "all"
+              "web"
+            ];
+          };
+        };
+        instances = { };
+      };
       # As system-manager has: an out path with an activate of its own.
       packages.${system}.tool = build "lab-tool" {
         kind = "tool";
