@@ -79,7 +79,7 @@ func runCarry(o *options, opts *carryOptions, name string) error {
 		return c.Write(o.Stdout)
 	}
 	if err := atomicfile.Write(opts.File, 0o600, func(f io.Writer) error { return c.Write(f) }); err != nil {
-		return err //nolint:wrapcheck // It names the file.
+		return repo.ExplainWrite(err, opts.File)
 	}
 	p := o.printer()
 	if p.JSON() {

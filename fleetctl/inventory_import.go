@@ -116,10 +116,10 @@ func runInventoryImport(ctx context.Context, o *options, opts *importOptions, ar
 	}
 	if !opts.DryRun && !bytes.Equal(before, form) {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil { //nolint:gosec // What people commit is for everyone to read.
-			return fmt.Errorf("writing %s: %w", file, err)
+			return repo.ExplainWrite(fmt.Errorf("writing %s: %w", file, err), file)
 		}
 		if err := atomicfile.WriteFile(file, form, 0o644); err != nil {
-			return err
+			return repo.ExplainWrite(err, file)
 		}
 		res.Written = true
 	}

@@ -130,9 +130,13 @@ func (r *Repository) Write(data []byte, elem ...string) error {
 	return explainWrite(atomicfile.WriteFile(path, data, 0o644))
 }
 
-func explainWrite(err error) error {
+func explainWrite(err error) error { return ExplainWrite(err, "this repository") }
+
+// ExplainWrite adds to the error of a write what to do where a disk without room is why;
+// of says whose disk. nil for nil.
+func ExplainWrite(err error, of string) error {
 	if slices.ContainsFunc(noRoom, func(no syscall.Errno) bool { return errors.Is(err, no) }) {
-		return ui.WithHint(err, "make room on the disk of this repository (bytes and inodes), then run this again")
+		return ui.WithHint(err, "make room on the disk of "+of+" (bytes and inodes), then run this again")
 	}
 	return err
 }
