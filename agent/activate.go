@@ -75,9 +75,6 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	if w.a.journal.State().Paused != nil {
 		return nil // While the staged one was read. The next decision says so.
 	}
-	if p.Reason.Code == fleet.ReasonOverridden {
-		w.note(func(f *facts) { f.corrected = awake() })
-	}
 	return w.append(journal.Record{Kind: journal.KindActivating, Activation: act, Reason: p.Reason})
 }
 
@@ -275,7 +272,7 @@ func (w *worker) settle(ctx context.Context, r journal.Record) error {
 		return err
 	}
 	w.disarm(ctx, act)
-	w.note(func(f *facts) { *f = facts{unmended: f.unmended, corrected: f.corrected} })
+	w.note(func(f *facts) { *f = facts{unmended: f.unmended} })
 	w.a.prune(ctx)
 	poke(w.a.rest.settled)
 	return nil

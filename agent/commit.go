@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
@@ -81,8 +82,10 @@ func (w *worker) strayed(ctx context.Context, recorded journal.Built) (journal.B
 	}
 	st := w.a.journal.State()
 	ps := st.Profile(w.profile)
-	for _, known := range ps.History {
+	for _, known := range slices.Backward(ps.History) {
 		if known.Path == path {
+			// Its secrets may be pruned; a person who switched left those that are linked.
+			known.Secrets = recorded.Secrets
 			return known.Built, true
 		}
 	}

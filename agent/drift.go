@@ -2,18 +2,12 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
-	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
-	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
-
-// correctPause is the least time between two corrections of a profile: what undoes
-// each of them must not keep the host busy.
-const correctPause = 10 * time.Minute
 
 // drift is what a person made of a profile that nothing is in flight for, by hand;
 // empty where it is as it was activated, and where no generation of the fleet runs.
@@ -47,30 +41,12 @@ func (w *worker) drift(ps journal.ProfileState) string {
 
 // called is a path, with the generation that it is of.
 func called(ps journal.ProfileState, path string) string {
-	for _, known := range ps.History {
+	for _, known := range slices.Backward(ps.History) {
 		if known.Path == path && known.Ref.Digest != "" {
 			return "generation " + known.Ref.Number.String() + " (" + path + ")"
 		}
 	}
 	return path
-}
-
-// observeDrift adds to what is observed what a person made of the profile, and when
-// that may be undone at the earliest.
-func (w *worker) observeDrift(o *reconcile.Observed, ps journal.ProfileState, f facts, now time.Time) {
-	o.Drift = w.drift(ps)
-	w.mu.Lock()
-	w.drifted = o.Drift
-	w.mu.Unlock()
-	if o.Drift == "" {
-		return
-	}
-	if left := correctPause - awake().Sub(f.corrected); !f.corrected.IsZero() && left > 0 && o.Wait == nil {
-		o.Wait = &reconcile.Wait{Until: now.Add(left), Reason: fleet.Reason{
-			Code: fleet.ReasonOverridden, Message: "it was put back, and then: " + o.Drift,
-			Hint: "it is put back again in a while; to be left alone: fleet-agent pause, or policy onDrift: report",
-		}}
-	}
 }
 
 // lookForDrift has profiles decide again that a person changed, or put back.

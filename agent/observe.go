@@ -61,7 +61,10 @@ func (w *worker) observe(now time.Time) inputs {
 		o.Broken, o.BrokenWith = true, p.Highest.Number
 	}
 	o.Change = w.change(p, f)
-	w.observeDrift(o, p, f, now)
+	o.Drift = w.drift(p)
+	w.mu.Lock()
+	w.drifted = o.Drift
+	w.mu.Unlock()
 	return in
 }
 
@@ -102,7 +105,6 @@ func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reco
 		if pol.Mode == "" {
 			pol.Mode = fleet.ModeManage
 		}
-		pol.OnDrift = newest.Generation.Doc.Policy.OnDrift
 	}
 	if w.a.config.Observe {
 		pol.Mode = fleet.ModeObserve

@@ -41,7 +41,7 @@ func (a *Agent) snapshot() control.Status {
 	s.Profiles = nil
 	for _, w := range a.sorted() {
 		w.mu.Lock()
-		said, powerLoss := w.said, w.facts.powerLoss()
+		said, powerLoss, drifted := w.said, w.facts.powerLoss(), w.drifted
 		w.mu.Unlock()
 		ps := st.Profile(w.profile)
 		p := profileStatus(w.profile, ps)
@@ -65,8 +65,11 @@ func (a *Agent) snapshot() control.Status {
 				p.Reason = r
 			}
 		}
-		if said.plan.Step == reconcile.StepNothing && p.Reason.Code == fleet.ReasonOverridden {
+		switch rests := said.plan.Step == reconcile.StepNothing || said.plan.Step == reconcile.StepHold; {
+		case rests && p.Reason.Code == fleet.ReasonOverridden:
 			p.State = fleet.StateHeld // It waits for a person: what was confirmed is not what runs.
+		case rests && drifted != "":
+			p.Reason.Message += "; and what runs was changed on the host: " + drifted
 		}
 		local := a.link.trouble(troubleLocal)
 		if w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && local.Code != "" &&

@@ -81,8 +81,6 @@ type facts struct {
 	// nothing else is to be said: unmended until the agent ends, mended until the
 	// next activation has ended.
 	unmended, mended fleet.Reason
-	// corrected is when what a person had changed was last put back, in time awake.
-	corrected time.Time
 }
 
 // wait is a backoff; until is monotonic.
@@ -290,7 +288,8 @@ func (w *worker) decide(now time.Time) reconcile.Plan {
 		w.failing = nil // Should that come again, it has not failed yet.
 	}
 	changed := w.said.plan.Step != plan.Step || w.said.plan.Target != plan.Target ||
-		w.said.plan.Reason.Code != next.plan.Reason.Code || w.said.mode != next.mode
+		w.said.plan.Reason.Code != next.plan.Reason.Code || w.said.mode != next.mode ||
+		next.plan.Reason.Code == fleet.ReasonOverridden && w.said.plan.Reason != next.plan.Reason
 	w.said = next
 	w.mu.Unlock()
 	if changed {

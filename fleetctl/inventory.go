@@ -236,9 +236,6 @@ func showPolicy(p inventory.Policy) string {
 	if p.OnInconclusive != "" {
 		words = append(words, "inconclusive "+string(p.OnInconclusive))
 	}
-	if p.OnDrift != "" {
-		words = append(words, "drift "+string(p.OnDrift))
-	}
 	if p.Expiry != fleet.Duration(fleet.DefaultExpiry) {
 		words = append(words, "expiry "+shortDuration(p.Expiry))
 	}

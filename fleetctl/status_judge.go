@@ -60,11 +60,11 @@ func (m *machineStatus) waits(q *profileStatus) bool {
 		}
 	}
 	settled := []fleet.State{"", fleet.StateConfirmed, fleet.StateVerified}
-	content := []fleet.ReasonCode{"", fleet.ReasonUpToDate, fleet.ReasonAwaitingAck, fleet.ReasonNothingDesired, fleet.ReasonCrashRecovery, fleet.ReasonRebootNeeded}
+	content := []fleet.ReasonCode{"", fleet.ReasonUpToDate, fleet.ReasonAwaitingAck, fleet.ReasonNothingDesired, fleet.ReasonCrashRecovery, fleet.ReasonRebootNeeded, fleet.ReasonOverridden}
 	resting := []fleet.State{fleet.StateIdle, fleet.StateRolledBack}
 	state := fleet.State(q.State)
 	switch {
-	case slices.Contains(settled, state):
+	case state == fleet.StateHeld && q.Reason.Code == fleet.ReasonOverridden, slices.Contains(settled, state):
 		// A connected one that has another reason was told, and refuses.
 		return !m.Connected || slices.Contains(content, q.Reason.Code)
 	case !slices.Contains(resting, state) || want == q.Highest.Digest:

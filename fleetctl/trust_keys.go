@@ -87,10 +87,7 @@ func runNewKey(o *options, opts *newKeyOptions, name string) error {
 		return err
 	}
 	defer unlock()
-	key, err := finishKey(w, keys, name)
-	if key == nil && err == nil {
-		key, err = makeKey(w, name, recipients)
-	}
+	key, err := makeKey(w, name, recipients)
 	if err != nil {
 		return err
 	}
@@ -100,20 +97,6 @@ func runNewKey(o *options, opts *newKeyOptions, name string) error {
 	}
 	p.Printf("Key %.12s is in trust/keys/%s.age. It counts once it has a role:\n  fleetctl trust add-key ROLE trust/keys/%s.pub\n", key.ID, name, name)
 	return nil
-}
-
-// finishKey notes the public part of a key that was made and not noted, such as for
-// want of room; nil where there is none of that name, or not for this person to open.
-func finishKey(w *workspace, keys *keyring.Keyring, name string) (*keyring.SSHKey, error) {
-	pub, ok, err := w.UnnotedKey(keys, name)
-	if err != nil || !ok {
-		return nil, nil //nolint:nilerr,nilnil // It is somebody else's: making one says that the name is taken.
-	}
-	key, err := keyring.SSHKeyOf(pub, name)
-	if err != nil {
-		return nil, err
-	}
-	return key, w.NotePublicKey(name, key.ID, key.Line())
 }
 
 // makeKey makes a key in trust/keys. The private part is written first: a
@@ -139,7 +122,12 @@ func makeKey(w *workspace, name string, recipients []string) (*keyring.SSHKey, e
 	if err := w.WriteKey(name, sealed); err != nil {
 		return nil, err
 	}
-	return described, w.NotePublicKey(name, described.ID, described.Line())
+	if err := w.NotePublicKey(name, described.ID, described.Line()); err != nil {
+		// Nobody knows it yet. One that was found is never taken for one's own: whoever
+		// put it there has it too.
+		return nil, errors.Join(err, w.DropKey(name))
+	}
+	return described, nil
 }
 
 // resolveKey finds or makes the key that an argument names. A key that is in no

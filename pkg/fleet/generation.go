@@ -152,22 +152,7 @@ type Policy struct {
 	// OnInconclusive says what follows an inconclusive verification; default
 	// rollback (which holds where the host was offline before).
 	OnInconclusive OnInconclusive `json:"on_inconclusive,omitempty"`
-	// OnDrift says what follows when a person overrides on the host what was
-	// activated; default report.
-	OnDrift OnDrift `json:"on_drift,omitempty"`
 }
-
-// OnDrift says what follows when something else runs, or boots, than what was
-// activated last.
-type OnDrift string
-
-// What may follow.
-const (
-	// DriftReport says so, and leaves it to people.
-	DriftReport OnDrift = "report"
-	// DriftCorrect activates once more what is desired.
-	DriftCorrect OnDrift = "correct"
-)
 
 // OnInconclusive says what follows an inconclusive verification.
 type OnInconclusive string

@@ -146,11 +146,6 @@ func (p Policy) Validate() error {
 	default:
 		return invalid("policy on_inconclusive %q: use rollback or keep", clip(string(p.OnInconclusive)))
 	}
-	switch p.OnDrift {
-	case "", DriftReport, DriftCorrect:
-	default:
-		return invalid("policy on_drift %q: use report or correct", clip(string(p.OnDrift)))
-	}
 	return nil
 }
 

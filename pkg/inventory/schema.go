@@ -164,7 +164,6 @@ func policySchema() object {
 		"activationDeadline": setting(duration("Bounds the activation, at most 1d; default 10m.")),
 		"verifyDeadline":     setting(duration("Bounds the checks after it, at most 1d; default 2m.")),
 		"onInconclusive":     setting(choice("What follows when checks say neither good nor bad; default rollback.", fleet.InconclusiveRollback, fleet.InconclusiveKeep)),
-		"onDrift":            setting(choice("What follows when a person overrides on the host what was activated; default report.", fleet.DriftReport, fleet.DriftCorrect)),
 		"freshness":          setting(duration("How old the newest freshness statement may be for an activation to start, at most 7d; default none is needed.")),
 		"expiry":             setting(duration("How long a generation may be started, at most 3650d; default 180d.")),
 	})

@@ -142,9 +142,6 @@ func (d *settingsDecoder) policy(n *node, p *Policy) {
 		"onInconclusive": func(n *node) {
 			p.OnInconclusive = enum(&d.decoder, n, "policy.onInconclusive", fleet.InconclusiveRollback, fleet.InconclusiveKeep)
 		},
-		"onDrift": func(n *node) {
-			p.OnDrift = enum(&d.decoder, n, "policy.onDrift", fleet.DriftReport, fleet.DriftCorrect)
-		},
 		"freshness": deadline(&p.Freshness, "policy.freshness", fleet.MaxFreshness),
 		"expiry":    deadline(&p.Expiry, "policy.expiry", maxExpiry),
 	})

@@ -37,6 +37,7 @@ var pointless = map[string]string{
 	"bootstrap.build":                   "the directory in which a fleet is staged, which the next run begins anew",
 	"control.Listen":                    "a socket that nobody answers any more",
 	"publisher.unnamed":                 "a temporary file without a name",
+	"repo.(*Repository).DropKey":        "a key that nobody knows yet, and whose making has failed",
 	"repo.(*Repository).removeAll":      "what counts for nothing, or makes the command that is run again finish",
 	"journal.keepBeside":                "another name for a damaged journal; the points of journal.Recover are around it",
 	"sync.Blobs.Check":                  "bytes that turned out wrong",

@@ -178,7 +178,7 @@ func nixosScenarios() []scenario {
 		}},
 		{"staged without a key, then signed", "publish --stage evaluates and pins the pushed revision, and no host sees it before fleetctl sign; then it is confirmed", stagedAndSigned},
 		{"an inventory from the flake", "fleetctl inventory import evaluates it with nix; the same again changes nothing", inventoryImported},
-		{"switched by hand", "status says overridden, and names what runs and boots; with onDrift: correct the desired one is activated once more", switchedByHand},
+		{"switched by hand", "status says overridden within a minute, held, and names what runs and boots; nothing undoes it, and the next release is confirmed", switchedByHand},
 		{"the source before, published again", "the old closure under a new number: confirmed, activated once more", sourceBefore},
 		{"operator's rollback", "through revert_to: the generation before runs, is confirmed and boots", operatorRollback},
 		{"garbage collection before the activation", "nix-collect-garbage -d while the staged system waits: it activates, nothing was built again", garbage},
@@ -298,23 +298,14 @@ func byHand(ctx context.Context, w *world) error {
 	if err := w.becomesGood(ctx, release{}); err != nil {
 		return err
 	}
-	if err := w.switchByHand(ctx, older, "--rollback"); err != nil {
-		return err
-	}
-	w.good = older
-	return nil
-}
-
-// switchByHand does with the system profile what nix-env is told, and switches to it,
-// which must be to.
-func (w *world) switchByHand(ctx context.Context, to system, how string) error {
-	if _, err := w.web.Shell(ctx, `nix-env --profile /nix/var/nix/profiles/system `+how+`
+	if _, err := w.web.Shell(ctx, `nix-env --profile /nix/var/nix/profiles/system --rollback
 $(readlink -f /nix/var/nix/profiles/system)/bin/switch-to-configuration switch`); err != nil {
 		return err
 	}
-	if err := w.runs(ctx, to); err != nil {
-		return fmt.Errorf("switching by hand: %w", err)
+	if err := w.runs(ctx, older); err != nil {
+		return fmt.Errorf("rolling back by hand: %w", err)
 	}
+	w.good = older
 	return nil
 }
 
@@ -323,7 +314,6 @@ $(readlink -f /nix/var/nix/profiles/system)/bin/switch-to-configuration switch`)
 const lookTimeout = 90 * time.Second
 
 func switchedByHand(ctx context.Context, w *world) error {
-	defer w.restoreSource(ctx)
 	if err := byHand(ctx, w); err != nil {
 		return err
 	}
@@ -337,30 +327,10 @@ func switchedByHand(ctx context.Context, w *world) error {
 	if err == nil {
 		err = w.runs(ctx, w.good)
 	}
-	if err == nil {
-		err = w.fleetFile(ctx, nixosSource, correcting)
-	}
 	if err != nil {
 		return err
 	}
-	older := w.good
-	if err := w.becomesGood(ctx, release{}); err != nil {
-		return err
-	}
-	if err := w.switchByHand(ctx, older, "--set "+older.toplevel); err != nil {
-		return err
-	}
-	if err := wait(ctx, lookTimeout, func() error { return w.runs(ctx, w.good) }); err != nil {
-		return fmt.Errorf("it is not put back: %w", err)
-	}
-	f, err := w.facts(ctx)
-	if n := f.activations(w.good); err == nil && n != 2 {
-		err = fmt.Errorf("%s was activated %d times, and put back once", w.good.version, n)
-	}
-	if err == nil {
-		_, err = w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.State == "confirmed" && p.Reason.Code == "up-to-date" })
-	}
-	return err
+	return w.becomesGood(ctx, release{})
 }
 
 func sourceBefore(ctx context.Context, w *world) error {

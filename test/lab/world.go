@@ -210,8 +210,6 @@ const (
 const (
 	patient = "{verifyDeadline: 60s, activationDeadline: 60s}"
 	hasty   = "{verifyDeadline: 10s, activationDeadline: 10s}"
-	// correcting is patient, and has undone what a person does by hand.
-	correcting = "{verifyDeadline: 60s, activationDeadline: 60s, onDrift: correct}"
 )
 
 // fleetFile writes fleet.yaml with this source and policy for the agent's host.

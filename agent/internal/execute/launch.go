@@ -18,9 +18,9 @@ import (
 )
 
 // Units has systemd start runners, each a transient service: what is done with the
-// agent's own service, its processes and its memory does not meet an activation, nor
-// does a shutdown before its end: a boot loader is not left half installed. Transient,
-// because switch-to-configuration leaves those alone, as it does dead-man switches.
+// agent's own service, its processes and its memory does not meet an activation, and a
+// shutdown ends it with the last processes. Transient, because switch-to-configuration
+// leaves those alone, as it does dead-man switches.
 type Units struct {
 	// Systemd is where it listens.
 	Systemd systemd.Address

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -30,6 +32,16 @@ func (d *OutPath) Drift(_ context.Context, profile fleet.ProfileName, path strin
 	return d.drift(path, filepath.Join(rootsDir, currentPrefix+profile.FileName()), "")
 }
 
+// specialises says whether a system is a specialisation of another one, which that
+// has a link to and the boot loader an entry.
+func (b *base) specialises(system, of string) bool {
+	links, _ := filepath.Glob(b.at(filepath.Join(of, "specialisation", "*"))) // Fails for a bad pattern only.
+	return slices.ContainsFunc(links, func(link string) bool {
+		to, err := filepath.EvalSymlinks(link)
+		return err == nil && strings.TrimPrefix(to, filepath.Clean(b.config.Root)) == system
+	})
+}
+
 // drift compares links with the path that they should lead to. A link that is not
 // there says nothing: a container has no profile.
 func (b *base) drift(path, running, booting string) (dr driver.Drift, err error) {
@@ -41,7 +53,7 @@ func (b *base) drift(path, running, booting string) (dr driver.Drift, err error)
 		if err != nil {
 			return driver.Drift{}, fmt.Errorf("looking for drift: %w", err)
 		}
-		if now != path {
+		if now != path && !b.specialises(now, path) {
 			*other = now
 		}
 	}

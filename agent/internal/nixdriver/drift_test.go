@@ -11,10 +11,11 @@ import (
 
 func TestDrift(t *testing.T) {
 	const (
-		ours  = storeDir + "/vi5vx9h0vz5h2z7g5q0k5cy5p3n3x0rl-nixos-system-web1-1"
-		other = storeDir + "/vi5vx9h0vz5h2z7g5q0k5cy5p3n3x0rm-nixos-system-web1-2"
-		third = storeDir + "/vi5vx9h0vz5h2z7g5q0k5cy5p3n3x0rn-nixos-system-web1-3"
-		tool  = rootsDir + "/" + currentPrefix + "system"
+		ours    = storeDir + "/vi5vx9h0vz5h2z7g5q0k5cy5p3n3x0rl-nixos-system-web1-1"
+		other   = storeDir + "/vi5vx9h0vz5h2z7g5q0k5cy5p3n3x0rm-nixos-system-web1-2"
+		third   = storeDir + "/vi5vx9h0vz5h2z7g5q0k5cy5p3n3x0rn-nixos-system-web1-3"
+		special = storeDir + "/vi5vx9h0vz5h2z7g5q0k5cy5p3n3x0rq-nixos-system-web1-gpu"
+		tool    = rootsDir + "/" + currentPrefix + "system"
 	)
 	nixos := func(c Config) driver.Driver { return NewNixOS(c) }
 	outPath := func(c Config) driver.Driver { return NewOutPath(c) }
@@ -25,6 +26,7 @@ func TestDrift(t *testing.T) {
 		want  driver.Drift
 	}{
 		"as it was left":            {make: nixos, links: map[string]string{currentSystem: ours, systemProfile: ours}},
+		"a specialisation":          {make: nixos, links: map[string]string{currentSystem: special, systemProfile: ours}},
 		"no profile":                {make: nixos, links: map[string]string{currentSystem: ours}},
 		"nixos-rebuild switch":      {nixos, map[string]string{currentSystem: other, systemProfile: other}, false, driver.Drift{Runs: other, Boots: other}},
 		"nixos-rebuild test":        {nixos, map[string]string{currentSystem: other, systemProfile: ours}, false, driver.Drift{Runs: other}},
@@ -36,7 +38,11 @@ func TestDrift(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "")
-			for _, path := range []string{ours, other, third} {
+			tt.links[ours+"/specialisation/gpu"] = special
+			if tt.gone {
+				delete(tt.links, ours+"/specialisation/gpu")
+			}
+			for _, path := range []string{ours, other, third, special} {
 				if path == ours && tt.gone {
 					continue
 				}

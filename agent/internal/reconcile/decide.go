@@ -25,6 +25,9 @@ func Decide(now time.Time, d Desired, o Observed, p Policy) (Plan, []fleet.Reaso
 	if p.Stale.Code != "" && p.Stale.Code != plan.Reason.Code {
 		reasons = append(reasons, p.Stale)
 	}
+	if o.Drift != "" && plan.Reason.Code != fleet.ReasonOverridden {
+		reasons = append(reasons, overridden(o))
+	}
 	return plan, reasons
 }
 
@@ -82,9 +85,9 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 		}}
 	}
 	if target.Number.Compare(o.Highest.Number) > 0 {
-		return Plan{Step: StepAccept, Target: target, Reason: why(d, o, target)}
+		return Plan{Step: StepAccept, Target: target, Reason: why(d, target)}
 	}
-	if target.Digest == o.Current.Digest && !o.Unsure && !corrects(o, p) {
+	if target.Digest == o.Current.Digest && !o.Unsure {
 		return settled(d, o, p)
 	}
 	if p.Mode != fleet.ModeManage {
@@ -105,11 +108,11 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 		if p.StaleHolds && p.Stale.Code != "" {
 			return Plan{Step: StepHold, Target: target, Reason: p.Stale}
 		}
-		return Plan{Step: StepActivate, Target: target, Reason: why(d, o, target)}
+		return Plan{Step: StepActivate, Target: target, Reason: why(d, target)}
 	case o.Fetched == target.Digest:
-		return Plan{Step: StepBuild, Target: target, Reason: why(d, o, target)}
+		return Plan{Step: StepBuild, Target: target, Reason: why(d, target)}
 	}
-	return Plan{Step: StepFetch, Target: target, Reason: why(d, o, target)}
+	return Plan{Step: StepFetch, Target: target, Reason: why(d, target)}
 }
 
 // settled says why nothing is to be done while the target runs.
@@ -123,8 +126,7 @@ func settled(d Desired, o Observed, p Policy) Plan {
 			Hint: "the host reports again by itself; if it stays so, look at the coordinator",
 		}}
 	case o.Drift != "":
-		return Plan{Step: StepNothing, Target: o.Current, Reason: overridden(o,
-			"publish what is to run; the host goes there from what runs. To have that undone by itself: policy onDrift: correct")}
+		return Plan{Step: StepNothing, Target: o.Current, Reason: overridden(o)}
 	case p.Stale.Code != "":
 		return Plan{Step: StepNothing, Target: o.Current, Reason: p.Stale}
 	}
@@ -133,18 +135,12 @@ func settled(d Desired, o Observed, p Policy) Plan {
 	}}
 }
 
-// corrects says whether what a person made of the host is undone. Who paused it, or
-// has it observe, wants it left alone.
-func corrects(o Observed, p Policy) bool {
-	return o.Drift != "" && p.OnDrift == fleet.DriftCorrect && p.Mode == fleet.ModeManage && p.Paused == ""
-}
-
 // overridden says that the host is not as it was left.
-func overridden(o Observed, hint string) fleet.Reason {
+func overridden(o Observed) fleet.Reason {
 	return fleet.Reason{
 		Code:    fleet.ReasonOverridden,
 		Message: fmt.Sprintf("generation %s was activated last, and since, on the host, %s", o.Current.Number, o.Drift),
-		Hint:    hint,
+		Hint:    "publish what is to run: the host goes there from what runs; or switch it back by hand",
 	}
 }
 
@@ -163,10 +159,7 @@ func paused(p Policy) fleet.Reason {
 	}
 }
 
-func why(d Desired, o Observed, target fleet.Ref) fleet.Reason {
-	if o.Drift != "" && target.Digest == o.Current.Digest {
-		return overridden(o, "it is put back, as the policy says")
-	}
+func why(d Desired, target fleet.Ref) fleet.Reason {
 	if d.Revert {
 		return fleet.Reason{
 			Code:    fleet.ReasonRevert,

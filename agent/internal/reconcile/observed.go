@@ -33,8 +33,6 @@ type Policy struct {
 	StaleHolds bool
 	// OnInconclusive of the generation in flight.
 	OnInconclusive fleet.OnInconclusive
-	// OnDrift of the newest generation.
-	OnDrift fleet.OnDrift
 }
 
 // Phase is how far the journalled change of a profile has come.

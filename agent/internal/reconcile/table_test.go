@@ -30,7 +30,6 @@ func TestDecide(t *testing.T) {
 	}
 	want := func(r fleet.Ref) Desired { return Desired{Target: &r} }
 	manage, keep := Policy{Mode: fleet.ModeManage}, Policy{Mode: fleet.ModeManage, OnInconclusive: fleet.InconclusiveKeep}
-	correct := Policy{Mode: fleet.ModeManage, OnDrift: fleet.DriftCorrect}
 	same := func(*Observed) {}
 	// One that runs one, which is all that it knows, but for what a person made of it.
 	overridden := func(change func(*Observed)) Observed {
@@ -71,15 +70,6 @@ func TestDecide(t *testing.T) {
 		{"overridden, and stale", want(one), overridden(same), Policy{Mode: fleet.ModeManage, Stale: fleet.Reason{Code: fleet.ReasonStale}}, StepNothing, one, fleet.ReasonOverridden},
 		{"overridden, and something is refused", Desired{Target: &one, Refusal: fleet.Reason{Code: "expired"}}, overridden(same), manage, StepNothing, one, "expired"},
 		{"overridden, and there is news", want(two), overridden(func(o *Observed) { o.Staged, o.Highest = two.Digest, two }), manage, StepActivate, two, fleet.ReasonNewGeneration},
-		{"overridden, and corrected", want(one), overridden(same), correct, StepActivate, one, fleet.ReasonOverridden},
-		{"corrected once it is built again", want(one), overridden(func(o *Observed) { o.Staged = "" }), correct, StepFetch, one, fleet.ReasonOverridden},
-		{"corrected not so often", want(one), overridden(func(o *Observed) {
-			o.Wait = &Wait{Until: now.Add(time.Second), Reason: fleet.Reason{Code: fleet.ReasonOverridden}}
-		}), correct, StepHold, one, fleet.ReasonOverridden},
-		{"not corrected while paused", want(one), overridden(same), Policy{Mode: fleet.ModeManage, OnDrift: fleet.DriftCorrect, Paused: "x"}, StepNothing, one, fleet.ReasonOverridden},
-		{"not corrected while observing", want(one), overridden(same), Policy{Mode: fleet.ModeObserve, OnDrift: fleet.DriftCorrect}, StepNothing, one, fleet.ReasonOverridden},
-		{"not corrected to what failed", want(one), overridden(func(o *Observed) { o.Refused[one.Digest] = fleet.Reason{Code: fleet.ReasonProbeFailed} }), correct, StepNothing, one, fleet.ReasonProbeFailed},
-		{"not corrected where nothing was changed", want(one), settled(func(o *Observed) { o.Highest, o.Staged = one, one.Digest }), correct, StepNothing, one, fleet.ReasonUpToDate},
 		{"not overridden before all is on record", want(one), overridden(func(o *Observed) { o.Unconfirmed = true }), manage, StepNothing, one, fleet.ReasonAwaitingAck},
 		{"awaits the ack", want(one), settled(func(o *Observed) { o.Highest, o.Unconfirmed = one, true }), manage, StepNothing, one, fleet.ReasonAwaitingAck},
 		{"confirms", want(one), settled(func(o *Observed) { o.Highest, o.Unconfirmed, o.Acked = one, true, true }), manage, StepConfirm, one, ""},

@@ -26,10 +26,14 @@ type statement struct {
 	envelope []byte
 }
 
-// adds says whether s tells a host something at now that old does not: a host asks
-// again by itself before old has ended, but not as soon.
+// newsAfter is how much younger a statement is news, though it says the same: a policy
+// may ask for one that is younger than the one before. The usual interval is longer.
+const newsAfter = time.Hour
+
+// adds says whether s tells a host something at now that old does not. Hosts ask again
+// by themselves, but not as soon.
 func (s statement) adds(old statement, now time.Time) bool {
-	return !now.Before(old.doc.Expires) || s.doc.Root != old.doc.Root || !maps.Equal(s.doc.Highest, old.doc.Highest)
+	return s.doc.Issued.Sub(old.doc.Issued) >= newsAfter || !now.Before(old.doc.Expires) || s.doc.Root != old.doc.Root || !maps.Equal(s.doc.Highest, old.doc.Highest)
 }
 
 func (p *Publisher) loadFreshness(ctx context.Context) error {

@@ -182,6 +182,14 @@ func (r *Repository) WriteKey(name string, sealed []byte) error {
 	return r.Write(sealed, "trust", "keys", name+".age")
 }
 
+// DropKey removes a key that WriteKey has just kept.
+func (r *Repository) DropKey(name string) error {
+	if err := os.Remove(r.Path("trust", "keys", name+".age")); err != nil {
+		return fmt.Errorf("removing key %s: %w", name, err)
+	}
+	return nil
+}
+
 // KeyIDOf opens a key file of trust/keys to learn its id.
 func (r *Repository) KeyIDOf(o Opener, name string) (string, error) {
 	s, err := r.signer(o, name)
@@ -191,33 +199,7 @@ func (r *Repository) KeyIDOf(o Opener, name string) (string, error) {
 	return s.KeyID(), nil
 }
 
-// UnnotedKey opens the key trust/keys/NAME.age whose public part nobody noted, as where
-// making it was cut short. ok is false where there is no such key.
-func (r *Repository) UnnotedKey(o Opener, name string) (pub ed25519.PublicKey, ok bool, err error) {
-	if _, err := os.Lstat(r.Path("trust", "keys", name+".pub")); !errors.Is(err, os.ErrNotExist) {
-		return nil, false, nil
-	}
-	key, err := r.key(o, name+".age")
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	pub, ok = key.Public().(ed25519.PublicKey)
-	return pub, ok, nil
-}
-
 func (r *Repository) signer(o Opener, name string) (release.Signer, error) {
-	key, err := r.key(o, name)
-	if err != nil {
-		return nil, err
-	}
-	return release.NewSigner(key), nil
-}
-
-// key opens a key file of trust/keys.
-func (r *Repository) key(o Opener, name string) (ed25519.PrivateKey, error) {
 	der, err := r.openPEM(o, "trust", "keys", name)
 	if err != nil {
 		return nil, err
@@ -230,5 +212,5 @@ func (r *Repository) key(o Opener, name string) (ed25519.PrivateKey, error) {
 	if !ok {
 		return nil, fmt.Errorf("reading trust/keys/%s: %w: want an ed25519 key", name, ErrCorrupt)
 	}
-	return ed, nil
+	return release.NewSigner(ed), nil
 }
