@@ -34,6 +34,10 @@ func TestWaits(t *testing.T) {
 		{"works on it", true, profileStatus{State: "activating", Desired: two, Current: one, Highest: two}, false},
 		{"observes", true, profileStatus{State: "idle", Desired: two, Highest: two, Reason: reasonStatus{Code: fleet.ReasonObserve}}, false},
 		{"paused", true, profileStatus{State: "idle", Desired: two, Highest: one, Reason: reasonStatus{Code: fleet.ReasonPaused}}, false},
+		{"offline, switched by hand before", false, profileStatus{State: "held", Desired: two, Current: one, Highest: one, Reason: reasonStatus{Code: fleet.ReasonOverridden}}, true},
+		{"connected, switched by hand", true, profileStatus{State: "held", Desired: two, Current: one, Highest: one, Reason: reasonStatus{Code: fleet.ReasonOverridden}}, true},
+		{"switched by hand from what is desired", true, profileStatus{State: "held", Desired: two, Current: two, Highest: two, Reason: reasonStatus{Code: fleet.ReasonOverridden}}, false},
+		{"held for another reason", true, profileStatus{State: "held", Desired: two, Current: one, Highest: two, Reason: reasonStatus{Code: fleet.ReasonPaused}}, false},
 	} {
 		m := &machineStatus{Connected: c.connected}
 		if got := m.waits(&c.q); got != c.want {
