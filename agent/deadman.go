@@ -32,11 +32,11 @@ type DeadMan struct {
 	// Margin is what it leaves the agent beyond the deadlines of activation and
 	// verification; default a minute.
 	Margin time.Duration
-	// Unit is the agent's own service, which a switch that fired starts anew;
-	// empty for none.
+	// Unit is the agent's own service, which a switch that fired starts anew, and whose
+	// trouble is no evidence against an activation; empty for none.
 	Unit string
-	// Systemd says that switches are to be transient services of systemd, and not
-	// processes of the agent's.
+	// Systemd says that switches and runners are to be transient services of systemd,
+	// and not processes of the agent's.
 	Systemd bool
 }
 

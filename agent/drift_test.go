@@ -58,20 +58,14 @@ func (h *host) switchBack(to *atomic.Value, version string) {
 	h.t.Fatalf("nothing of version %s is on record", version)
 }
 
-// overriddenHost runs two, and has run one.
-func overriddenHost(t *testing.T) (h *host, two fleet.Ref, to *atomic.Value) {
-	t.Helper()
-	h, to = newHost(t), &atomic.Value{}
-	h.wrap = func(d *bundledriver.Driver) driver.Driver { return switched{d, to} }
-	h.start()
-	h.confirmed(1, "one")
-	return h, h.confirmed(2, "two"), to
-}
-
 // TestOverridden: what a person switched to by hand is said and named, here and there,
 // and left alone; the next generation is activated from it.
 func TestOverridden(t *testing.T) {
-	h, two, to := overriddenHost(t)
+	h, to := newHost(t), &atomic.Value{}
+	h.wrap = func(d *bundledriver.Driver) driver.Driver { return switched{d, to} }
+	h.start()
+	h.confirmed(1, "one")
+	two := h.confirmed(2, "two")
 	h.switchBack(to, "one")
 	got := h.says("generation 1.1 (")
 	if got.State != fleet.StateHeld || got.Reason.Code != fleet.ReasonOverridden || !strings.Contains(got.Reason.Message, "runs and boots") || got.Current != two {

@@ -29,13 +29,16 @@ func (w *worker) observe(now time.Time) inputs {
 	in.desired, _ = b.desired.Desired(b.host(w.profile, p.Highest), now)
 	in.policy = w.policy(b, st, p)
 
+	drifted := w.drift(p)
 	w.mu.Lock()
 	f := w.facts
+	w.drifted = drifted
 	w.mu.Unlock()
 	o := &in.observed
 	*o = reconcile.Observed{
 		Adopted: p.Adopted, Current: p.Current.Ref, Highest: p.Highest,
 		Refused: map[fleet.Digest]fleet.Reason{}, Fetched: f.fetched,
+		Drift: drifted,
 	}
 	if p.Asked != nil {
 		o.RollBackAsked = p.Asked.Reason
@@ -61,10 +64,6 @@ func (w *worker) observe(now time.Time) inputs {
 		o.Broken, o.BrokenWith = true, p.Highest.Number
 	}
 	o.Change = w.change(p, f)
-	o.Drift = w.drift(p)
-	w.mu.Lock()
-	w.drifted = o.Drift
-	w.mu.Unlock()
 	return in
 }
 

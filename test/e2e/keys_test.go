@@ -145,8 +145,9 @@ func unseal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	identities, err := age.ParseIdentities(strings.NewReader(ts.ReadFile(args[0])))
 	ts.Check(err)
-	sealed := io.Reader(strings.NewReader(ts.ReadFile(args[1])))
-	if strings.HasPrefix(ts.ReadFile(args[1]), armor.Header) {
+	file := ts.ReadFile(args[1])
+	sealed := io.Reader(strings.NewReader(file))
+	if strings.HasPrefix(file, armor.Header) {
 		sealed = armor.NewReader(sealed)
 	}
 	plain, err := age.Decrypt(sealed, identities...)

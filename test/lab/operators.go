@@ -74,9 +74,7 @@ func inventoryImported(ctx context.Context, w *world) error {
 			return nil, nil, err
 		}
 		var r struct {
-			Added    []string `json:"added"`
-			Machines int      `json:"machines"`
-			Written  bool     `json:"written"`
+			Added []string `json:"added"`
 		}
 		if err := json.Unmarshal([]byte(out), &r); err != nil {
 			return nil, nil, fmt.Errorf("reading what was imported: %w: %s", err, out)

@@ -30,7 +30,5 @@ func (u *Units) Start(ctx context.Context, dir, log string, ahead bool) error {
 		Argv:        append(slices.Clone(u.Command), dir), Log: log, Ahead: ahead,
 		Again: true, Ends: true, OOMScore: -900,
 	}
-	return u.Systemd.Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { //nolint:wrapcheck // It says what failed.
-		return c.StartTransient(ctx, service) //nolint:wrapcheck // As above.
-	})
+	return u.Systemd.StartTransient(ctx, service) //nolint:wrapcheck // It says what failed.
 }

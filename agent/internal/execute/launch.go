@@ -60,28 +60,32 @@ func (e *Executor) launch() *waiting {
 	if e.units == nil || !e.unitsFailed.IsZero() && time.Since(e.unitsFailed) < unitsAgainAfter { //nolint:forbidigo // By the monotonic clock.
 		return nil
 	}
-	id := strings.ToLower(rand.Text()[:8])
-	path := filepath.Join(e.units.Dir, socketPrefix+id)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), launchWithin)
-		defer cancel()
-		service := systemd.Service{
-			Name: unitPrefix + id + ".service", Description: "fleet activation",
-			Argv: append(slices.Clone(e.runner), waitArgument+path), OOMScore: -500, Alone: true, Ahead: true,
-		}
-		err = e.units.Systemd.Ask(ctx, func(ctx context.Context, c *systemd.Conn) error {
-			return c.StartTransient(ctx, service) //nolint:wrapcheck // It says what failed.
-		})
-		if err != nil {
-			_ = l.Close()
-		}
-	}
+	c, err := e.units.start(e.runner)
 	if err != nil {
 		e.withoutUnits(err)
 		return nil
 	}
-	return &waiting{called: &call{listener: l, since: time.Now()}} //nolint:forbidigo // For a pause, by the monotonic clock.
+	return &waiting{called: c}
+}
+
+// start has systemd start a runner, and listens for it.
+func (u *Units) start(runner []string) (*call, error) {
+	id := strings.ToLower(rand.Text()[:8])
+	path := filepath.Join(u.Dir, socketPrefix+id)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), launchWithin)
+	defer cancel()
+	if err := u.Systemd.StartTransient(ctx, systemd.Service{
+		Name: unitPrefix + id + ".service", Description: "fleet activation",
+		Argv: append(slices.Clone(runner), waitArgument+path), OOMScore: -500, Alone: true, Ahead: true,
+	}); err != nil {
+		_ = l.Close()
+		return nil, err //nolint:wrapcheck // It says what failed.
+	}
+	return &call{listener: l, since: time.Now()}, nil //nolint:forbidigo // For a pause, by the monotonic clock.
 }
 
 // withoutUnits has runners be processes of this process's own service for a while.

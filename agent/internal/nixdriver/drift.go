@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -35,26 +34,33 @@ func (d *OutPath) Drift(_ context.Context, profile fleet.ProfileName, path strin
 // specialises says whether a system is a specialisation of another one, which that
 // has a link to and the boot loader an entry.
 func (b *base) specialises(system, of string) bool {
-	links, _ := filepath.Glob(b.at(filepath.Join(of, "specialisation", "*"))) // Fails for a bad pattern only.
-	return slices.ContainsFunc(links, func(link string) bool {
-		to, err := filepath.EvalSymlinks(link)
-		return err == nil && strings.TrimPrefix(to, filepath.Clean(b.config.Root)) == system
+	dir := filepath.Join(of, "specialisation")
+	entries, _ := os.ReadDir(b.at(dir)) // Most have none.
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		to, err := b.resolve(filepath.Join(dir, e.Name()))
+		return err == nil && to == system
 	})
 }
 
 // drift compares links with the path that they should lead to. A link that is not
 // there says nothing: a container has no profile.
 func (b *base) drift(path, running, booting string) (dr driver.Drift, err error) {
-	for link, other := range map[string]*string{running: &dr.Runs, booting: &dr.Boots} {
-		if link == "" {
-			continue
-		}
+	elsewhere := func(link string) (string, error) {
 		now, err := b.resolve(link)
 		if err != nil {
-			return driver.Drift{}, fmt.Errorf("looking for drift: %w", err)
+			return "", fmt.Errorf("looking for drift: %w", err)
 		}
-		if now != path && !b.specialises(now, path) {
-			*other = now
+		if now == path || b.specialises(now, path) {
+			return "", nil
+		}
+		return now, nil
+	}
+	if dr.Runs, err = elsewhere(running); err != nil {
+		return driver.Drift{}, err
+	}
+	if booting != "" {
+		if dr.Boots, err = elsewhere(booting); err != nil {
+			return driver.Drift{}, err
 		}
 	}
 	_, err = os.Lstat(b.at(path))

@@ -25,9 +25,6 @@ func Decide(now time.Time, d Desired, o Observed, p Policy) (Plan, []fleet.Reaso
 	if p.Stale.Code != "" && p.Stale.Code != plan.Reason.Code {
 		reasons = append(reasons, p.Stale)
 	}
-	if o.Drift != "" && plan.Reason.Code != fleet.ReasonOverridden {
-		reasons = append(reasons, overridden(o))
-	}
 	return plan, reasons
 }
 

@@ -209,9 +209,15 @@ type Service struct {
 	Ahead bool
 }
 
+// StartTransient is Conn's, over a connection of its own, and again as Ask does.
+func (a Address) StartTransient(ctx context.Context, s Service) error {
+	return a.Ask(ctx, func(ctx context.Context, c *Conn) error { return c.StartTransient(ctx, s) })
+}
+
 // StartTransient starts a service whose processes systemd does not end with it, and
-// which goes when it is over. It returns when its program runs; ahead of time, when it is to be started: systemd
-// tells of each step with all properties of the service, milliseconds to read.
+// which goes when it is over. It returns when its program runs; ahead of time, when it
+// is to be started: systemd tells of each step with all properties of the service,
+// milliseconds to read.
 func (c *Conn) StartTransient(ctx context.Context, s Service) error {
 	if len(s.Argv) == 0 || !filepath.IsAbs(s.Argv[0]) {
 		return fmt.Errorf("starting %s: program %q: want an absolute path", s.Name, strings.Join(s.Argv, " "))

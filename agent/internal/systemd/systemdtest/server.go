@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -46,12 +45,10 @@ type Server struct {
 	Away bool
 	// Result is how jobs end; default "done".
 	Result string
-	// Refuse has it start nothing, and say so; Silent, and not say so.
-	Refuse, Silent bool
-	// Runs has it run what it starts, in sessions of their own, with this environment
-	// beside the test's.
+	// Refuse has it start nothing, and say so.
+	Refuse bool
+	// Runs has it run what it starts, in sessions of their own.
 	Runs bool
-	Env  []string
 	// Processes are those that ran.
 	Processes []*exec.Cmd
 	// Started are the transient services, with their settings.
@@ -234,7 +231,7 @@ func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, fa
 			settings[v[0].(string)] = v[1].(dbus.Variant).Value() //nolint:forcetypeassert // As above.
 		}
 		s.Started[name] = settings
-		if s.Runs && !s.Silent {
+		if s.Runs {
 			s.run(settings["ExecStart"].([][]any)[0][1].([]string)) //nolint:forcetypeassert // As above.
 		}
 		return []any{job}, &dbus.Message{
@@ -252,7 +249,6 @@ func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, fa
 // run starts a program, which ends with the server at the latest.
 func (s *Server) run(argv []string) {
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // It ends with what it connects to.
-	cmd.Env = append(os.Environ(), s.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		s.t.Errorf("starting %q: %v", argv, err)
