@@ -362,10 +362,16 @@ func (a *Agent) raiseFloor(t time.Time) bool {
 
 // recordFloor lifts the floor, for good where t is above what is on record.
 func (a *Agent) recordFloor(t time.Time) error {
+	return a.journal.Append(a.floorAt(t)...) //nolint:wrapcheck // It says what failed.
+}
+
+// floorAt lifts the floor, and returns what has to be recorded that it stays there;
+// nothing where that is on record.
+func (a *Agent) floorAt(t time.Time) []journal.Record {
 	a.raiseFloor(t)
 	// By the journal: an earlier attempt to record it may have failed.
 	if st := a.journal.State(); !t.After(st.Floor) {
 		return nil
 	}
-	return a.journal.Append(journal.Record{Kind: journal.KindFloor, Floor: t}) //nolint:wrapcheck // It says what failed.
+	return []journal.Record{{Kind: journal.KindFloor, Floor: t}}
 }

@@ -236,8 +236,10 @@ func runRun(ctx context.Context, o *runOptions) error {
 }
 
 const (
-	// gcPercent while there is work: a few megabytes of heap need not double.
-	gcPercent = 50
+	// gcPercent while there is work: an activation must not wait for collections, each
+	// of which takes as long as several flushes. The heap is a few megabytes, and what
+	// it grows by is given back after seconds.
+	gcPercent = 200
 	// idleMemory bounds, softly, what an idle agent's heap may grow to between
 	// two collections.
 	idleMemory = 16 << 20

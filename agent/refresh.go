@@ -117,8 +117,22 @@ func (a *Agent) take(b *bound, got sync.Desired) error {
 	for _, p := range b.desired.Profiles() {
 		a.worker(p)
 	}
-	failed = append(failed, a.takeFreshness(b, got.Freshness), a.loosenAll(b, got.Loosenings), a.recordFloor(b.desired.Floor()))
+	failed = append(failed, a.takeFreshness(b, got.Freshness), a.loosenAll(b, got.Loosenings), a.keepFloor(b))
 	return errors.Join(failed...)
+}
+
+// keepFloor lifts the floor to what is here. Where a document waits to be accepted,
+// that is when it is recorded: until then the document itself keeps it, on which
+// nothing else has to wait.
+func (a *Agent) keepFloor(b *bound) error {
+	st := a.journal.State()
+	for _, p := range b.desired.Profiles() {
+		if o := b.desired.Newest(p); o != nil && o.Ref().Number.Compare(st.Profile(p).Highest.Number) > 0 {
+			a.raiseFloor(b.desired.Floor())
+			return nil
+		}
+	}
+	return a.recordFloor(b.desired.Floor())
 }
 
 // notRefusal is err where it is not about what a document says: that won't get

@@ -5,8 +5,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -35,6 +37,51 @@ func TestDiskFaultDuringHint(t *testing.T) {
 		}
 		h.coord.WaitState(fleet.StateConfirmed, next)
 		waitStatus(t, h, func(r fleet.Reason) bool { return r.Code == "" })
+	}
+}
+
+// TestFloorIsRecordedWhenAccepted: with the number, so that one flush is for both; before,
+// the document keeps it, also over a restart.
+func TestFloorIsRecordedWhenAccepted(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	later := time.Now().UTC().Truncate(time.Second).Add(10 * time.Minute) // No clock is that far ahead.
+	ref := h.publish(1, "one", "", func(g *fleet.Generation) { g.Issued = later })
+	h.coord.WaitState(fleet.StateConfirmed, ref)
+	if got := h.agent.journal.State().Floor; !got.Equal(later) {
+		t.Errorf("recorded %s, want %s", got, later)
+	}
+	h.crash()
+	a, err := h.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := a.bound.Load()
+	latest := later.Add(time.Minute)
+	g, _ := h.generation(2, "two", "")
+	g.Issued = latest
+	env, _ := h.fleet.Seal(g)
+	offer := desired.Offer{Profile: fleet.System, Newest: desired.Document{Generation: env}}
+	if err := b.desired.Take(b.host(fleet.System, ref), offer, latest); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.keepFloor(b); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.journal.State().Floor; !got.Equal(later) {
+		t.Errorf("recorded %s before it was accepted", got)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if a, err = h.open(); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.now(); got.Before(latest) {
+		t.Errorf("after a restart it is %s, before %s", got, latest)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
@@ -27,7 +28,7 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 	case reconcile.StepAdopt:
 		return w.adopt, false
 	case reconcile.StepAccept:
-		return func(ctx context.Context) error { return w.accept(ctx, p) }, false
+		return func(context.Context) error { return w.accept(p) }, false
 	case reconcile.StepFetch:
 		return func(ctx context.Context) error { return w.fetch(ctx, p) }, true
 	case reconcile.StepBuild:
@@ -74,27 +75,20 @@ func (w *worker) target(p reconcile.Plan) (*desired.Opened, driver.Driver, error
 	return o, d, err
 }
 
-func (w *worker) accept(ctx context.Context, p reconcile.Plan) error {
-	if err := w.acceptNow(p); err != nil {
-		return err
-	}
-	// What was kept to try the one before again makes room for this one.
-	w.a.prune(ctx)
-	return nil
-}
-
-// acceptNow raises the highest number, unless the trust root was reset since
-// that was decided: the document is loaded by the root that counts now.
-func (w *worker) acceptNow(p reconcile.Plan) error {
+// accept raises the highest number, and the newest signed time with it, unless the
+// trust root was reset since that was decided: the document is loaded by the root
+// that counts now.
+func (w *worker) accept(p reconcile.Plan) error {
 	w.a.taking.Lock()
 	defer w.a.taking.Unlock()
-	o, err := w.a.bound.Load().desired.Load(p.Target.Digest)
+	b := w.a.bound.Load()
+	o, err := b.desired.Load(p.Target.Digest)
 	if err != nil {
 		return notRefusal(err)
 	}
-	return w.append(journal.Record{
+	return w.append(append(w.a.floorAt(b.desired.Floor()), journal.Record{
 		Kind: journal.KindAccept, Ref: p.Target, RevertTo: o.Generation.Doc.RevertTo, Reason: p.Reason,
-	})
+	})...)
 }
 
 // fetch brings everything that a generation names here.
@@ -105,6 +99,10 @@ func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
 	}
 	if err != nil {
 		return err
+	}
+	if slices.ContainsFunc(o.Blobs(), func(ref fleet.BlobRef) bool { return !w.a.blobs.Has(ref) }) {
+		// What was kept to try the one before again makes room for this one.
+		w.a.prune(ctx)
 	}
 	w.a.building.RLock()
 	defer w.a.building.RUnlock()

@@ -106,6 +106,7 @@ type publishedResult struct {
 }
 
 func runPublish(ctx context.Context, o *options, opts *publishOptions, names []string) error {
+	go flakes.GetReady()
 	w, err := o.open()
 	if err != nil {
 		return err

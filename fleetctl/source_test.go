@@ -295,6 +295,19 @@ func TestNixRefusals(t *testing.T) {
 }
 
 // TestNoBuilder: a trust root from before the role has no one to sign closures.
+// TestNixEndsBadly: what nix printed counts only once it has ended well.
+func TestNixEndsBadly(t *testing.T) {
+	w, _ := nixWorld(t, flakeSource, "good", "eval.code", "1", "eval.err", "error: the disk is full\n")
+	for _, args := range [][]string{{"publish"}, {"publish", "--dry-run"}, {"publish", "--stage"}} {
+		w.fails(exitError, "the disk is full", args...)
+	}
+	if len(w.releases()) != 0 || w.server.Head != "" || len(w.server.Proposals) != 0 {
+		t.Errorf("head %q, %d releases, %d proposals", w.server.Head, len(w.releases()), len(w.server.Proposals))
+	}
+	w.again("good")
+	w.ok("publish")
+}
+
 func TestNoBuilder(t *testing.T) {
 	w, _ := nixWorld(t, "{storePath: "+nixtest.SystemA+"}", "prebuilt")
 	r := repo.At(w.dir)

@@ -83,6 +83,19 @@ func SyncDir(dir string) error {
 // atomically. An empty target removes the link; a missing one is no error.
 // What is there and is no symbolic link is left alone, with an error.
 func Symlink(target, link string) error {
+	if err := SymlinkLater(target, link); err != nil {
+		return err
+	}
+	if err := SyncDir(filepath.Dir(link)); err != nil {
+		return err
+	}
+	crashpoint.HitCaller(crashpoint.LinkDone)
+	return nil
+}
+
+// SymlinkLater is Symlink, but for that it is not durable before SyncDir or Symlink
+// was called for the same directory.
+func SymlinkLater(target, link string) error {
 	switch fi, err := os.Lstat(link); {
 	case err == nil && fi.Mode()&os.ModeSymlink == 0:
 		return fmt.Errorf("pointing link %s: something that is no symbolic link is there; move it away", link)
@@ -94,10 +107,6 @@ func Symlink(target, link string) error {
 		return err
 	}
 	crashpoint.HitCaller(crashpoint.LinkRenamed)
-	if err := SyncDir(filepath.Dir(link)); err != nil {
-		return err
-	}
-	crashpoint.HitCaller(crashpoint.LinkDone)
 	return nil
 }
 

@@ -382,6 +382,11 @@ func (s *Store) Floor() time.Time {
 	if s.freshness != nil {
 		later(s.freshness.Doc.Issued)
 	}
+	for _, p := range s.pointers {
+		for _, d := range []fleet.Digest{p.Newest, p.Revert} {
+			_, _ = s.load(d) // What can't be read is told where it is wanted.
+		}
+	}
 	for _, o := range s.opened {
 		later(o.Generation.Doc.Issued)
 		if o.Secrets != nil {

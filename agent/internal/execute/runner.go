@@ -107,10 +107,7 @@ func runAction(dir string, lock *os.File, c clock, stop <-chan os.Signal) error 
 	before := listBefore(req.Action.Steps)
 	defer before.end()
 	now := c.Now()
-	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil { // The run's own entry, before it counts as begun.
-		return err
-	}
-	if err := writeJSON(dir, fileStarted, started{PID: os.Getpid(), BootID: bootID(), Time: now}); err != nil {
+	if err := begin(dir, started{PID: os.Getpid(), BootID: bootID(), Time: now}); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.RunnerBegan)
@@ -125,6 +122,15 @@ func runAction(dir string, lock *os.File, c clock, stop <-chan os.Signal) error 
 	}
 	crashpoint.Hit(crashpoint.RunnerDone)
 	return nil
+}
+
+// begin writes that the run began, durably with the run's own entry. Both at once:
+// neither counts without the other, and the first step waits for both.
+func begin(dir string, s started) error {
+	entry := make(chan error, 1)
+	go func() { entry <- atomicfile.SyncDir(filepath.Dir(dir)) }()
+	err := writeJSON(dir, fileStarted, s)
+	return errors.Join(err, <-entry)
 }
 
 // run carries out one request.
@@ -157,7 +163,11 @@ func (r *run) all() Result {
 		crashpoint.Hit(crashpoint.RunnerStep)
 		switch {
 		case s.Link != nil:
-			if err := atomicfile.Symlink(s.Link.Target, s.Link.Path); err != nil {
+			link := atomicfile.Symlink
+			if i+1 < len(steps) && besides(s.Link, steps[i+1].Link) {
+				link = atomicfile.SymlinkLater
+			}
+			if err := link(s.Link.Target, s.Link.Path); err != nil {
 				res = Result{Outcome: OutcomeError, Message: err.Error()}
 			}
 		case s.Sync != nil:
@@ -174,6 +184,12 @@ func (r *run) all() Result {
 		}
 	}
 	return Result{Outcome: OutcomeOK, Step: len(steps)}
+}
+
+// besides says that the next link is in the same directory: with it, it is made
+// durable.
+func besides(l, next *driver.Link) bool {
+	return next != nil && filepath.Dir(l.Path) == filepath.Dir(next.Path)
 }
 
 func (r *run) hung(step int) Result {

@@ -2,6 +2,7 @@ package execute
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -215,6 +216,7 @@ func socketPair() (ours, theirs *os.File, err error) {
 // stays open for as long as this process lives: the executor may see by it that it
 // does. errNoRun where there is none to come.
 func awaitRun(socket int, most time.Duration) (dir string, lock *os.File, err error) {
+	getReady()
 	if err := readableIn(int32(socket), most); err != nil { //nolint:gosec // A descriptor.
 		return "", nil, err
 	}
@@ -254,6 +256,16 @@ func awaitRun(socket int, most time.Duration) (dir string, lock *os.File, err er
 		return "", nil, fmt.Errorf("taking a run: %w", err)
 	}
 	return dir, lock, nil
+}
+
+// getReady does ahead what a process does once, and a run would wait for: package os
+// tries out how it can wait for processes, and encoding/json looks at the types.
+func getReady() {
+	if self, err := os.FindProcess(os.Getpid()); err == nil {
+		_ = self.Release()
+	}
+	_ = json.Unmarshal([]byte(`{"action":{"steps":[{"link":{},"sync":{},"exec":{}}]}}`), &request{})
+	_, _ = json.Marshal(started{})
 }
 
 // readableIn waits until there is something to read, or the other end is closed.

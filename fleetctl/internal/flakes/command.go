@@ -79,6 +79,8 @@ type Nix struct {
 
 	ahead map[string]func() *Presumed // by reference; see Ahead
 	asked time.Time                   // when that began
+	// ending are evaluations that nix has printed, and not ended yet: how they end.
+	ending []func() error
 }
 
 func (n *Nix) program() string {
@@ -121,21 +123,51 @@ func (f *failed) has(text string) bool { return strings.Contains(strings.Join(f.
 
 // run runs nix and returns its standard output, at most limit bytes.
 func (n *Nix) run(ctx context.Context, limit int, args ...string) ([]byte, error) {
+	return n.begin(ctx, limit, args...).wait()
+}
+
+// process is a nix that was started.
+type process struct {
+	// line gets the first whole line of standard output, once.
+	line chan []byte
+	// ended is closed when the process has ended, and wait knows how.
+	ended chan struct{}
+	wait  func() ([]byte, error)
+}
+
+// begin runs nix and does not wait for it. Who calls MUST call wait in the end.
+func (n *Nix) begin(ctx context.Context, limit int, args ...string) *process {
 	args = append([]string{"--extra-experimental-features", "nix-command flakes"}, args...)
 	cmd := exec.CommandContext(ctx, n.program(), args...)
 	cmd.Env = append(os.Environ(), "NO_COLOR=1")
 	// On SIGTERM nix ends its builds; standard input is not for it.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = endGrace
-	stdout, stderr := &bounded{limit: limit}, &tail{progress: n.Progress}
+	p := &process{line: make(chan []byte, 1), ended: make(chan struct{})}
+	stdout, stderr := &bounded{limit: limit, line: p.line}, &tail{progress: n.Progress}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
-	err := cmd.Run()
+	err := cmd.Start()
+	go func() {
+		defer close(p.ended)
+		if err == nil {
+			err = cmd.Wait()
+		}
+	}()
+	p.wait = func() ([]byte, error) {
+		<-p.ended
+		return n.judge(ctx, err, stdout, stderr)
+	}
+	return p
+}
+
+// judge says how nix ended.
+func (n *Nix) judge(ctx context.Context, err error, stdout *bounded, stderr *tail) ([]byte, error) {
 	exit := (*exec.ExitError)(nil)
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case stdout.full:
-		return nil, ui.WithHint(fmt.Errorf("%w: more than %s", ErrTooMuch, ui.Size(uint64(limit))), "is the reference the right one?") //nolint:gosec // Limits are constants.
+		return nil, ui.WithHint(fmt.Errorf("%w: more than %s", ErrTooMuch, ui.Size(uint64(stdout.limit))), "is the reference the right one?") //nolint:gosec // Limits are constants.
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, os.ErrNotExist):
 		return nil, ui.WithHint(fmt.Errorf("%w: %w", ErrNoNix, err), "install Nix 2.18 or later, or name the program in FLEET_NIX; bundles need none")
 	case errors.As(err, &exit):
@@ -185,6 +217,8 @@ type bounded struct {
 	bytes.Buffer
 	limit int
 	full  bool
+	// line gets what there is when the first line is whole; it has room for it.
+	line chan<- []byte
 }
 
 // Write fails once the limit is reached, which closes the pipe.
@@ -193,7 +227,12 @@ func (b *bounded) Write(p []byte) (int, error) {
 		b.full = true
 		return 0, ErrTooMuch
 	}
-	return b.Buffer.Write(p)
+	n, err := b.Buffer.Write(p)
+	if b.line != nil && bytes.IndexByte(p, '\n') >= 0 {
+		b.line <- bytes.Clone(b.Bytes())
+		b.line = nil
+	}
+	return n, err
 }
 
 // ReadFrom hides the buffer's own, which knows no limit.

@@ -53,7 +53,8 @@ const maxExpression = 96 << 10
 // Evaluate evaluates attributes, all in one process of nix as long as they fit
 // on its command line. It builds nothing, save what Nix code imports from a
 // derivation. Errors wrap ErrEvaluation, ErrNoAttr, ErrNoDerivation, ErrUnlocked
-// or are about nix itself.
+// or are about nix itself. It does not wait for nix to end once that has printed
+// all: Ended MUST be called before anything is signed.
 func (n *Nix) Evaluate(ctx context.Context, attrs []Attr) (map[Attr]Output, error) {
 	out := make(map[Attr]Output, len(attrs))
 	for len(attrs) > 0 {
@@ -70,11 +71,37 @@ func (n *Nix) Evaluate(ctx context.Context, attrs []Attr) (map[Attr]Output, erro
 }
 
 func (n *Nix) evaluate(ctx context.Context, e expression, to map[Attr]Output) error {
-	text, err := n.run(ctx, maxOutput, "eval", "--json", "--expr", e.text)
+	p := n.begin(ctx, maxOutput, "eval", "--json", "--expr", e.text)
+	select {
+	case text := <-p.line:
+		n.ending = append(n.ending, func() error {
+			if _, err := p.wait(); err != nil {
+				return evalError(err, e.attrs)
+			}
+			return nil
+		})
+		if e.decode(text, to) == nil {
+			return nil
+		}
+		// It is judged by its end.
+	case <-p.ended:
+	}
+	text, err := p.wait()
 	if err != nil {
 		return evalError(err, e.attrs)
 	}
 	return e.decode(text, to)
+}
+
+// Ended waits for the evaluations to end, and says whether all of them ended well.
+// Most of the memory of a large evaluation is given back only then.
+func (n *Nix) Ended() error {
+	var errs []error
+	for _, end := range n.ending {
+		errs = append(errs, end())
+	}
+	n.ending = nil
+	return errors.Join(errs...)
 }
 
 // decode reads what the expression evaluated to.

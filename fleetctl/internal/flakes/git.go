@@ -31,6 +31,10 @@ func (p *Presumed) Clean() bool {
 	return p.clean
 }
 
+// NixFirst is how long nix has to start before git is asked what can wait: what is
+// waited for is nix.
+const NixFirst = 5 * time.Millisecond
+
 const (
 	// gitTimeout bounds one question to git: what is slower gains nothing.
 	gitTimeout = 10 * time.Second
@@ -47,6 +51,14 @@ var (
 	plainRef  = regexp.MustCompile(`^refs/heads/[A-Za-z0-9._/-]+$`)
 	plainRev  = regexp.MustCompile(`^[0-9a-f]{40}$`)
 )
+
+// GetReady has package os try out how it can wait for processes, which it does once,
+// by starting one: else the first program waits for that.
+func GetReady() {
+	if self, err := os.FindProcess(os.Getpid()); err == nil {
+		_ = self.Release()
+	}
+}
 
 // Ahead begins what Presume does with each of the references, which then takes what
 // came of it: nix can't begin before, and other things can be done meanwhile. Call
@@ -104,6 +116,7 @@ func presume(ctx context.Context, ref string) *Presumed {
 	p := &Presumed{Locked: locked, ended: make(chan struct{})}
 	go func() {
 		defer close(p.ended)
+		time.Sleep(NixFirst)
 		changes, err := git(ctx, top, "status", "--porcelain", "--untracked-files=no")
 		p.clean = err == nil && changes == ""
 	}()

@@ -202,11 +202,26 @@ func TestEvaluateTells(t *testing.T) {
 	if err != nil || outputs[attrs[1]].Path != nixtest.SystemB || outputs[attrs[1]].NarHash != nixtest.NarHash {
 		t.Errorf("%+v, %v", outputs, err)
 	}
+	// Before it has ended.
+	if err := evaluatedBadly(t, attrs); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("ended badly: %v", err)
+	}
 	results := fmt.Sprintf(`{"drv":%[1]q,"out":%[1]q,"output":"out"}`, nixtest.SystemA)
 	_, err = evaluate("eval.out", `{"nix":"2.26.3","results":[`+results+`,`+results+`]}`)
 	if !errors.Is(err, ErrOutput) || !strings.Contains(err.Error(), "0 trees for 1 flakes") {
 		t.Errorf("without trees: %v", err)
 	}
+}
+
+// evaluatedBadly is how nix ended after it printed all that was asked for.
+func evaluatedBadly(t *testing.T, attrs []Attr) error {
+	t.Helper()
+	stand := nixtest.New(t, "good", append(nixtest.InRepository(t, "good", "/r", "1"), "eval.code", "1", "eval.err", "error: killed\n")...)
+	n := &Nix{Program: stand.Program}
+	if outputs, err := n.Evaluate(t.Context(), attrs); err != nil || len(outputs) != len(attrs) {
+		t.Errorf("%+v, %v", outputs, err)
+	}
+	return n.Ended()
 }
 
 // FuzzDecodeHead: whatever git prints, the URL that is made of it is one, and

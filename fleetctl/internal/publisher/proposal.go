@@ -145,6 +145,7 @@ func (p *Publisher) Stage(ctx context.Context, req Request) (*Result, error) {
 		return nil, err
 	}
 	p.Reporter.Step(StepSources)
+	defer p.Nix.Ended() //nolint:errcheck // As in Publish.
 	pins, revision, err := p.pinSources(ctx, trust, req)
 	if err != nil {
 		return nil, err
@@ -170,6 +171,9 @@ func (p *Publisher) Stage(ctx context.Context, req Request) (*Result, error) {
 		}
 		n.Staged = append(n.Staged, StagedSource{target.Machine, target.Profile, pin.source, settings})
 		res.Generations = append(res.Generations, Generation{Machine: target.Machine, Profile: target.Profile, Source: pin.source, Unbuilt: pin.unbuilt})
+	}
+	if err := p.Nix.Ended(); err != nil {
+		return nil, err
 	}
 	if req.DryRun {
 		return res, nil

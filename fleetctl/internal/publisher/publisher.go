@@ -220,6 +220,7 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	// First of all: what follows may write to the repository, and it may itself
 	// be the flake.
 	p.Reporter.Step(StepSources)
+	defer p.Nix.Ended() //nolint:errcheck // Where it matters it is asked below.
 	pins, revision, err := p.pinSources(ctx, trust, req)
 	if err != nil {
 		return nil, err
@@ -252,6 +253,9 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	p.Reporter.Step(StepPlan)
 	pl, err := p.plan(ctx, trust, hist, pins, req)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.Nix.Ended(); err != nil {
 		return nil, err
 	}
 	res.Release, res.Expected = pl.id, hist.head

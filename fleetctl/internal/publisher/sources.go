@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/flakes"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -64,7 +65,7 @@ func (p *Publisher) pinSources(ctx context.Context, t *release.Trust, req Reques
 		return nil, "", err
 	}
 	told := sync.OnceValue(req.Revision)
-	go told()
+	time.AfterFunc(flakes.NixFirst, func() { told() })
 	defer func() { revision = told() }() // It ends with this.
 	if err := b.evaluate(ctx, sources); err != nil {
 		return nil, "", err
