@@ -18,6 +18,11 @@ import (
 // take a coordinator's answer: everything is verified, in the same order, and
 // what follows is the same. It is on record before the host works towards it.
 func (a *Agent) Apply(file io.Reader, actor string) (fleet.ProfileName, fleet.Ref, error) {
+	p, ref, err := a.apply(file, actor)
+	return p, ref, a.hinted(err, "make room on this host's disk, then apply the file again")
+}
+
+func (a *Agent) apply(file io.Reader, actor string) (fleet.ProfileName, fleet.Ref, error) {
 	b, err := a.enrolled()
 	if err != nil {
 		return "", fleet.Ref{}, err
@@ -140,6 +145,11 @@ func refusedFile(err error) error {
 // pin: what only keys of the old one signed is refused from then on, and numbers
 // are counted anew. What runs goes on running.
 func (a *Agent) ResetTrust(envelope []byte, pin fleet.Digest, actor string) (version uint64, err error) {
+	version, err = a.resetTrust(envelope, pin, actor)
+	return version, a.hinted(err, "make room on this host's disk, then reset its trust again")
+}
+
+func (a *Agent) resetTrust(envelope []byte, pin fleet.Digest, actor string) (version uint64, err error) {
 	b, err := a.enrolled()
 	if err != nil {
 		return 0, err

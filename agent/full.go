@@ -43,10 +43,13 @@ const roomHint = "make room on this host's disk; what runs goes on, and the agen
 // hinted adds what to do to an error that a person sees, where it comes of a
 // disk without room.
 func (a *Agent) hinted(err error, hint string) error {
-	if full, is := a.fullDisk(err); is {
-		return ui.WithHint(fmt.Errorf("%w: %s", err, full.Message), hint)
+	if _, is := a.fullDisk(err); !is {
+		return err
 	}
-	return err
+	if !errors.Is(err, ErrNoRoom) {
+		err = fmt.Errorf("%w (%s)", err, freeBelow(a.config.StateDir))
+	}
+	return ui.WithHint(err, hint)
 }
 
 // readOnly is ST_RDONLY, which is called MNT_RDONLY elsewhere.

@@ -14,6 +14,7 @@ import (
 	"filippo.io/age"
 	"google.golang.org/grpc/codes"
 
+	"github.com/cameronraysmith/fleet/agent/internal/agenttest"
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/pkg/disktest"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -35,8 +36,11 @@ type partHost struct {
 	// gate lets an activation go on, ran has a line for each.
 	gate, ran string
 	paused    int
-	// publishNext publishes ref.
+	// publishNext publishes ref, file is how a person brings it.
 	publishNext func()
+	file        []byte
+	// elsewhere is a fleet with another trust root.
+	elsewhere *agenttest.Fleet
 }
 
 // hostPart is a row: what a host does while the disk of one part is full.
@@ -79,7 +83,7 @@ func hostParts() []hostPart {
 		{name: "secrets", disk: "secrets", needs: makes, prepare: (*partHost).runs, begin: (*partHost).published, done: (*partHost).isConfirmed},
 		{name: "an acceptance, no room for the journal", disk: "journal", needs: makes, asks: []disktest.Kind{disktest.Inodes}, prepare: (*partHost).runs, begin: (*partHost).published, done: (*partHost).isConfirmed},
 		{name: "an activation, no room for its run", disk: "runs", needs: makes, asks: small, prepare: (*partHost).runs, begin: (*partHost).published, done: (*partHost).isConfirmed},
-		{name: "an activation, the journal full in the midst of it", disk: "journal", needs: makes, prepare: (*partHost).activates, begin: (*partHost).passes, done: (*partHost).isConfirmed},
+		{name: "an activation, the journal full in the midst of it", disk: "journal", needs: grows, prepare: (*partHost).activates, begin: (*partHost).passes, done: (*partHost).isConfirmed},
 		{name: "a pause", disk: "journal", needs: grows, prepare: (*partHost).runs, do: (*partHost).pauses},
 	}
 }
@@ -89,7 +93,7 @@ func hostParts() []hostPart {
 // no generation, and goes on by itself once there is room.
 func TestDiskFullByPart(t *testing.T) {
 	disktest.Each(t, func(t *testing.T, kind disktest.Kind) {
-		for _, row := range hostParts() {
+		for _, row := range append(hostParts(), handParts()...) {
 			t.Run(row.name, func(t *testing.T) { row.run(t, kind) })
 		}
 	})
@@ -103,7 +107,7 @@ func newPartHost(t *testing.T, kind disktest.Kind, disk string) *partHost {
 	h.config.SecretsDir = filepath.Join(h.config.StateDir, "secrets", "link")
 	outside := t.TempDir()
 	h.gate, h.ran = filepath.Join(outside, "gate"), filepath.Join(outside, "ran")
-	for _, part := range []string{"journal", "identity", "desired", "blobs", "runs", "bundle", "secrets"} {
+	for _, part := range []string{"journal", "identity", "desired", "blobs", "runs", "bundle", "secrets", "plugins", "dead-man"} {
 		dir := filepath.Join(h.config.StateDir, part)
 		if part == "journal" {
 			dir = h.config.StateDir
@@ -169,7 +173,7 @@ func (row hostPart) attempts(h *partHost, needs bool) (full int) {
 		}
 		full++
 		_, _ = fmt.Fprintln(h.log, err)
-		if why, is := (&Agent{config: h.config}).fullDisk(err); !is && !strings.Contains(err.Error(), h.kind.Word()) || !strings.Contains(ui.HintOf(err)+why.Hint, "make room") {
+		if why, is := (&Agent{config: h.config}).fullDisk(err); !is && !strings.Contains(err.Error(), h.kind.Word()) && !strings.Contains(err.Error(), ErrNoRoom.Error()) || !strings.Contains(ui.HintOf(err)+why.Hint, "make room") {
 			h.t.Errorf("%v (hint %q)", err, ui.HintOf(err))
 		}
 		h.more(err)
@@ -342,7 +346,7 @@ func (h *partHost) next(script string) {
 	secrets, named, sealed := h.fleet.SealSecrets(recipient, map[string]string{"token": h.version})
 	g.Secrets = named
 	env, ref := h.fleet.Seal(g)
-	h.ref = ref
+	h.ref, h.file = ref, h.carried(env, secrets, append(sealed, blob)...)
 	h.publishNext = func() { h.coord.Publish(env, secrets, append(sealed, blob)...) }
 }
 

@@ -30,17 +30,18 @@ type parts struct {
 	// acked counts what was acknowledged of the row's operation.
 	acked int
 	// full is the disk of the row, joins are join strings for later.
-	full    *disktest.Disk
-	room    int
-	began   bool
-	joins   []pki.Join
-	backups string
+	full  *disktest.Disk
+	room  int
+	began bool
+	joins []pki.Join
+	// backups and restored are directories on those disks.
+	backups, restored string
 }
 
 // fullPart is a row: an operation while the disk of one part is full.
 type fullPart struct {
 	name string
-	// disk is whose disk is full: store, blobs or backups.
+	// disk is whose disk is full: store, blobs, backups or restored.
 	disk string
 	// needs are the kinds of room that it needs; without others it works.
 	needs []disktest.Kind
@@ -130,6 +131,7 @@ func fullParts() []fullPart {
 		{name: "an upload, the disk full in the midst of it", disk: "blobs", needs: writes, do: (*parts).uploadInPieces, kept: (*parts).uploaded},
 		{name: "a backup, no room beside the store", disk: "store", needs: makes, local: true, do: (*parts).backUp, kept: (*parts).backedUp},
 		{name: "a backup, no room where it goes", disk: "backups", needs: makes, local: true, do: (*parts).backUp, kept: (*parts).backedUp},
+		{name: "a restore", disk: "restored", needs: makes, local: true, prepare: func(p *parts) { check(p.t, p.backUp()) }, do: (*parts).restores},
 		// What hosts need to go on with takes no room, of whatever.
 		{name: "what is desired and its secrets, no room for the store", disk: "store", do: (*parts).served},
 		{name: "what is desired and its secrets, no room for blobs", disk: "blobs", do: (*parts).served},
@@ -149,12 +151,13 @@ func TestDiskFullByPart(t *testing.T) {
 
 func newParts(t *testing.T, kind disktest.Kind) *parts {
 	t.Helper()
-	p := &parts{world: newWorld(t), kind: kind, backups: filepath.Join(t.TempDir(), "backups"), disks: map[string]*disktest.Disk{}}
+	p := &parts{world: newWorld(t), kind: kind, backups: filepath.Join(t.TempDir(), "backups"), restored: filepath.Join(t.TempDir(), "restored"), disks: map[string]*disktest.Disk{}}
 	p.stop()
 	p.state = filepath.Join(t.TempDir(), "state")
 	p.disks["store"] = disktest.New(t, kind, p.state)
 	p.disks["blobs"] = disktest.New(t, kind, filepath.Join(p.state, "blobs"))
 	p.disks["backups"] = disktest.New(t, kind, p.backups)
+	p.disks["restored"] = disktest.New(t, kind, p.restored)
 	p.start()
 	t.Cleanup(func() { p.stop() }) // before the disks go
 	p.begins()
@@ -360,6 +363,23 @@ func (p *parts) uploadInPieces() error {
 // backUp takes a backup to the disk for backups.
 func (p *parts) backUp() error {
 	return coordinator.BackupFile(p.t.Context(), p.state, p.clock.now(), filepath.Join(p.backups, "fleet"))
+}
+
+// restores brings the backup back, over what an attempt before may have left.
+func (p *parts) restores() error {
+	f, err := os.Open(filepath.Join(p.backups, "fleet"))
+	check(p.t, err)
+	defer func() { _ = f.Close() }()
+	dir := filepath.Join(p.restored, "state")
+	if _, err := coordinator.Restore(p.t.Context(), dir, f); err != nil {
+		return err
+	}
+	left, err := os.ReadDir(dir)
+	if check(p.t, err); len(left) != 1 {
+		p.t.Errorf("restored, and there are %v", left)
+	}
+	check(p.t, os.RemoveAll(dir))
+	return nil
 }
 
 // backedUp checks that the newest backup that was acknowledged is whole, and

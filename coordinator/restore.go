@@ -50,7 +50,7 @@ type Restored struct {
 func Restore(ctx context.Context, dir string, r io.Reader) (Restored, error) {
 	m, err := restore(ctx, dir, r)
 	if err != nil {
-		return Restored{}, fmt.Errorf("restoring into %s: %w", dir, err)
+		return Restored{}, roomless(fmt.Errorf("restoring into %s: %w", dir, err), dir)
 	}
 	return Restored{Fleet: m.Fleet, Made: m.Made, Events: m.EventSeq, Blobs: m.Blobs, BlobBytes: m.BlobBytes}, nil
 }
