@@ -365,10 +365,11 @@ func (a *Agent) recordFloor(t time.Time) error {
 	return a.journal.Append(a.floorAt(t)...) //nolint:wrapcheck // It says what failed.
 }
 
-// floorAt lifts the floor, and returns what has to be recorded that it stays there;
-// nothing where that is on record.
+// floorAt lifts the floor, and returns what has to be recorded that it stays where it
+// is, also by what is here no longer; nothing where that is on record.
 func (a *Agent) floorAt(t time.Time) []journal.Record {
 	a.raiseFloor(t)
+	t = time.Unix(0, a.floor.Load()).UTC()
 	// By the journal: an earlier attempt to record it may have failed.
 	if st := a.journal.State(); !t.After(st.Floor) {
 		return nil

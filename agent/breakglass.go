@@ -173,13 +173,14 @@ func (a *Agent) resetTrust(envelope []byte, pin fleet.Digest, actor string) (ver
 		return 0, err
 	}
 	root := &journal.Root{Version: t.Root().Version, Digest: t.Digest()}
-	err = a.journal.Append(journal.Record{
+	// What only the old root's documents kept is kept from here on.
+	err = a.journal.Append(append([]journal.Record{{
 		Kind: journal.KindTrustReset, Root: root, Actor: actor,
 		Reason: fleet.Reason{
 			Code: fleet.ReasonTrustReset, Message: fmt.Sprintf("trust root reset to version %d (%s) by %s", root.Version, pin.Short(), actor),
 			Hint: "publish with the keys of that root; if nobody of the fleet did this, the host is not to be trusted",
 		},
-	})
+	}}, a.floorAt(b.desired.Floor())...)...)
 	if errors.Is(err, journal.ErrInFlight) {
 		return 0, control.NotPossible("wait until that has ended: fleet-agent status tells", "something is being activated")
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -211,13 +210,13 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 		Join: join, JoinFile: o.joinFile, Pins: o.pins, Coordinator: o.coordinator, Observe: o.observe,
 		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, ExtraEnv: o.env,
 		Plugins:    PluginConfig{Dir: plugins},
-		Supervisor: o.supervisor, Activity: tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
+		Supervisor: o.supervisor, Activity: TuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },
 	})
 }
 
 func runRun(ctx context.Context, o *runOptions) error {
-	tuneRuntime(true)
+	TuneRuntime(true)
 	log, err := o.log()
 	if err != nil {
 		return err
@@ -237,20 +236,21 @@ func runRun(ctx context.Context, o *runOptions) error {
 
 const (
 	// gcPercent while there is work: an activation must not wait for collections, each
-	// of which takes as long as several flushes. The heap is a few megabytes, and what
-	// it grows by is given back after seconds.
+	// of which takes as long as several flushes, and the heap is a few megabytes.
 	gcPercent = 200
+	// busyMemory bounds, softly, what comes of that where much is taken in at once.
+	busyMemory = 64 << 20
 	// idleMemory bounds, softly, what an idle agent's heap may grow to between
 	// two collections.
 	idleMemory = 16 << 20
 )
 
-// tuneRuntime has the process weigh little while it is idle: it gives back what
+// TuneRuntime has the process weigh little while it is idle: it gives back what
 // work took, and does without the collection that the runtime makes every two
 // minutes, which would be most of what an idle agent does.
-func tuneRuntime(busy bool) {
+func TuneRuntime(busy bool) {
 	if busy {
-		debug.SetMemoryLimit(math.MaxInt64)
+		debug.SetMemoryLimit(busyMemory)
 		debug.SetGCPercent(gcPercent)
 		return
 	}

@@ -121,13 +121,15 @@ func (a *Agent) take(b *bound, got sync.Desired) error {
 	return errors.Join(failed...)
 }
 
-// keepFloor lifts the floor to what is here. Where a document waits to be accepted,
-// that is when it is recorded: until then the document itself keeps it, on which
-// nothing else has to wait.
+// keepFloor lifts the floor to what is here. Where a document is about to be accepted,
+// that is when it is recorded, with one flush for both: until then the document itself
+// keeps it.
 func (a *Agent) keepFloor(b *bound) error {
 	st := a.journal.State()
 	for _, p := range b.desired.Profiles() {
-		if o := b.desired.Newest(p); o != nil && o.Ref().Number.Compare(st.Profile(p).Highest.Number) > 0 {
+		highest := st.Profile(p).Highest
+		d, _ := b.desired.Desired(b.host(p, highest), a.now())
+		if d.Target != nil && !d.Revert && d.Target.Number.Compare(highest.Number) > 0 {
 			a.raiseFloor(b.desired.Floor())
 			return nil
 		}

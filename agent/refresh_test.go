@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/agenttest"
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -79,6 +80,14 @@ func TestFloorIsRecordedWhenAccepted(t *testing.T) {
 	}
 	if got := a.now(); got.Before(latest) {
 		t.Errorf("after a restart it is %s, before %s", got, latest)
+	}
+	// The keys of that document count for nothing any more.
+	next := agenttest.NewFleet(t)
+	if _, err := a.ResetTrust(next.Roots[0], next.RootPin, "a test"); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.journal.State().Floor; !got.Equal(latest) {
+		t.Errorf("recorded %s with another trust root, want %s", got, latest)
 	}
 	if err := a.Close(); err != nil {
 		t.Error(err)

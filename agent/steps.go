@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"slices"
 
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
@@ -28,7 +27,7 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 	case reconcile.StepAdopt:
 		return w.adopt, false
 	case reconcile.StepAccept:
-		return func(context.Context) error { return w.accept(p) }, false
+		return func(ctx context.Context) error { return w.accept(ctx, p) }, false
 	case reconcile.StepFetch:
 		return func(ctx context.Context) error { return w.fetch(ctx, p) }, true
 	case reconcile.StepBuild:
@@ -75,10 +74,24 @@ func (w *worker) target(p reconcile.Plan) (*desired.Opened, driver.Driver, error
 	return o, d, err
 }
 
-// accept raises the highest number, and the newest signed time with it, unless the
+func (w *worker) accept(ctx context.Context, p reconcile.Plan) error {
+	st := w.a.journal.State()
+	before := st.Profile(w.profile)
+	if err := w.acceptNow(p); err != nil {
+		return err
+	}
+	// What was kept to try the one before again, or made ready for it, makes room for
+	// this one. Where that one runs there is nothing, and this one need not wait.
+	if !before.Current.Is(before.Highest) || before.Undone.Path != "" {
+		w.a.prune(ctx)
+	}
+	return nil
+}
+
+// acceptNow raises the highest number, and the newest signed time with it, unless the
 // trust root was reset since that was decided: the document is loaded by the root
 // that counts now.
-func (w *worker) accept(p reconcile.Plan) error {
+func (w *worker) acceptNow(p reconcile.Plan) error {
 	w.a.taking.Lock()
 	defer w.a.taking.Unlock()
 	b := w.a.bound.Load()
@@ -86,9 +99,9 @@ func (w *worker) accept(p reconcile.Plan) error {
 	if err != nil {
 		return notRefusal(err)
 	}
-	return w.append(append(w.a.floorAt(b.desired.Floor()), journal.Record{
+	return w.append(append([]journal.Record{{
 		Kind: journal.KindAccept, Ref: p.Target, RevertTo: o.Generation.Doc.RevertTo, Reason: p.Reason,
-	})...)
+	}}, w.a.floorAt(b.desired.Floor())...)...)
 }
 
 // fetch brings everything that a generation names here.
@@ -99,10 +112,6 @@ func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
 	}
 	if err != nil {
 		return err
-	}
-	if slices.ContainsFunc(o.Blobs(), func(ref fleet.BlobRef) bool { return !w.a.blobs.Has(ref) }) {
-		// What was kept to try the one before again makes room for this one.
-		w.a.prune(ctx)
 	}
 	w.a.building.RLock()
 	defer w.a.building.RUnlock()

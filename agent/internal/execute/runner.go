@@ -130,7 +130,11 @@ func begin(dir string, s started) error {
 	entry := make(chan error, 1)
 	go func() { entry <- atomicfile.SyncDir(filepath.Dir(dir)) }()
 	err := writeJSON(dir, fileStarted, s)
-	return errors.Join(err, <-entry)
+	if unsynced := <-entry; unsynced != nil {
+		// It did not begin, and must not look like one that was cut short.
+		err = errors.Join(err, unsynced, os.Remove(filepath.Join(dir, fileStarted)))
+	}
+	return err
 }
 
 // run carries out one request.

@@ -81,6 +81,7 @@ func runAgent(encoded string) error {
 		StateDir: s.state(), RunDir: s.run(), SecretsDir: filepath.Join(s.Dir, "secrets"),
 		Join: s.Join, Runner: []string{s.Exe, beRunner}, Version: "test",
 		Now: func() time.Time { return time.Now().Add(s.Clock) }, ClockSynced: func() bool { return !s.Unsynced },
+		Activity: agent.TuneRuntime,
 		// What waits for minutes on a real host.
 		Retry:    agent.Retry{First: 20 * time.Millisecond, Max: 200 * time.Millisecond, Slow: 200 * time.Millisecond},
 		BlobPace: pace.Limit{Bytes: 1 << 10, Window: s.Window},

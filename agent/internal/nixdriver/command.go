@@ -57,26 +57,15 @@ func (b *base) run(ctx context.Context, said func(string), most int, args ...str
 	if err != nil {
 		return nil, err
 	}
-	return b.runProgram(ctx, program, outputs{said: said, most: most}, args...)
+	return b.runProgram(ctx, program, said, most, args...)
 }
 
-// outputs are what a program prints, and who is told.
-type outputs struct {
-	// said is called with each line of standard error; nil for nobody.
-	said func(string)
-	// most bounds standard output, in bytes.
-	most int
-	// printed is called once there is a line of standard output, before runProgram
-	// returns; nil for nobody.
-	printed func()
-}
-
-func (b *base) runProgram(ctx context.Context, program string, o outputs, args ...string) ([]byte, error) {
+func (b *base) runProgram(ctx context.Context, program string, said func(string), most int, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = b.environ()
 	cmd.Dir = "/"
-	out := &limited{most: o.most, printed: o.printed}
-	lines := &lineWriter{said: o.said}
+	out := &limited{most: most}
+	lines := &lineWriter{said: said}
 	cmd.Stdout, cmd.Stderr = out, lines
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// Told, nix ends its builders, which are not of its group.
@@ -98,7 +87,7 @@ func (b *base) runProgram(ctx context.Context, program string, o outputs, args .
 	case err != nil:
 		return nil, fmt.Errorf("running nix %s: %w", command, err)
 	case out.over:
-		return nil, fmt.Errorf("running nix %s: %w: more than %d bytes", command, errOutput, o.most)
+		return nil, fmt.Errorf("running nix %s: %w: more than %d bytes", command, errOutput, most)
 	}
 	return out.kept, nil
 }
@@ -123,10 +112,9 @@ func (b *base) environ() []string {
 
 // limited keeps the first bytes and says whether there were more.
 type limited struct {
-	kept    []byte
-	most    int
-	over    bool
-	printed func() // for the first whole line
+	kept []byte
+	most int
+	over bool
 }
 
 func (l *limited) Write(p []byte) (int, error) {
@@ -136,10 +124,6 @@ func (l *limited) Write(p []byte) (int, error) {
 		p = p[:room]
 	}
 	l.kept = append(l.kept, p...)
-	if l.printed != nil && bytes.IndexByte(p, '\n') >= 0 {
-		l.printed()
-		l.printed = nil
-	}
 	return n, nil
 }
 

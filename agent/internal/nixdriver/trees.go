@@ -30,23 +30,23 @@ var treeNamed = regexp.MustCompile(storeDir + `/[0-9a-z]{32}-source\b`)
 // after a power loss in the midst of a build a tree may be valid and empty, and
 // nothing says so but what it evaluates to. So what fails by its source's fault
 // has its trees compared with the database first.
-func (b *base) buildFlake(ctx context.Context, f fleet.FlakeSource, link string, said func(string)) (made, error) {
+func (b *base) buildFlake(ctx context.Context, f fleet.FlakeSource, link string, said func(string)) (string, error) {
 	expr, err := expression(f)
 	if err != nil {
-		return made{}, err
+		return "", err
 	}
 	what := append(b.hookless(ctx), "--pure-eval", "--expr", expr)
-	m, err := b.nixBuild(ctx, link, said, what...)
+	path, err := b.nixBuild(ctx, link, said, what...)
 	if !errors.Is(err, driver.ErrSource) {
-		return m, err
+		return path, err
 	}
 	damaged := b.damagedTrees(ctx, f, err)
 	if len(damaged) == 0 {
-		return made{}, err
+		return "", err
 	}
 	if merr := b.fetchAnew(ctx, f, damaged); merr != nil {
 		// It is no fault of the source, so that it is tried again.
-		return made{}, fmt.Errorf("%s of the source, damaged on this host: %w; before it came to that: %s", few(damaged), merr, err.Error())
+		return "", fmt.Errorf("%s of the source, damaged on this host: %w; before it came to that: %s", few(damaged), merr, err.Error())
 	}
 	said("fetched anew what was damaged: " + few(damaged))
 	return b.nixBuild(ctx, link, said, what...)

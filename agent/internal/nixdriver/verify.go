@@ -91,7 +91,7 @@ func (b *base) nixStore(ctx context.Context, args ...string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.runProgram(ctx, filepath.Join(filepath.Dir(program), "nix-store"), outputs{most: maxVerifyBytes}, args...)
+	return b.runProgram(ctx, filepath.Join(filepath.Dir(program), "nix-store"), nil, maxVerifyBytes, args...)
 }
 
 // Repair implements driver.Repairer: what Verify found damaged is substituted

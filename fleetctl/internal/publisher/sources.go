@@ -185,11 +185,16 @@ func (b *pinner) build(ctx context.Context, sources []inventory.Source) error {
 			outputs = append(outputs, o)
 		}
 	}
+	if len(outputs) == 0 {
+		return nil
+	}
 	// Before the work: without keys all of it would be for nothing.
-	if len(outputs) > 0 {
-		if err := b.openBuilders(); err != nil {
-			return err
-		}
+	if err := b.openBuilders(); err != nil {
+		return err
+	}
+	// Some nix writes the last derivations when it ends.
+	if err := b.p.Nix.Ended(); err != nil {
+		return err
 	}
 	return b.p.Nix.Build(ctx, outputs)
 }
@@ -221,6 +226,11 @@ func (b *pinner) pin(ctx context.Context, sources []inventory.Source) (map[inven
 		if root != "" {
 			roots[s] = root
 			paths = append(paths, root)
+		}
+	}
+	if len(paths) > 0 { // Their closures are signed.
+		if err := b.p.Nix.Ended(); err != nil {
+			return nil, err
 		}
 	}
 	slices.Sort(paths)
