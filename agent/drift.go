@@ -56,6 +56,7 @@ func (a *Agent) lookForDrift() {
 		now := w.drift(st.Profile(w.profile))
 		w.mu.Lock()
 		changed := w.drifted != now
+		w.drifted = now
 		w.mu.Unlock()
 		if changed {
 			w.wake()

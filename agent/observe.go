@@ -29,11 +29,16 @@ func (w *worker) observe(now time.Time) inputs {
 	in.desired, _ = b.desired.Desired(b.host(w.profile, p.Highest), now)
 	in.policy = w.policy(b, st, p)
 
-	drifted := w.drift(p)
 	w.mu.Lock()
-	f := w.facts
-	w.drifted = drifted
+	f, drifted := w.facts, w.drifted
 	w.mu.Unlock()
+	// On the way to something else it decides nothing, and need not be looked for.
+	if t := in.desired.Target; t == nil || t.Digest == p.Current.Ref.Digest {
+		drifted = w.drift(p)
+		w.mu.Lock()
+		w.drifted = drifted
+		w.mu.Unlock()
+	}
 	o := &in.observed
 	*o = reconcile.Observed{
 		Adopted: p.Adopted, Current: p.Current.Ref, Highest: p.Highest,

@@ -235,13 +235,19 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 		return nil, err
 	}
 	p.Reporter.Step(StepInventory)
-	if !req.DryRun {
-		if _, err := p.Coordinator.ApplyInventory(ctx, req.Inventory); err != nil {
-			return nil, err
+	applied := make(chan error, 1)
+	go func() {
+		var err error
+		if !req.DryRun {
+			_, err = p.Coordinator.ApplyInventory(ctx, req.Inventory)
 		}
-	}
+		applied <- err
+	}()
 	p.Reporter.Step(StepHead)
 	hist, err := p.look(ctx, trust, releases, !req.DryRun)
+	if aerr := <-applied; aerr != nil {
+		return nil, aerr
+	}
 	if err != nil {
 		return nil, err
 	}
