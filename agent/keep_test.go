@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -131,4 +133,46 @@ func TestUndoneMakesRoom(t *testing.T) {
 	if _, err := os.Stat(undone); err == nil {
 		t.Error("still there while the next one is fetched")
 	}
+}
+
+// TestRetention: verified generations stay built by number and by age, as the policy
+// says; what runs and what it would go back to in any case.
+func TestRetention(t *testing.T) {
+	h := newHost(t)
+	clock := newOffset()
+	h.config.Now = clock.now
+	h.start()
+	kept := map[uint64]string{}
+	publish := func(seq uint64, count uint32, age time.Duration, want ...uint64) {
+		t.Helper()
+		ref := h.publish(seq, fmt.Sprint(seq), "", func(g *fleet.Generation) {
+			g.Policy.KeepGenerations, g.Policy.KeepFor = count, fleet.Duration(age)
+		})
+		h.coord.WaitState(fleet.StateConfirmed, ref)
+		st := h.agent.journal.State()
+		kept[seq] = st.Profile(fleet.System).Current.Path
+		var built []uint64
+		for range 1000 {
+			built = nil
+			for seq, path := range kept {
+				if _, err := os.Stat(path); err == nil {
+					built = append(built, seq)
+				}
+			}
+			slices.Sort(built)
+			if slices.Equal(built, want) {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		t.Errorf("with %d, %d and %s there are %v, want %v", seq, count, age, built, want)
+	}
+	publish(1, 3, 0, 1)
+	publish(2, 3, 0, 1, 2)
+	publish(3, 3, 0, 1, 2, 3)
+	publish(4, 3, 0, 2, 3, 4)
+	publish(5, 0, time.Hour, 2, 3, 4, 5)
+	clock.add(90 * time.Minute)
+	publish(6, 1, time.Hour, 5, 6)
+	publish(7, 0, 0, 6, 7)
 }

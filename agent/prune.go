@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,7 +74,7 @@ func (a *Agent) prune(ctx context.Context) {
 	var paths []string
 	documents, keepSecrets := map[fleet.Digest]bool{}, map[fleet.ProfileName][]string{}
 	for name, p := range st.Profiles {
-		kept := []journal.Built{p.Current, p.LastGood, p.Staged, p.Undone}
+		kept := append(a.retained(name, *p), p.Current, p.LastGood, p.Staged, p.Undone)
 		if p.Activation != nil {
 			kept = append(kept, p.Activation.From, p.Activation.To, p.Activation.Back())
 		}
@@ -102,6 +103,25 @@ func (a *Agent) prune(ctx context.Context) {
 	if err := errors.Join(errs...); err != nil {
 		a.config.Log.Warn("clearing away failed", "error", err)
 	}
+}
+
+// retained are the verified generations of a profile that stay built by its policy: the
+// newest so many, and those that were verified so long ago at most. One from a clock
+// that was ahead stays until its time has come.
+func (a *Agent) retained(name fleet.ProfileName, p journal.ProfileState) []journal.Built {
+	var policy fleet.Policy
+	if newest := a.bound.Load().desired.Newest(name); newest != nil {
+		policy = newest.Generation.Doc.Policy
+	}
+	count := cmp.Or(int(policy.KeepGenerations), fleet.DefaultKeepGenerations)
+	since := a.now().Add(-time.Duration(policy.KeepFor))
+	var kept []journal.Built
+	for i, g := range slices.Backward(p.History) {
+		if len(p.History)-i <= count || g.Time.After(since) {
+			kept = append(kept, g.Built)
+		}
+	}
+	return kept
 }
 
 // neededBlobs lists the secrets of generations that may run again: small, and

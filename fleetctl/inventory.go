@@ -236,6 +236,12 @@ func showPolicy(p inventory.Policy) string {
 	if p.OnInconclusive != "" {
 		words = append(words, "inconclusive "+string(p.OnInconclusive))
 	}
+	if p.KeepGenerations != 0 {
+		words = append(words, fmt.Sprintf("keep %d", p.KeepGenerations))
+	}
+	if p.KeepFor != 0 {
+		words = append(words, "keep for "+shortDuration(p.KeepFor))
+	}
 	if p.Expiry != fleet.Duration(fleet.DefaultExpiry) {
 		words = append(words, "expiry "+shortDuration(p.Expiry))
 	}

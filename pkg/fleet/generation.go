@@ -8,15 +8,18 @@ import (
 
 // Limits on documents. Decoders refuse what goes beyond.
 const (
-	MaxDocumentBytes  = 256 << 10
-	MaxProbes         = 64
-	MaxRevertTo       = 16
-	MaxSecrets        = 1024
-	MaxSecretBytes    = 1 << 20
-	MaxNumberJump     = 1000
-	DefaultExpiry     = 180 * 24 * time.Hour
-	DefaultActivation = 10 * time.Minute
-	DefaultVerify     = 2 * time.Minute
+	MaxDocumentBytes = 256 << 10
+	MaxProbes        = 64
+	MaxRevertTo      = 16
+	MaxSecrets       = 1024
+	MaxSecretBytes   = 1 << 20
+	MaxNumberJump    = 1000
+	// MaxKeepGenerations is what a host remembers of a profile.
+	MaxKeepGenerations     = 16
+	DefaultKeepGenerations = 2
+	DefaultExpiry          = 180 * 24 * time.Hour
+	DefaultActivation      = 10 * time.Minute
+	DefaultVerify          = 2 * time.Minute
 )
 
 // Duration is a time.Duration that travels as text, such as "1m30s".
@@ -152,6 +155,12 @@ type Policy struct {
 	// OnInconclusive says what follows an inconclusive verification; default
 	// rollback (which holds where the host was offline before).
 	OnInconclusive OnInconclusive `json:"on_inconclusive,omitempty"`
+	// KeepGenerations is how many of the newest verified generations stay built on the
+	// host, what runs included: at most MaxKeepGenerations, default
+	// DefaultKeepGenerations, which are what runs and what it would go back to.
+	KeepGenerations uint32 `json:"keep_generations,omitempty"`
+	// KeepFor is for how long a verified generation stays built beyond that.
+	KeepFor Duration `json:"keep_for,omitempty"`
 }
 
 // OnInconclusive says what follows an inconclusive verification.

@@ -146,6 +146,9 @@ func (p Policy) Validate() error {
 	default:
 		return invalid("policy on_inconclusive %q: use rollback or keep", clip(string(p.OnInconclusive)))
 	}
+	if p.KeepGenerations > MaxKeepGenerations {
+		return invalid("policy keep_generations %d: at most %d", p.KeepGenerations, MaxKeepGenerations)
+	}
 	return nil
 }
 

@@ -53,6 +53,7 @@ const (
 	maxDeadline = day
 	maxExpiry   = 10 * 365 * day
 	maxProbe    = time.Hour
+	maxKeep     = 365 * day
 	// defaultSecretMode lets only the owner read.
 	defaultSecretMode = 0o400
 )
@@ -142,6 +143,10 @@ func (d *settingsDecoder) policy(n *node, p *Policy) {
 		"onInconclusive": func(n *node) {
 			p.OnInconclusive = enum(&d.decoder, n, "policy.onInconclusive", fleet.InconclusiveRollback, fleet.InconclusiveKeep)
 		},
+		"keepGenerations": func(n *node) {
+			p.KeepGenerations = uint32(d.whole(n, "policy.keepGenerations", 1, fleet.MaxKeepGenerations)) //nolint:gosec // In that range.
+		},
+		"keepFor":   deadline(&p.KeepFor, "policy.keepFor", maxKeep),
 		"freshness": deadline(&p.Freshness, "policy.freshness", fleet.MaxFreshness),
 		"expiry":    deadline(&p.Expiry, "policy.expiry", maxExpiry),
 	})
