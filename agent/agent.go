@@ -64,6 +64,8 @@ type Agent struct {
 	run         string       // names this run: a random text
 	suspect     atomic.Bool  // a power loss may have damaged what was built
 	floor       atomic.Int64 // unix nanoseconds of the newest signed time seen
+	// cluttered says that there may be something to clear away that nobody needs.
+	cluttered atomic.Bool
 
 	// fetches has an element for each profile that fetches.
 	fetches chan struct{}
@@ -121,6 +123,7 @@ func New(c Config) (*Agent, error) {
 		bootID: readBootID(), run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
 		rootMoved: make(chan struct{}, 1), progress: watchdog.NewProgress(awake), decided: make(chan struct{}, 1),
 	}
+	a.cluttered.Store(true) // By the one before, which may have been killed.
 	const restart = "make room on this host's disk, then start the agent again: what runs goes on"
 	if a.journal, err = journal.Open(c.StateDir, journal.Options{Now: a.now, Log: c.Log}); err != nil {
 		return nil, a.hinted(fmt.Errorf("starting agent: %w", err), restart)

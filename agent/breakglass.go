@@ -111,6 +111,9 @@ func (a *Agent) takeBlobs(r *carry.Reader, o *desired.Opened) error {
 func (a *Agent) applied(b *bound, doc desired.Document, o *desired.Opened, actor string) (fleet.ProfileName, fleet.Ref, error) {
 	a.taking.Lock()
 	defer a.taking.Unlock()
+	if err := a.unfinishedReset(); err != nil {
+		return "", fleet.Ref{}, err
+	}
 	p, ref := o.Generation.Doc.Profile, o.Ref()
 	w := a.worker(p)
 	if err := w.append(journal.Record{
@@ -130,6 +133,15 @@ func (a *Agent) applied(b *bound, doc desired.Document, o *desired.Opened, actor
 	a.wakeAll()
 	a.link.wantReport()
 	return p, ref, nil
+}
+
+// unfinishedReset is an error while another trust root is on record than is in use: it
+// could not be written down, and numbers count anew already. a.taking is held.
+func (a *Agent) unfinishedReset() error {
+	if st := a.journal.State(); st.Reset != nil {
+		return control.NotPossible("reset the trust root once more, or start the agent again", "a reset of this host's trust root has not come to its end")
+	}
+	return nil
 }
 
 // refusedFile explains a refusal to who brought the file.

@@ -157,7 +157,7 @@ func TestKeptIsNotTakenBack(t *testing.T) {
 	h.confirmed(1, "good")
 	second := h.publish(2, "kept", "", verifyIn(200*time.Millisecond), never, func(g *fleet.Generation) {
 		g.Policy.OnInconclusive = fleet.InconclusiveKeep
-		g.Policy.ActivationDeadline = fleet.Duration(time.Second)
+		g.Policy.ActivationDeadline = fleet.Duration(4 * time.Second)
 	})
 	waitProfile(t, h, "kept", func(p control.Profile) bool { return p.Current == second && p.State == fleet.StateHeld })
 	s, err := deadman.Open(filepath.Join(h.config.StateDir, deadmanDir, "system"), nil)
@@ -178,7 +178,7 @@ func TestKeptIsNotTakenBack(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	h.crash()
-	time.Sleep(2 * time.Second) // beyond all deadlines of that generation
+	time.Sleep(5 * time.Second) // beyond all deadlines of that generation
 	h.expectServing("kept")
 }
 

@@ -60,6 +60,7 @@ func (a *Agent) lookForDrift() {
 		w.mu.Unlock()
 		if changed {
 			w.wake()
+			a.link.wantReport()
 		}
 	}
 }

@@ -85,7 +85,10 @@ func TestOverridden(t *testing.T) {
 	h.says("generation 1.1 (")
 	// What does not work leads back to what the person had made.
 	h.publish(3, "three", "exit 1")
-	waitProfile(t, h, "back to it", func(p control.Profile) bool { return p.State == fleet.StateRolledBack && p.Current.Number.Seq == 1 })
+	back := waitProfile(t, h, "back to it", func(p control.Profile) bool { return p.State == fleet.StateRolledBack && p.Current.Number.Seq == 1 })
+	if strings.Contains(back.Reason.Message, "changed on the host") {
+		t.Errorf("what is on record passes for a change: %s", back.Reason.Message)
+	}
 	h.expectServing("one")
 	h.confirmed(4, "four")
 	// Also where there is something else to say first.

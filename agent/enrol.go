@@ -113,7 +113,6 @@ func (a *Agent) enrolOnce(ctx context.Context, attempt int) error {
 	if err := a.identity.SetJoin(j); err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	a.raiseFloor(j.Issued)
 	csr, err := a.identity.CSR()
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
@@ -124,7 +123,14 @@ func (a *Agent) enrolOnce(ctx context.Context, attempt int) error {
 	}
 	got, err := sync.Enrol(ctx, sync.Enrolment{
 		Join: j, CSR: csr, HostKeys: keys, InstanceID: a.identity.InstanceID(), Attempt: attempt,
-	}, a.config.Coordinator, a.now)
+	}, a.config.Coordinator, func() time.Time {
+		// No right clock is before the join string was made. For good that counts once
+		// it has worked.
+		if now := a.now(); now.After(j.Issued) {
+			return now
+		}
+		return j.Issued
+	})
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/agenttest"
 	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
 	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -131,6 +132,36 @@ func TestUndoneMakesRoom(t *testing.T) {
 	h.publish(3, "better", "")
 	h.coord.Wait("fetching", func() bool { return h.coord.Calls("GetBlob") > calls })
 	if _, err := os.Stat(undone); err == nil {
+		t.Error("still there while the next one is fetched")
+	}
+}
+
+// TestKeptMakesRoom: so does what ran before a generation that was kept unverified, and
+// is superseded.
+func TestKeptMakesRoom(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.confirmed(1, "one")
+	h.confirmed(2, "two")
+	st := h.agent.journal.State()
+	first := st.Profile(fleet.System).LastGood.Path
+	kept := h.publish(3, "three", "", verifyIn(100*time.Millisecond), never, func(g *fleet.Generation) {
+		g.Policy.OnInconclusive = fleet.InconclusiveKeep
+	})
+	h.coord.Wait("kept", func() bool {
+		st := h.agent.journal.State()
+		p := st.Profile(fleet.System)
+		return p.Current.Is(kept) && p.Phase == journal.PhaseActivated
+	})
+	if _, err := os.Stat(first); err != nil {
+		t.Fatalf("cleared away early: %v", err)
+	}
+	release := h.coord.Hold("GetBlob")
+	defer release()
+	calls := h.coord.Calls("GetBlob")
+	h.publish(4, "four", "")
+	h.coord.Wait("fetching", func() bool { return h.coord.Calls("GetBlob") > calls })
+	if _, err := os.Stat(first); err == nil {
 		t.Error("still there while the next one is fetched")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -210,7 +211,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 		Join: join, JoinFile: o.joinFile, Pins: o.pins, Coordinator: o.coordinator, Observe: o.observe,
 		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, ExtraEnv: o.env,
 		Plugins:    PluginConfig{Dir: plugins},
-		Supervisor: o.supervisor, Activity: TuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
+		Supervisor: o.supervisor, Activity: o.tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },
 	})
 }
@@ -257,6 +258,15 @@ func TuneRuntime(busy bool) {
 	debug.SetMemoryLimit(idleMemory)
 	debug.SetGCPercent(-1)
 	debug.FreeOSMemory()
+}
+
+// tuneRuntime is TuneRuntime, without the limit where the host states what is the
+// newest: the releases of a large fleet are more than that.
+func (o *runOptions) tuneRuntime(busy bool) {
+	TuneRuntime(busy)
+	if busy && o.freshness.Key != "" {
+		debug.SetMemoryLimit(math.MaxInt64)
+	}
 }
 
 func runEnrol(ctx context.Context, o *runOptions, args []string) error {

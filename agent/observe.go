@@ -32,8 +32,9 @@ func (w *worker) observe(now time.Time) inputs {
 	w.mu.Lock()
 	f, drifted := w.facts, w.drifted
 	w.mu.Unlock()
-	// On the way to something else it decides nothing, and need not be looked for.
-	if t := in.desired.Target; t == nil || t.Digest == p.Current.Ref.Digest {
+	// On the way to something else it decides nothing, and need not be looked for. With
+	// an activation it is over.
+	if t := in.desired.Target; t == nil || t.Digest == p.Current.Ref.Digest || p.Activation != nil {
 		drifted = w.drift(p)
 		w.mu.Lock()
 		w.drifted = drifted

@@ -67,9 +67,11 @@ func (a *Agent) prune(ctx context.Context) {
 	// Whoever makes a generation ready needs its blobs, half-made secrets, and
 	// what is built and not on record yet. Then the next time will do.
 	if !a.building.TryLock() {
+		a.cluttered.Store(true)
 		return
 	}
 	defer a.building.Unlock()
+	a.cluttered.Store(false)
 	st := a.journal.State()
 	var paths []string
 	documents, keepSecrets := map[fleet.Digest]bool{}, map[fleet.ProfileName][]string{}
@@ -101,6 +103,7 @@ func (a *Agent) prune(ctx context.Context) {
 	}
 	errs = append(errs, a.prunePlugins(ctx, documents, paths)...)
 	if err := errors.Join(errs...); err != nil {
+		a.cluttered.Store(true)
 		a.config.Log.Warn("clearing away failed", "error", err)
 	}
 }
@@ -114,6 +117,9 @@ func (a *Agent) retained(name fleet.ProfileName, p journal.ProfileState) []journ
 		policy = newest.Generation.Doc.Policy
 	}
 	count := cmp.Or(int(policy.KeepGenerations), fleet.DefaultKeepGenerations)
+	if !p.CurrentVerified() {
+		count-- // What runs is one of them.
+	}
 	since := a.now().Add(-time.Duration(policy.KeepFor))
 	var kept []journal.Built
 	for i, g := range slices.Backward(p.History) {

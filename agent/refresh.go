@@ -95,6 +95,9 @@ func (a *Agent) noteDamage(damage error) {
 func (a *Agent) take(b *bound, got sync.Desired) error {
 	a.taking.Lock()
 	defer a.taking.Unlock()
+	if err := a.unfinishedReset(); err != nil {
+		return err
+	}
 	var failed []error
 	err := b.desired.AddRoots(got.Roots)
 	a.link.note(troubleRoot, release.ReasonOf(err))

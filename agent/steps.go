@@ -81,8 +81,9 @@ func (w *worker) accept(ctx context.Context, p reconcile.Plan) error {
 		return err
 	}
 	// What was kept to try the one before again, or made ready for it, makes room for
-	// this one. Where that one runs there is nothing, and this one need not wait.
-	if !before.Current.Is(before.Highest) || before.Undone.Path != "" {
+	// this one. Where that one runs and all was cleared away, this one need not wait.
+	if w.a.cluttered.Load() || before.Activation != nil || before.Undone.Path != "" ||
+		!before.Current.Is(before.Highest) || before.Staged.Path != "" && !before.Staged.Is(before.Current.Ref) {
 		w.a.prune(ctx)
 	}
 	return nil
@@ -94,6 +95,9 @@ func (w *worker) accept(ctx context.Context, p reconcile.Plan) error {
 func (w *worker) acceptNow(p reconcile.Plan) error {
 	w.a.taking.Lock()
 	defer w.a.taking.Unlock()
+	if err := w.a.unfinishedReset(); err != nil {
+		return err
+	}
 	b := w.a.bound.Load()
 	o, err := b.desired.Load(p.Target.Digest)
 	if err != nil {
@@ -113,6 +117,7 @@ func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
 	if err != nil {
 		return err
 	}
+	w.a.cluttered.Store(true)
 	w.a.building.RLock()
 	defer w.a.building.RUnlock()
 	// The driver may be one of them.

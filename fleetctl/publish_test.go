@@ -387,7 +387,7 @@ func TestPublishInterrupted(t *testing.T) {
 			if code, _, errs := w.runContext(ctx, "publish"); code == exitOK {
 				t.Fatalf("it went through: %s", errs)
 			}
-			w.server.Before = nil
+			w.server.Hook(nil) // A call beside the one that was cut short may yet come.
 			if w.server.Head != head || w.desiredNumber("galena") != "1.1" || w.desiredNumber("cinnabar") != "1.1" {
 				t.Error("hosts see something of it")
 			}

@@ -294,10 +294,15 @@ func TestNixRefusals(t *testing.T) {
 	w.fails(exitError, "nix is not installed", "publish")
 }
 
-// TestNoBuilder: a trust root from before the role has no one to sign closures.
 // TestNixEndsBadly: what nix printed counts only once it has ended well.
 func TestNixEndsBadly(t *testing.T) {
-	w, _ := nixWorld(t, flakeSource, "good", "eval.code", "1", "eval.err", "error: the disk is full\n")
+	bad := []string{"eval.code", "1", "eval.err", "error: the disk is full\n"}
+	w, n := nixWorld(t, `{flake: "`+nixtest.Ref+`", build: true}`, "built", bad...)
+	w.fails(exitError, "the disk is full", "publish")
+	if strings.Contains(n.Calls(), "build") || w.server.Machines != nil {
+		t.Errorf("calls of nix: %q, or the coordinator has machines", n.Calls())
+	}
+	w, _ = nixWorld(t, flakeSource, "good", bad...)
 	for _, args := range [][]string{{"publish"}, {"publish", "--dry-run"}, {"publish", "--stage"}} {
 		w.fails(exitError, "the disk is full", args...)
 	}
@@ -308,6 +313,7 @@ func TestNixEndsBadly(t *testing.T) {
 	w.ok("publish")
 }
 
+// TestNoBuilder: a trust root from before the role has no one to sign closures.
 func TestNoBuilder(t *testing.T) {
 	w, _ := nixWorld(t, "{storePath: "+nixtest.SystemA+"}", "prebuilt")
 	r := repo.At(w.dir)

@@ -130,9 +130,12 @@ func begin(dir string, s started) error {
 	entry := make(chan error, 1)
 	go func() { entry <- atomicfile.SyncDir(filepath.Dir(dir)) }()
 	err := writeJSON(dir, fileStarted, s)
-	if unsynced := <-entry; unsynced != nil {
-		// It did not begin, and must not look like one that was cut short.
-		err = errors.Join(err, unsynced, os.Remove(filepath.Join(dir, fileStarted)))
+	if err = errors.Join(err, <-entry); err == nil {
+		return nil
+	}
+	// It did not begin, and must not look like one that was cut short.
+	if rerr := os.Remove(filepath.Join(dir, fileStarted)); !errors.Is(rerr, os.ErrNotExist) {
+		err = errors.Join(err, rerr)
 	}
 	return err
 }

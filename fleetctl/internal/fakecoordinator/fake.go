@@ -191,6 +191,13 @@ func (s *Server) enter(ctx context.Context, method string) error {
 	return nil
 }
 
+// Hook replaces Before while calls may be under way.
+func (s *Server) Hook(before func(method string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Before = before
+}
+
 // ApplyInventory replaces the inventory.
 func (s *Server) ApplyInventory(_ context.Context, req *fleetv1.ApplyInventoryRequest) (*fleetv1.ApplyInventoryResponse, error) {
 	s.mu.Lock()

@@ -245,7 +245,7 @@ func (p *Publisher) Publish(ctx context.Context, req Request) (*Result, error) {
 	}()
 	p.Reporter.Step(StepHead)
 	hist, err := p.look(ctx, trust, releases, !req.DryRun)
-	if aerr := <-applied; aerr != nil {
+	if aerr := <-applied; aerr != nil && !errors.Is(err, ErrAlarm) {
 		return nil, aerr
 	}
 	if err != nil {
