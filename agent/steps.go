@@ -117,9 +117,9 @@ func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
 	if err != nil {
 		return err
 	}
-	w.a.cluttered.Store(true)
 	w.a.building.RLock()
 	defer w.a.building.RUnlock()
+	w.a.cluttered.Store(true) // Under the lock: whoever clears away does not see it half.
 	// The driver may be one of them.
 	if ok, err := w.fetchPlugins(ctx, p, &o.Generation.Doc); !ok || err != nil {
 		return err
