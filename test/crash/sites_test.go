@@ -28,6 +28,7 @@ var pointless = map[string]string{
 	"execute.(*Executor).await":         "the null device",
 	"execute.writeAction":               "nobody reads it after a crash but the runner that is started next; the points around the runner's start are before and after it",
 	"execute.(*Units).clear":            "sockets that nobody answers any more",
+	"execute.begin":                     "only where a disk refuses to keep that a run began; who dies before leaves a run that was cut short, as the points of its file do",
 	"execute.openLog":                   "what a program says, for people; the points around the runner's start are before and after it",
 	"execute.takeLock":                  "a file that is only locked",
 	"journal.takeLock":                  "a file that is only locked",
