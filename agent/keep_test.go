@@ -123,16 +123,23 @@ func TestUndoneMakesRoom(t *testing.T) {
 	h.coord.WaitState(fleet.StateRolledBack, good)
 	st := h.agent.journal.State()
 	undone := st.Profile(fleet.System).Undone.Path
-	if _, err := os.Stat(undone); err != nil {
-		t.Fatalf("not kept: %v", err)
+	h.makesRoom(undone, 3)
+}
+
+// makesRoom expects that a path is there until generation seq is fetched, and then no
+// longer.
+func (h *host) makesRoom(path string, seq uint64) {
+	h.t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		h.t.Fatalf("not kept: %v", err)
 	}
 	release := h.coord.Hold("GetBlob")
 	defer release()
 	calls := h.coord.Calls("GetBlob")
-	h.publish(3, "better", "")
+	h.publish(seq, "next", "")
 	h.coord.Wait("fetching", func() bool { return h.coord.Calls("GetBlob") > calls })
-	if _, err := os.Stat(undone); err == nil {
-		t.Error("still there while the next one is fetched")
+	if _, err := os.Stat(path); err == nil {
+		h.t.Error("still there while the next one is fetched")
 	}
 }
 
@@ -153,17 +160,7 @@ func TestKeptMakesRoom(t *testing.T) {
 		p := st.Profile(fleet.System)
 		return p.Current.Is(kept) && p.Phase == journal.PhaseActivated
 	})
-	if _, err := os.Stat(first); err != nil {
-		t.Fatalf("cleared away early: %v", err)
-	}
-	release := h.coord.Hold("GetBlob")
-	defer release()
-	calls := h.coord.Calls("GetBlob")
-	h.publish(4, "four", "")
-	h.coord.Wait("fetching", func() bool { return h.coord.Calls("GetBlob") > calls })
-	if _, err := os.Stat(first); err == nil {
-		t.Error("still there while the next one is fetched")
-	}
+	h.makesRoom(first, 4)
 }
 
 // TestRetention: verified generations stay built by number and by age, as the policy

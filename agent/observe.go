@@ -29,17 +29,20 @@ func (w *worker) observe(now time.Time) inputs {
 	in.desired, _ = b.desired.Desired(b.host(w.profile, p.Highest), now)
 	in.policy = w.policy(b, st, p)
 
-	w.mu.Lock()
-	f, drifted := w.facts, w.drifted
-	w.mu.Unlock()
-	// On the way to something else it decides nothing, and need not be looked for. With
-	// an activation it is over.
-	if t := in.desired.Target; t == nil || t.Digest == p.Current.Ref.Digest || p.Activation != nil {
+	// On the way to something else drift decides nothing, and need not be looked for.
+	// With an activation it is over.
+	target := in.desired.Target
+	looks, drifted := target == nil || target.Digest == p.Current.Ref.Digest || p.Activation != nil, ""
+	if looks {
 		drifted = w.drift(p)
-		w.mu.Lock()
-		w.drifted = drifted
-		w.mu.Unlock()
 	}
+	w.mu.Lock()
+	f := w.facts
+	if looks {
+		w.drifted = drifted
+	}
+	drifted = w.drifted
+	w.mu.Unlock()
 	o := &in.observed
 	*o = reconcile.Observed{
 		Adopted: p.Adopted, Current: p.Current.Ref, Highest: p.Highest,

@@ -18,7 +18,7 @@ import (
 // a crash point, or is in pointless.
 var effects = map[string][]string{
 	"os":         {"Rename", "Remove", "RemoveAll", "Symlink", "Link", "WriteFile", "OpenFile", "Create", "CreateTemp", "Mkdir", "MkdirTemp"},
-	"atomicfile": {"Write", "WriteFile", "Symlink"},
+	"atomicfile": {"Write", "WriteFile", "Symlink", "SymlinkLater"},
 	"atomicdir":  {"Publish"},
 }
 

@@ -123,28 +123,27 @@ func (f *failed) has(text string) bool { return strings.Contains(strings.Join(f.
 
 // run runs nix and returns its standard output, at most limit bytes.
 func (n *Nix) run(ctx context.Context, limit int, args ...string) ([]byte, error) {
-	return n.begin(ctx, limit, args...).wait()
+	return n.begin(ctx, limit, nil, args...).wait()
 }
 
 // process is a nix that was started.
 type process struct {
-	// line gets the first whole line of standard output, once.
-	line chan []byte
 	// ended is closed when the process has ended, and wait knows how.
 	ended chan struct{}
 	wait  func() ([]byte, error)
 }
 
-// begin runs nix and does not wait for it. Who calls MUST call wait in the end.
-func (n *Nix) begin(ctx context.Context, limit int, args ...string) *process {
+// begin runs nix and does not wait for it. Who calls MUST call wait in the end. line,
+// which has room for it, gets the first whole line of standard output; nil for nobody.
+func (n *Nix) begin(ctx context.Context, limit int, line chan<- []byte, args ...string) *process {
 	args = append([]string{"--extra-experimental-features", "nix-command flakes"}, args...)
 	cmd := exec.CommandContext(ctx, n.program(), args...)
 	cmd.Env = append(os.Environ(), "NO_COLOR=1")
 	// On SIGTERM nix ends its builds; standard input is not for it.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = endGrace
-	p := &process{line: make(chan []byte, 1), ended: make(chan struct{})}
-	stdout, stderr := &bounded{limit: limit, line: p.line}, &tail{progress: n.Progress}
+	p := &process{ended: make(chan struct{})}
+	stdout, stderr := &bounded{limit: limit, line: line}, &tail{progress: n.Progress}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	err := cmd.Start()
 	go func() {

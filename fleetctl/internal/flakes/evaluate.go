@@ -71,9 +71,10 @@ func (n *Nix) Evaluate(ctx context.Context, attrs []Attr) (map[Attr]Output, erro
 }
 
 func (n *Nix) evaluate(ctx context.Context, e expression, to map[Attr]Output) error {
-	p := n.begin(ctx, maxOutput, "eval", "--json", "--expr", e.text)
+	line := make(chan []byte, 1)
+	p := n.begin(ctx, maxOutput, line, "eval", "--json", "--expr", e.text)
 	select {
-	case text := <-p.line:
+	case text := <-line:
 		n.ending = append(n.ending, func() error {
 			if _, err := p.wait(); err != nil {
 				return evalError(err, e.attrs)
