@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/handover"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -52,6 +53,8 @@ type Config struct {
 	Runner []string
 	// DeadMan is about the switch that goes back when no agent does.
 	DeadMan DeadMan
+	// Service is the service that the agent is the main process of; nil for none.
+	Service *handover.Service
 	// ExtraEnv, NAME=VALUE, for activations and probes.
 	ExtraEnv []string
 	// PollInterval between looks without a hint; default DefaultPollInterval.

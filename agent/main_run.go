@@ -173,7 +173,7 @@ func (o *runOptions) directory(flag, system, below string) (string, error) {
 }
 
 // agent makes the agent that the flags describe.
-func (o *runOptions) agent(join string) (*Agent, error) {
+func (o *runOptions) agent(ctx context.Context, join string) (*Agent, error) {
 	log, err := o.log()
 	if err != nil {
 		return nil, err
@@ -194,7 +194,8 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	dead, err := o.deadMan(log)
+	unit, own := ownService(ctx, log)
+	dead, err := o.deadMan(log, unit)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +210,7 @@ func (o *runOptions) agent(join string) (*Agent, error) {
 	return New(Config{
 		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
 		Join: join, JoinFile: o.joinFile, Pins: o.pins, Coordinator: o.coordinator, Observe: o.observe,
-		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, ExtraEnv: o.env,
+		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, Service: own, ExtraEnv: o.env,
 		Plugins:    PluginConfig{Dir: plugins},
 		Supervisor: o.supervisor, Activity: o.tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },
@@ -225,7 +226,7 @@ func runRun(ctx context.Context, o *runOptions) error {
 	if o.supervisor, err = watchdog.FromEnvironment(log); err != nil {
 		return fmt.Errorf("starting agent: %w", err)
 	}
-	a, err := o.agent("")
+	a, err := o.agent(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -286,7 +287,7 @@ func runEnrol(ctx context.Context, o *runOptions, args []string) error {
 		// Not what an earlier attempt left: who gives one means that one.
 		return ui.WithHint(errors.New("the join string that was given is empty"), joinHint)
 	}
-	a, err := o.agent(join)
+	a, err := o.agent(ctx, join)
 	if err != nil {
 		return err
 	}

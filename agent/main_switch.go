@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -8,6 +10,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/handover"
 )
 
 // deadManCommand is what an agent calls its own program with, to be a dead-man
@@ -31,7 +34,7 @@ func runSwitch(dir string, main func(dir string, runner []string) int) int {
 
 // deadMan is how the agent's switches are run: by a copy of its program, which no
 // generation replaces.
-func (o *runOptions) deadMan(log *slog.Logger) (DeadMan, error) {
+func (o *runOptions) deadMan(log *slog.Logger, unit string) (DeadMan, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return DeadMan{}, fmt.Errorf("finding the agent's own program: %w", err)
@@ -51,7 +54,24 @@ func (o *runOptions) deadMan(log *slog.Logger) (DeadMan, error) {
 		_, err := deadman.Keep(dir, exe)
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	d := DeadMan{Command: []string{kept, deadManCommand}, Renew: renew, Margin: o.deadManMargin, Unit: execute.OwnUnit()}
+	d := DeadMan{Command: []string{kept, deadManCommand}, Renew: renew, Margin: o.deadManMargin, Unit: unit}
 	d.Systemd = d.Unit != "" && os.Geteuid() == 0
 	return d, nil
+}
+
+// ownService is the service that this process is the main one of, and its unit. One
+// that somebody started in the midst of another service is not to be taken for that.
+func ownService(ctx context.Context, log *slog.Logger) (unit string, s *handover.Service) {
+	if unit = execute.OwnUnit(); unit == "" || os.Geteuid() != 0 {
+		return unit, nil
+	}
+	s, err := handover.Open(ctx, "", unit, os.Getpid())
+	switch {
+	case errors.Is(err, handover.ErrNotMain):
+		log.Info("this is no service of its own", "why", err)
+		return "", nil
+	case err != nil:
+		log.Error("whether a generation brings another agent can't be told: none is handed over to before this one is started anew", "error", err)
+	}
+	return unit, s
 }

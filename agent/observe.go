@@ -158,6 +158,7 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 		c.Phase = reconcile.PhaseVerifying
 		if f.verifyID == act.ID {
 			c.Probes, c.ProbeDetail, c.Reached, c.Overdue = f.probes, f.probeDetail, f.reached, f.overdue
+			c.Orphaned = f.orphaned
 		}
 	case journal.PhaseVerified, journal.PhaseConfirmed:
 		c.Phase = reconcile.PhaseVerified

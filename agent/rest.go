@@ -102,9 +102,13 @@ func (a *Agent) tick(ctx context.Context, b *bound) error {
 				return err
 			}
 			a.rest.tick(true)
+			l.Does("looking at the agent's service", oneStep)
+			a.succeed(ctx)
 		case <-t.C:
 			a.rest.tick(false)
 			a.lookForDrift()
+			l.Does("looking at the agent's service", oneStep)
+			a.succeed(ctx)
 		}
 	}
 }

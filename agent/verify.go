@@ -41,6 +41,7 @@ func (w *worker) verify(ctx context.Context) error {
 	if w.facts.verifyID != act.ID {
 		f := &w.facts
 		f.verifyID, f.probes, f.probeDetail, f.reached, f.overdue, f.again, f.unable = act.ID, "", "", false, false, 0, time.Time{}
+		f.orphaned = ""
 	}
 	late := w.facts.overdue
 	w.mu.Unlock()
@@ -49,6 +50,9 @@ func (w *worker) verify(ctx context.Context) error {
 		return w.unable(err, fleet.DefaultVerify)
 	}
 	deadline := g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)
+	if ok, err := w.isSuccessor(ctx, act, g, deadline); !ok || err != nil {
+		return err
+	}
 	if !late {
 		w.allow(ctx, act, deadline)
 	} else {

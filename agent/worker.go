@@ -74,6 +74,7 @@ type facts struct {
 	probeDetail string
 	reached     bool
 	overdue     bool
+	orphaned    string    // why no agent would be started
 	awaited     *awaited  // nil while none runs; guarded by the worker's mu
 	again       int       // verifications after the deadline
 	unable      time.Time // since when verification can't even begin

@@ -236,6 +236,9 @@ func showPolicy(p inventory.Policy) string {
 	if p.OnInconclusive != "" {
 		words = append(words, "inconclusive "+string(p.OnInconclusive))
 	}
+	if p.Agent != "" {
+		words = append(words, "agent "+string(p.Agent))
+	}
 	if p.KeepGenerations != 0 {
 		words = append(words, fmt.Sprintf("keep %d", p.KeepGenerations))
 	}

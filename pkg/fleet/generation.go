@@ -155,6 +155,9 @@ type Policy struct {
 	// OnInconclusive says what follows an inconclusive verification; default
 	// rollback (which holds where the host was offline before).
 	OnInconclusive OnInconclusive `json:"on_inconclusive,omitempty"`
+	// Agent says whether the agent belongs to the host after this generation; default
+	// AgentStays.
+	Agent AgentPolicy `json:"agent,omitempty"`
 	// KeepGenerations is how many of the newest verified generations stay built on the
 	// host, what runs included: at most MaxKeepGenerations, default
 	// DefaultKeepGenerations, which are what runs and what it would go back to.
@@ -173,6 +176,18 @@ const (
 	InconclusiveRollback OnInconclusive = "rollback"
 	// InconclusiveKeep keeps the new generation and goes on verifying.
 	InconclusiveKeep OnInconclusive = "keep"
+)
+
+// AgentPolicy says whether a generation may leave the host without an agent.
+type AgentPolicy string
+
+// What may become of the agent.
+const (
+	// AgentStays refuses a generation after which the agent's service would not be
+	// started: nobody would ever again take the host anywhere.
+	AgentStays AgentPolicy = "stays"
+	// AgentLeaves permits that: the host leaves the fleet.
+	AgentLeaves AgentPolicy = "leaves"
 )
 
 // SecretsManifest binds secrets to a machine and profile: the payload of a

@@ -46,6 +46,8 @@ const (
 	ReasonRestoredOlder ReasonCode = "coordinator-restored-older"
 	// ReasonOverridden: something else runs, or boots, than what was activated last.
 	ReasonOverridden ReasonCode = "overridden"
+	// ReasonAgentMissing: after the activation no agent would be started on the host.
+	ReasonAgentMissing ReasonCode = "agent-missing"
 	// ReasonRebootNeeded: what runs is what is desired, but for what only a reboot
 	// puts in place.
 	ReasonRebootNeeded ReasonCode = "reboot-needed"

@@ -141,6 +141,11 @@ func (p Policy) Validate() error {
 	default:
 		return invalid("policy mode %q: use observe or manage", clip(string(p.Mode)))
 	}
+	switch p.Agent {
+	case "", AgentStays, AgentLeaves:
+	default:
+		return invalid("policy agent %q: use stays or leaves", clip(string(p.Agent)))
+	}
 	switch p.OnInconclusive {
 	case "", InconclusiveRollback, InconclusiveKeep:
 	default:

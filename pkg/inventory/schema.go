@@ -164,6 +164,7 @@ func policySchema() object {
 		"activationDeadline": setting(duration("Bounds the activation, at most 1d; default 10m.")),
 		"verifyDeadline":     setting(duration("Bounds the checks after it, at most 1d; default 2m.")),
 		"onInconclusive":     setting(choice("What follows when checks say neither good nor bad; default rollback.", fleet.InconclusiveRollback, fleet.InconclusiveKeep)),
+		"agent":              setting(choice("leaves: the generation may leave the host without an agent; stays (default): one that does is rolled back.", fleet.AgentStays, fleet.AgentLeaves)),
 		"keepGenerations":    setting(object{"type": "integer", "minimum": 1, "maximum": fleet.MaxKeepGenerations, "description": "How many of the newest verified generations stay built on the host, what runs included; default 2."}),
 		"keepFor":            setting(duration("For how long a verified generation stays built beyond that, at most 365d; default no longer.")),
 		"freshness":          setting(duration("How old the newest freshness statement may be for an activation to start, at most 7d; default none is needed.")),

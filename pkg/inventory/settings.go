@@ -143,6 +143,9 @@ func (d *settingsDecoder) policy(n *node, p *Policy) {
 		"onInconclusive": func(n *node) {
 			p.OnInconclusive = enum(&d.decoder, n, "policy.onInconclusive", fleet.InconclusiveRollback, fleet.InconclusiveKeep)
 		},
+		"agent": func(n *node) {
+			p.Agent = enum(&d.decoder, n, "policy.agent", fleet.AgentStays, fleet.AgentLeaves)
+		},
 		"keepGenerations": func(n *node) {
 			p.KeepGenerations = uint32(d.whole(n, "policy.keepGenerations", 1, fleet.MaxKeepGenerations)) //nolint:gosec // In that range.
 		},

@@ -28,15 +28,15 @@ func (w *world) setUpNixOS(ctx context.Context, o hosts) error {
 	if err := w.fleetFile(ctx, nixosSource, patient); err != nil {
 		return err
 	}
-	if err := w.install(ctx); err != nil {
+	if err := w.install(ctx, release{}); err != nil {
 		return fmt.Errorf("installing the first system: %w", err)
 	}
 	return w.enrol(ctx)
 }
 
-// install does by hand what an installer does.
-func (w *world) install(ctx context.Context) error {
-	s, err := w.commit(ctx, release{})
+// install does by hand what an installer does, and anybody who switches a host.
+func (w *world) install(ctx context.Context, r release) error {
+	s, err := w.commit(ctx, r)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ func groups() []group {
 		{"Bundles", setUpBundles, bundleScenarios()},
 		{"Out paths", setUpBundles, outPathScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios(), goneScenarios())},
+		{"Agents", setUpAgents, agentScenarios()},
 		{"Services", setUpNixOS, serviceScenarios()},
 		{"Services, killed", setUpCrashPoints, installKilledScenarios()},
 		{"Crash points", setUpCrashPoints, crashPointScenarios()},

@@ -61,6 +61,8 @@ type world struct {
 	good system
 	// versions counts releases, so that each is another one.
 	versions int
+	// agentUnit is the agent's unit where systems bring it.
+	agentUnit string
 	// given says that the hosts have units that others brought, so that the programs
 	// install none.
 	given bool

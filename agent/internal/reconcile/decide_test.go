@@ -226,6 +226,7 @@ func anyObserved(t *rapid.T) Observed {
 				"", fleet.VerdictPass, fleet.VerdictFail, fleet.VerdictInconclusive,
 			}).Draw(t, "probes"),
 			Reached: rapid.Bool().Draw(t, "reached"), Overdue: rapid.Bool().Draw(t, "overdue"),
+			Orphaned: rapid.SampledFrom([]string{"", "", "no agent"}).Draw(t, "orphaned"),
 		}
 	}
 	return o

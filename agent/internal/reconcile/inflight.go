@@ -75,6 +75,8 @@ func verifying(d Desired, o Observed, p Policy) (Plan, bool) {
 	switch {
 	case o.RollBackAsked.Code != "":
 		return Plan{Step: StepRollBack, Target: c.From, Reason: o.RollBackAsked}, true
+	case c.Orphaned != "":
+		return rollBack(c, fleet.ReasonAgentMissing, c.Orphaned+": nobody could take this host anywhere else (policy agent: leaves permits that)"), true
 	case c.Probes == fleet.VerdictFail:
 		return rollBack(c, fleet.ReasonProbeFailed, c.ProbeDetail), true
 	case c.Probes == fleet.VerdictPass && c.Reached:

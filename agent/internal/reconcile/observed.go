@@ -98,6 +98,9 @@ type Change struct {
 	// Reached says that the coordinator answered over a connection opened
 	// after the activation.
 	Reached bool
+	// Orphaned is why no agent would be started on the host any more; empty where one
+	// would, or need not.
+	Orphaned string
 	// Overdue says that the verify deadline, counted in time awake, is over.
 	Overdue bool
 }

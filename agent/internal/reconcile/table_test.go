@@ -107,6 +107,7 @@ func TestDecide(t *testing.T) {
 		{"lost", want(two), flight(Change{Phase: PhaseActivating, Run: RunLost}), manage, StepRollBack, one, fleet.ReasonActivationUnknown},
 
 		{"verifies", want(three), flight(Change{Phase: PhaseVerifying}), manage, StepVerify, two, ""},
+		{"leaves no host without an agent", want(two), flight(Change{Phase: PhaseVerifying, Orphaned: "x", Probes: fleet.VerdictPass, Reached: true}), manage, StepRollBack, one, fleet.ReasonAgentMissing},
 		{"passes", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictPass, Reached: true}), manage, StepVerified, two, ""},
 		{"probe fails", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictFail, Reached: true}), keep, StepRollBack, one, fleet.ReasonProbeFailed},
 		{"out of reach", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictPass, Overdue: true, OnlineBefore: true}), manage, StepRollBack, one, fleet.ReasonUnreachable},

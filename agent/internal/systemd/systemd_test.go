@@ -75,6 +75,27 @@ func TestStartTransient(t *testing.T) {
 	}
 }
 
+// TestDefine: what a service would be started as, also one that systemd knows only
+// because it runs still.
+func TestDefine(t *testing.T) {
+	s := systemdtest.Start(t)
+	want := systemd.Definition{
+		Load: "loaded", Enabled: "enabled", Files: []string{"/etc/a.service", "/run/a.service.d/b.conf"}, Stale: true, Program: "/bin/a", MainPID: 7,
+	}
+	gone := systemd.Definition{Load: "not-found"}
+	s.Do(func() { s.Services = map[string]systemd.Definition{"a.service": want, "b.service": gone} })
+	c := connect(t, s.Address)
+	for unit, want := range map[string]systemd.Definition{"a.service": want, "b.service": gone} {
+		got, err := c.Define(t.Context(), unit)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v (-want +got):\n%s", unit, err, diff)
+		}
+	}
+	if err := c.Reload(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRestart(t *testing.T) {
 	s := systemdtest.Start(t)
 	c := connect(t, s.Address)

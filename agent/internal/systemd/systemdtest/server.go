@@ -43,6 +43,8 @@ type Server struct {
 	// Away has every other connection broken off, as by a systemd that replaces
 	// itself by a newer one.
 	Away bool
+	// Services are how services are defined, by name.
+	Services map[string]systemd.Definition
 	// Result is how jobs end; default "done".
 	Result string
 	// Refuse has it start nothing, and say so.
@@ -216,10 +218,13 @@ func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, fa
 	case "ListUnitsFiltered":
 		return []any{s.list(call)}, nil, ""
 	case "LoadUnit":
-		return []any{dbus.ObjectPath(units + strings.ReplaceAll(name, ".", "_2e"))}, nil, ""
+		return []any{dbus.ObjectPath(units + escaped.Replace(name))}, nil, ""
 	case "Get":
-		u := s.Units()[strings.ReplaceAll(strings.TrimPrefix(string(path), units), "_2e", ".")]
-		return []any{dbus.MakeVariant(u.Status)}, nil, ""
+		unit := unescaped.Replace(strings.TrimPrefix(string(path), units))
+		property, _ := call.Body[1].(string)
+		return []any{dbus.MakeVariant(s.property(unit, property))}, nil, ""
+	case "Reload":
+		return nil, nil, ""
 	case "RestartUnit":
 		return []any{job}, nil, ""
 	case "StartTransientUnit":
@@ -244,6 +249,53 @@ func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, fa
 		}, ""
 	}
 	return nil, nil, "NoSuchUnit"
+}
+
+// Names of units in paths of objects.
+var (
+	escaped   = strings.NewReplacer(".", "_2e", "-", "_2d")
+	unescaped = strings.NewReplacer("_2e", ".", "_2d", "-")
+)
+
+// command is a line of ExecStart, as systemd tells it.
+type command struct {
+	Path                                         string
+	Argv                                         []string
+	Ignore                                       bool
+	Began, BeganMonotonic, Ended, EndedMonotonic uint64
+	PID                                          uint32
+	Code, Status                                 int32
+}
+
+// property is one of a unit.
+func (s *Server) property(unit, name string) any {
+	d := s.Services[unit]
+	var first string
+	more := []string{}
+	if len(d.Files) > 0 {
+		first, more = d.Files[0], d.Files[1:]
+	}
+	commands := []command{}
+	if d.Program != "" {
+		commands = append(commands, command{Path: d.Program, Argv: []string{d.Program}})
+	}
+	switch name {
+	case "LoadState":
+		return d.Load
+	case "UnitFileState":
+		return d.Enabled
+	case "FragmentPath":
+		return first
+	case "DropInPaths":
+		return more
+	case "NeedDaemonReload":
+		return d.Stale
+	case "ExecStart":
+		return commands
+	case "MainPID":
+		return d.MainPID
+	}
+	return s.Units()[unit].Status
 }
 
 // run starts a program, which ends with the server at the latest.

@@ -1,0 +1,72 @@
+package systemd
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// Definition is what systemd would start a service as, where it started it now.
+type Definition struct {
+	// Load is loaded, not-found, masked, bad-setting or error.
+	Load string
+	// Enabled is whether it starts with the system, in systemctl's words: enabled,
+	// disabled, static and others.
+	Enabled string
+	// Files are the unit's file and those that add to it.
+	Files []string
+	// Stale says that files were changed since they were read.
+	Stale bool
+	// Program is what its main process is started from.
+	Program string
+	// MainPID is its main process; 0 for none.
+	MainPID uint32
+}
+
+// Define looks at a service.
+func (c *Conn) Define(ctx context.Context, unit string) (Definition, error) {
+	var path dbus.ObjectPath
+	if err := c.call(ctx, "LoadUnit", []any{&path}, unit); err != nil {
+		return Definition{}, err
+	}
+	var d Definition
+	var file string
+	var more []string
+	var commands []struct {
+		Path                                         string
+		Argv                                         []string
+		Ignore                                       bool
+		Began, BeganMonotonic, Ended, EndedMonotonic uint64
+		PID                                          uint32
+		Code, Status                                 int32
+	}
+	object := c.bus.Object(service, path)
+	for _, p := range []struct {
+		of, name string
+		into     any
+	}{
+		{".Unit", "LoadState", &d.Load},
+		{".Unit", "UnitFileState", &d.Enabled},
+		{".Unit", "FragmentPath", &file},
+		{".Unit", "DropInPaths", &more},
+		{".Unit", "NeedDaemonReload", &d.Stale},
+		{".Service", "ExecStart", &commands},
+		{".Service", "MainPID", &d.MainPID},
+	} {
+		if err := object.CallWithContext(ctx, property, 0, service+p.of, p.name).Store(p.into); err != nil {
+			return Definition{}, fmt.Errorf("asking systemd (%s of %s): %w", p.name, unit, err)
+		}
+	}
+	if file != "" {
+		d.Files = append(d.Files, file)
+	}
+	d.Files = append(d.Files, more...)
+	if len(commands) > 0 {
+		d.Program = commands[0].Path
+	}
+	return d, nil
+}
+
+// Reload has systemd read its units' files anew.
+func (c *Conn) Reload(ctx context.Context) error { return c.call(ctx, "Reload", nil) }
