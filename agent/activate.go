@@ -50,6 +50,11 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 		}
 	}
 	policy := o.Generation.Doc.Policy
+	boot, err := w.bootFor(ctx, way, policy)
+	if err != nil {
+		return err
+	}
+	way.boot = boot
 	act, err := w.compose(ctx, way, policy.ActivationDeadline.Or(fleet.DefaultActivation))
 	if errors.Is(err, driver.ErrNotBuilt) {
 		// The next attempt looks again whether what was staged is whole.
@@ -67,6 +72,8 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	now := w.a.now().UTC()
 	act.ID = w.runID(st.Seq, now, way.to.Ref)
 	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
+	act.Agent = w.a.agentStanding()
+	act.MayReboot = policy.Reboot == fleet.RebootAuto && w.reboots(way.to)
 	act.Deadline = now.Add(policy.ActivationDeadline.Or(fleet.DefaultActivation) + policy.VerifyDeadline.Or(fleet.DefaultVerify))
 	w.note(func(f *facts) { f.runID, f.run = "", nil })
 	if err := w.a.roomToRun(way.to); err != nil {
@@ -133,6 +140,8 @@ type route struct {
 	from, to, back journal.Built
 	// again says that from was never verified: being there counts for nothing.
 	again bool
+	// boot is the way there where it leads through a boot; nil for none.
+	boot *driver.Boot
 }
 
 // compose makes the actions: the driver's own, with the secrets' link flipped
@@ -143,8 +152,11 @@ func (w *worker) compose(ctx context.Context, r route, deadline time.Duration) (
 	if !back.Is(from.Ref) || back.Path != from.Path {
 		act.RollbackTo = &back
 	}
-	do, err := w.between(ctx, from, to)
-	if err != nil {
+	var do driver.Activation
+	var err error
+	if act.Boots = r.boot != nil; act.Boots {
+		do = r.boot.Activation
+	} else if do, err = w.between(ctx, from, to); err != nil {
 		return nil, err
 	}
 	if from.Path == to.Path && !r.again {
@@ -232,7 +244,9 @@ func (w *worker) rollBack(ctx context.Context, p reconcile.Plan) error {
 	if ps.Phase == journal.PhaseRollingBack {
 		return w.startRun(ctx)
 	}
-	records := []journal.Record{{Kind: journal.KindRollingBack, Reason: p.Reason, Blameless: reconcile.Blameless(p.Reason)}}
+	records := []journal.Record{{
+		Kind: journal.KindRollingBack, Reason: p.Reason, Blameless: reconcile.Blameless(p.Reason), BootID: w.a.bootID,
+	}}
 	if ps.Activation != nil {
 		w.log.Warn("rolling back", "number", ps.Activation.To.Ref.Number.String(), "reason", string(p.Reason.Code))
 	} else {

@@ -19,6 +19,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/handover"
 	"github.com/cameronraysmith/fleet/agent/internal/identity"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/plugin"
@@ -64,6 +65,8 @@ type Agent struct {
 	run         string       // names this run: a random text
 	suspect     atomic.Bool  // a power loss may have damaged what was built
 	floor       atomic.Int64 // unix nanoseconds of the newest signed time seen
+	// standing is how the agent's service stood when it was last looked at; nil for never.
+	standing atomic.Pointer[handover.Standing]
 	// cluttered says that there may be something to clear away that nobody needs.
 	cluttered atomic.Bool
 
@@ -120,7 +123,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		config: c, workers: map[fleet.ProfileName]*worker{},
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
-		bootID: readBootID(), run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
+		bootID: c.BootID, run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
 		rootMoved: make(chan struct{}, 1), progress: watchdog.NewProgress(awake), decided: make(chan struct{}, 1),
 	}
 	a.cluttered.Store(true) // By the one before, which may have been killed.

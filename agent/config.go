@@ -5,6 +5,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,6 +56,11 @@ type Config struct {
 	DeadMan DeadMan
 	// Service is the service that the agent is the main process of; nil for none.
 	Service *handover.Service
+	// BootID tells one boot of the host from another; default the kernel's.
+	BootID string
+	// Reboot has the host rebooted, in order, and returns when that is under way; nil
+	// where the agent can't.
+	Reboot func(ctx context.Context) error
 	// ExtraEnv, NAME=VALUE, for activations and probes.
 	ExtraEnv []string
 	// PollInterval between looks without a hint; default DefaultPollInterval.
@@ -126,6 +132,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.BootID == "" {
+		c.BootID = readBootID()
 	}
 	if c.DiskReserve == 0 {
 		c.DiskReserve = defaultDiskReserve

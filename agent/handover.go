@@ -25,17 +25,18 @@ func (w *worker) isSuccessor(ctx context.Context, act *journal.Activation, g fle
 	if w.a.config.Service == nil {
 		return true, nil
 	}
-	st, err := w.a.config.Service.Look(ctx)
+	st, err := w.a.config.Service.Look(ctx, act.Agent == journal.AgentStarts)
 	switch {
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
 	case err != nil:
 		return false, w.unable(fmt.Errorf("whether this agent is the one that the host would start can't be told: %w", err), deadline)
-	case st.Gone != "" && g.Policy.Agent != fleet.AgentLeaves:
+	case st.Gone != "" && g.Policy.Agent != fleet.AgentLeaves && act.Agent != journal.AgentGone:
 		w.note(func(f *facts) { f.orphaned = st.Gone })
 		return false, nil
 	case st.Gone != "":
-		w.log.Warn("with this generation the host leaves the fleet", "why", st.Gone)
+		// By its policy, or it was so before: then the generation is not to blame.
+		w.log.Warn("no agent would be started on this host any more", "why", st.Gone)
 		return true, nil
 	case st.Other == "":
 		return true, nil
@@ -62,25 +63,45 @@ func (a *Agent) handOver(ctx context.Context) error {
 // succeed hands over to the agent that the host would start, where that is another one
 // by now and nothing is in flight: after a rollback, and where a person changed it. A
 // switch of NixOS restarts no agent, so that this one would go on until the host boots.
+// What systemd was not told to read yet is somebody's who is not done.
 func (a *Agent) succeed(ctx context.Context) {
-	if a.config.Service == nil || a.inFlight() || !a.config.Service.Touched() {
+	if a.config.Service == nil || a.inFlight() {
 		return
 	}
-	st, err := a.config.Service.Look(ctx)
-	if err != nil {
+	before := a.agentStanding()
+	st, err := a.config.Service.Look(ctx, false)
+	if err == nil {
+		a.standing.Store(&st)
+	}
+	switch {
+	case err != nil:
 		a.config.Log.Warn("whether the agent's service is another one can't be told", "error", err)
 		return
-	}
-	if st.Gone != "" {
+	case st.Gone != "" && before != journal.AgentGone:
 		a.config.Log.Warn("this agent would not be started again", "why", st.Gone)
 	}
-	if st.Other == "" {
+	if st.Other == "" || st.Stale {
 		return
 	}
 	a.config.Log.Info("handing over to the agent that is installed now", "why", st.Other)
 	if err := a.handOver(ctx); err != nil && ctx.Err() == nil {
 		a.config.Log.Error("handing over failed", "error", err)
 	}
+}
+
+// agentStanding is how the agent's service stood when it was last looked at, a minute
+// ago at most.
+func (a *Agent) agentStanding() journal.AgentStanding {
+	st := a.standing.Load()
+	switch {
+	case st == nil:
+		return ""
+	case st.Gone != "":
+		return journal.AgentGone
+	case st.Starts:
+		return journal.AgentStarts
+	}
+	return journal.AgentByHand
 }
 
 // inFlight says whether any profile is in the midst of an activation.

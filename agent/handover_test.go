@@ -35,7 +35,7 @@ func newManaged(t *testing.T) *managed {
 	if err := errors.Join(os.WriteFile(m.unit, []byte("1\n"), 0o600), os.WriteFile(m.program, nil, 0o700)); err != nil { //nolint:gosec // A program.
 		t.Fatal(err)
 	}
-	m.define(systemd.Definition{Load: "loaded", Enabled: "enabled", Files: []string{m.unit}, Program: m.program})
+	m.define(systemd.Definition{Load: "loaded", Enabled: "enabled", Files: []string{m.unit}, Argv: []string{m.program}})
 	m.begin()
 	return m
 }
@@ -49,7 +49,7 @@ func (m *managed) define(d systemd.Definition) {
 func (m *managed) begin() {
 	m.t.Helper()
 	var err error
-	if m.config.Service, err = handover.Open(m.t.Context(), m.server.Address, ownUnit, os.Getpid()); err != nil {
+	if m.config.Service, err = handover.Open(m.t.Context(), m.server.Address, ownUnit, handover.Process{PID: os.Getpid()}); err != nil {
 		m.t.Fatal(err)
 	}
 	m.start()
@@ -177,18 +177,42 @@ func TestAgentMissing(t *testing.T) {
 }
 
 // TestPersonReplacesAgent: what somebody installs by hand is started as well, but not in
-// the midst of an activation.
+// the midst of an activation, nor before systemd was told to read it.
 func TestPersonReplacesAgent(t *testing.T) {
 	m := newManaged(t)
 	m.confirmed(1, "one")
-	ctx, cancel := context.WithCancel(t.Context())
-	m.agent.succeed(ctx)
-	if n := m.restarts(); n != 0 {
-		t.Fatalf("the agent was to be started anew %d times", n)
+	none := func(what string) {
+		t.Helper()
+		m.agent.succeed(t.Context())
+		if n := m.restarts(); n != 0 {
+			t.Fatalf("%s: the agent was to be started anew %d times", what, n)
+		}
 	}
+	none("nothing changed")
+	dir := t.TempDir()
+	hold, looked := filepath.Join(dir, "hold"), filepath.Join(dir, "looked")
+	open(t, hold)
+	second := m.publish(2, "two", "", func(g *fleet.Generation) {
+		g.Probes = []fleet.Probe{{
+			Name: "unsure", Kind: fleet.ProbeExec, Interval: fleet.Duration(20 * time.Millisecond),
+			Argv: []string{"/bin/sh", "-c", "touch '" + looked + "'; ! [ -e '" + hold + "' ] || exit 75"},
+		}}
+	})
+	waitFile(t, looked) // By the agent that is to verify it.
 	if err := os.WriteFile(m.unit, []byte("2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	none("in the midst of an activation")
+	if err := os.Remove(hold); err != nil {
+		t.Fatal(err)
+	}
+	m.coord.WaitState(fleet.StateConfirmed, second)
+	stale := systemd.Definition{Load: "loaded", Enabled: "enabled", Files: []string{m.unit}, Argv: []string{m.program}, Stale: true}
+	m.define(stale)
+	none("not read yet")
+	stale.Stale = false
+	m.define(stale)
+	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -197,6 +221,38 @@ func TestPersonReplacesAgent(t *testing.T) {
 	m.askedFor(1)
 	cancel()
 	<-ended
+}
+
+// TestGoneBefore: an agent that a person took out of the system is not held against
+// generations.
+func TestGoneBefore(t *testing.T) {
+	m := newManaged(t)
+	m.confirmed(1, "one")
+	m.define(systemd.Definition{Load: "masked"})
+	m.agent.succeed(t.Context())
+	m.confirmed(2, "two")
+}
+
+// TestDisabled: nor may a generation keep the agent from starting with the system, also
+// where the agent was started anew meanwhile.
+func TestDisabled(t *testing.T) {
+	m := newManaged(t)
+	first := m.confirmed(1, "one")
+	dir := t.TempDir()
+	hold := filepath.Join(dir, "hold")
+	open(t, hold)
+	m.publish(2, "two", "while [ -e '"+hold+"' ]; do sleep 0.1; done")
+	waitServing(t, m.host, "two")
+	m.define(systemd.Definition{Load: "loaded", Enabled: "disabled", Files: []string{m.unit}, Argv: []string{m.program}})
+	m.crash()
+	m.begin()
+	if err := os.Remove(hold); err != nil {
+		t.Fatal(err)
+	}
+	p := waitLocal(t, m.host, fleet.StateRolledBack)
+	if p.Current != first || p.Reason.Code != fleet.ReasonAgentMissing || !strings.Contains(p.Reason.Message, "it is disabled") {
+		t.Errorf("the host is at %v: %+v", p.Current, p.Reason)
+	}
 }
 
 // TestSystemdDoesNotSay: nothing is verified while it can't be told whether this agent

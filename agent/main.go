@@ -178,7 +178,7 @@ func newRootCommand(o *options) *cobra.Command {
 	f.Lookup("state-dir").DefValue, f.Lookup("run-dir").DefValue = defaultStateDir, defaultRunDir
 	root.AddCommand(
 		newRunCommand(o), newEnrolCommand(o), newStatusCommand(o), newPauseCommand(o), newResumeCommand(o),
-		newRollbackCommand(o), newRetryCommand(o), newLogsCommand(o), newApplyCommand(o), newTrustCommand(o), newRecoverCommand(o), newVersionCommand(o),
+		newRollbackCommand(o), newRetryCommand(o), newRebootCommand(o), newLogsCommand(o), newApplyCommand(o), newTrustCommand(o), newRecoverCommand(o), newVersionCommand(o),
 		newInstallCommand(o), newUninstallCommand(o),
 	)
 	root.AddCommand(service.Commands(serviceName, o.host, o.sayDone)...)

@@ -11,6 +11,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/handover"
+	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 )
 
 // deadManCommand is what an agent calls its own program with, to be a dead-man
@@ -54,9 +55,21 @@ func (o *runOptions) deadMan(log *slog.Logger, unit string) (DeadMan, error) {
 		_, err := deadman.Keep(dir, exe)
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	d := DeadMan{Command: []string{kept, deadManCommand}, Renew: renew, Margin: o.deadManMargin, Unit: unit}
-	d.Systemd = d.Unit != "" && os.Geteuid() == 0
-	return d, nil
+	return DeadMan{
+		Command: []string{kept, deadManCommand}, Renew: renew, Margin: o.deadManMargin, Unit: unit,
+		// Also in the midst of another service: what goes with that must not end them.
+		Systemd: execute.OwnUnit() != "" && os.Geteuid() == 0,
+	}, nil
+}
+
+// rebooter is how the host is rebooted; nil where that is nothing for this agent.
+func rebooter(d DeadMan) func(context.Context) error {
+	if !d.Systemd {
+		return nil
+	}
+	return func(ctx context.Context) error {
+		return systemd.Address("").Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { return c.Reboot(ctx) }) //nolint:wrapcheck // It says what failed.
+	}
 }
 
 // ownService is the service that this process is the main one of, and its unit. One
@@ -65,13 +78,13 @@ func ownService(ctx context.Context, log *slog.Logger) (unit string, s *handover
 	if unit = execute.OwnUnit(); unit == "" || os.Geteuid() != 0 {
 		return unit, nil
 	}
-	s, err := handover.Open(ctx, "", unit, os.Getpid())
-	switch {
-	case errors.Is(err, handover.ErrNotMain):
-		log.Info("this is no service of its own", "why", err)
+	s, err := handover.Open(ctx, "", unit, handover.Process{PID: os.Getpid(), Argv: os.Args, Executable: "/proc/self/exe"})
+	if errors.Is(err, handover.ErrNotMain) {
+		log.Info("this is no service of its own: no other agent is handed over to", "why", err)
 		return "", nil
-	case err != nil:
-		log.Error("whether a generation brings another agent can't be told: none is handed over to before this one is started anew", "error", err)
+	}
+	if err != nil {
+		log.Warn("what this service is can't be told yet", "error", err)
 	}
 	return unit, s
 }

@@ -73,6 +73,9 @@ func (w *worker) observe(now time.Time) inputs {
 		o.Broken, o.BrokenWith = true, p.Highest.Number
 	}
 	o.Change = w.change(p, f)
+	if target != nil && p.Activation == nil && o.Staged == target.Digest {
+		w.needsBoot(&in, f)
+	}
 	return in
 }
 
@@ -150,12 +153,17 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 		From: act.Back().Ref, To: act.To.Ref, Cause: p.Reason, OnlineBefore: act.OnlineBefore,
 	}
 	c.Fired = w.fired(act)
+	c.Boots, c.MayReboot = act.Boots, act.MayReboot
 	switch p.Phase {
 	case journal.PhaseActivating:
 		c.Phase = reconcile.PhaseActivating
 		c.Run, c.RunDetail = w.runOf(activateRun(act), f)
+		if act.Boots && c.Run == reconcile.RunSucceeded {
+			w.booted(c, act)
+		}
 	case journal.PhaseActivated:
 		c.Phase = reconcile.PhaseVerifying
+		w.booted(c, act)
 		if f.verifyID == act.ID {
 			c.Probes, c.ProbeDetail, c.Reached, c.Overdue = f.probes, f.probeDetail, f.reached, f.overdue
 			c.Orphaned = f.orphaned
@@ -165,6 +173,9 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 	case journal.PhaseRollingBack:
 		c.Phase = reconcile.PhaseRollingBack
 		w.rollback(c, act, f)
+		if act.MayReboot {
+			w.returned(c, act, p.BackSince)
+		}
 	case journal.PhaseIdle, journal.PhaseAccepted, journal.PhaseStaged, journal.PhaseRolledBack,
 		journal.PhaseStuck, journal.PhaseFailed:
 		// The journal keeps no activation in these.

@@ -77,6 +77,7 @@ func (r *rest) tick(sure bool) {
 func (a *Agent) tick(ctx context.Context, b *bound) error {
 	r := renewal{jitter: rand.Float64()}
 	poke(a.rest.settled)
+	a.succeed(ctx)
 	t := time.NewTicker(tickInterval)
 	defer t.Stop()
 	l := a.progress.Loop("clock", "beginning", oneCall)

@@ -40,6 +40,8 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 		return func(ctx context.Context) error { return w.withdraw(ctx, p) }, false
 	case reconcile.StepAwait:
 		return w.awaitRun, true
+	case reconcile.StepReboot:
+		return func(ctx context.Context) error { return w.reboot(ctx, p) }, true
 	case reconcile.StepActivated:
 		return func(context.Context) error { return w.append(journal.Record{Kind: journal.KindActivated}) }, false
 	case reconcile.StepVerify:

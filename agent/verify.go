@@ -50,10 +50,10 @@ func (w *worker) verify(ctx context.Context) error {
 		return w.unable(err, fleet.DefaultVerify)
 	}
 	deadline := g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)
-	if ok, err := w.isSuccessor(ctx, act, g, deadline); !ok || err != nil {
-		return err
-	}
 	if !late {
+		if ok, err := w.isSuccessor(ctx, act, g, deadline); !ok || err != nil {
+			return err
+		}
 		w.allow(ctx, act, deadline)
 	} else {
 		// By policy: the switch must not take it back.
@@ -67,6 +67,9 @@ func (w *worker) verify(ctx context.Context) error {
 		w.facts.again++
 		w.mu.Unlock()
 		if err := sleepOr(ctx, spread(wait)+wait/2, w.back); err != nil {
+			return err
+		}
+		if ok, err := w.isSuccessor(ctx, act, g, deadline); !ok || err != nil {
 			return err
 		}
 		deadline = min(deadline, 10*time.Second)

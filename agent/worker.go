@@ -74,10 +74,14 @@ type facts struct {
 	probeDetail string
 	reached     bool
 	overdue     bool
-	orphaned    string    // why no agent would be started
-	awaited     *awaited  // nil while none runs; guarded by the worker's mu
-	again       int       // verifications after the deadline
-	unable      time.Time // since when verification can't even begin
+	orphaned    string // why no agent would be started
+	// bootAllowed is the staged generation that a person lets the host be rebooted for.
+	bootAllowed fleet.Digest
+	// unbooted is why a generation was not booted although its policy permits it.
+	unbooted string
+	awaited  *awaited  // nil while none runs; guarded by the worker's mu
+	again    int       // verifications after the deadline
+	unable   time.Time // since when verification can't even begin
 	// unmended and mended are what a person should know of a power loss, as long as
 	// nothing else is to be said: unmended until the agent ends, mended until the
 	// next activation has ended.

@@ -236,6 +236,9 @@ func showPolicy(p inventory.Policy) string {
 	if p.OnInconclusive != "" {
 		words = append(words, "inconclusive "+string(p.OnInconclusive))
 	}
+	if p.Reboot != "" {
+		words = append(words, "reboot "+string(p.Reboot))
+	}
 	if p.Agent != "" {
 		words = append(words, "agent "+string(p.Agent))
 	}

@@ -92,23 +92,28 @@ type Step struct {
 	Exec *Exec `json:"exec,omitempty"`
 	Link *Link `json:"link,omitempty"`
 	Sync *Sync `json:"sync,omitempty"`
+	// BootOnce is about the next boot. Only built-in drivers have it: it is not in the
+	// contract of plugins.
+	BootOnce *BootOnce `json:"boot_once,omitempty"`
 }
 
 // Validate checks the step.
 func (s Step) Validate() error {
 	kinds := 0
-	for _, set := range []bool{s.Exec != nil, s.Link != nil, s.Sync != nil} {
+	for _, set := range []bool{s.Exec != nil, s.Link != nil, s.Sync != nil, s.BootOnce != nil} {
 		if set {
 			kinds++
 		}
 	}
 	switch {
 	case kinds != 1:
-		return fmt.Errorf("%w: a step has %d kinds of effects: want a program, a link or a sync", ErrAction, kinds)
+		return fmt.Errorf("%w: a step has %d kinds of effects: want a program, a link, a sync or a boot", ErrAction, kinds)
 	case s.Exec != nil:
 		return s.Exec.Validate()
 	case s.Link != nil:
 		return s.Link.Validate()
+	case s.BootOnce != nil:
+		return s.BootOnce.Validate()
 	}
 	return s.Sync.Validate()
 }
@@ -120,6 +125,9 @@ func (s Step) size() int {
 	}
 	if l := s.Link; l != nil {
 		n += len(l.Path) + len(l.Target)
+	}
+	if b := s.BootOnce; b != nil {
+		n += len(b.Program) + len(b.Entries) + len(b.Init)
 	}
 	if s.Sync != nil {
 		for _, p := range s.Sync.Paths {

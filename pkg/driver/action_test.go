@@ -31,6 +31,10 @@ func syncStep(paths ...string) driver.Step {
 	return driver.Step{Sync: &driver.Sync{Paths: paths}}
 }
 
+func bootStep(program, entries, init string) driver.Step {
+	return driver.Step{BootOnce: &driver.BootOnce{Program: program, Entries: entries, Init: init}}
+}
+
 func TestValidate(t *testing.T) {
 	good := execStep(func(*driver.Exec) {})
 	for _, c := range []struct {
@@ -75,6 +79,11 @@ func TestValidate(t *testing.T) {
 		{"condition", action(execStep(func(e *driver.Exec) { e.Unless = &driver.Link{Path: "/a", Target: "/b"} })), true},
 		{"condition without target", action(execStep(func(e *driver.Exec) { e.Unless = &driver.Link{Path: "/a"} })), false},
 		{"relative condition", action(execStep(func(e *driver.Exec) { e.Unless = &driver.Link{Path: "a", Target: "/b"} })), false},
+		{"boot", action(bootStep("/bin/bootctl", "/boot", "/x/init")), true},
+		{"no boot any more", action(bootStep("/bin/bootctl", "/boot", "")), true},
+		{"boot by a relative program", action(bootStep("bootctl", "/boot", "/x/init")), false},
+		{"boot of relative entries", action(bootStep("/bin/bootctl", "", "/x/init")), false},
+		{"boot of a relative init", action(bootStep("/bin/bootctl", "/boot", "init")), false},
 		{"sync", action(syncStep("/a", "/b")), true},
 		{"sync of nothing", action(syncStep()), false},
 		{"sync of much", action(syncStep(make([]string, driver.MaxSyncPaths+1)...)), false},

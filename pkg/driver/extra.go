@@ -120,6 +120,9 @@ func Repair(ctx context.Context, d Driver, path string) error {
 	return r.Repair(ctx, path)
 }
 
+// BuiltIn is the built-in driver behind d, or d; nil for nil.
+func BuiltIn(d Driver) Driver { return builtin(d) }
+
 func builtin(d Driver) Driver {
 	if p, ok := d.(*inProcess); ok {
 		return p.builtin

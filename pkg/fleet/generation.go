@@ -155,6 +155,9 @@ type Policy struct {
 	// OnInconclusive says what follows an inconclusive verification; default
 	// rollback (which holds where the host was offline before).
 	OnInconclusive OnInconclusive `json:"on_inconclusive,omitempty"`
+	// Reboot says whether the host may be rebooted for what only a boot puts in place;
+	// default RebootNever.
+	Reboot RebootPolicy `json:"reboot,omitempty"`
 	// Agent says whether the agent belongs to the host after this generation; default
 	// AgentStays.
 	Agent AgentPolicy `json:"agent,omitempty"`
@@ -176,6 +179,22 @@ const (
 	InconclusiveRollback OnInconclusive = "rollback"
 	// InconclusiveKeep keeps the new generation and goes on verifying.
 	InconclusiveKeep OnInconclusive = "keep"
+)
+
+// RebootPolicy says whether a host may be rebooted.
+type RebootPolicy string
+
+// When a host is rebooted.
+const (
+	// RebootNever activates all that a switch can put in place, and says that the rest
+	// waits for a reboot.
+	RebootNever RebootPolicy = "never"
+	// RebootAsk activates what needs a boot by one that is verified, once a person at the
+	// machine has said so.
+	RebootAsk RebootPolicy = "ask"
+	// RebootAuto does that by itself, and reboots the host too where no other way leads
+	// back: it comes up with nobody at it.
+	RebootAuto RebootPolicy = "auto"
 )
 
 // AgentPolicy says whether a generation may leave the host without an agent.

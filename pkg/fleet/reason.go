@@ -48,6 +48,12 @@ const (
 	ReasonOverridden ReasonCode = "overridden"
 	// ReasonAgentMissing: after the activation no agent would be started on the host.
 	ReasonAgentMissing ReasonCode = "agent-missing"
+	// ReasonRebootAsk: the next generation is booted once a person at the machine says so.
+	ReasonRebootAsk ReasonCode = "reboot-waits"
+	// ReasonRebooting: the host is about to be rebooted.
+	ReasonRebooting ReasonCode = "rebooting"
+	// ReasonBootFailed: the host came up with something else than what was to be booted.
+	ReasonBootFailed ReasonCode = "boot-failed"
 	// ReasonRebootNeeded: what runs is what is desired, but for what only a reboot
 	// puts in place.
 	ReasonRebootNeeded ReasonCode = "reboot-needed"

@@ -141,6 +141,11 @@ func (p Policy) Validate() error {
 	default:
 		return invalid("policy mode %q: use observe or manage", clip(string(p.Mode)))
 	}
+	switch p.Reboot {
+	case "", RebootNever, RebootAsk, RebootAuto:
+	default:
+		return invalid("policy reboot %q: use never, ask or auto", clip(string(p.Reboot)))
+	}
 	switch p.Agent {
 	case "", AgentStays, AgentLeaves:
 	default:

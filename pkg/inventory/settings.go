@@ -143,6 +143,9 @@ func (d *settingsDecoder) policy(n *node, p *Policy) {
 		"onInconclusive": func(n *node) {
 			p.OnInconclusive = enum(&d.decoder, n, "policy.onInconclusive", fleet.InconclusiveRollback, fleet.InconclusiveKeep)
 		},
+		"reboot": func(n *node) {
+			p.Reboot = enum(&d.decoder, n, "policy.reboot", fleet.RebootNever, fleet.RebootAsk, fleet.RebootAuto)
+		},
 		"agent": func(n *node) {
 			p.Agent = enum(&d.decoder, n, "policy.agent", fleet.AgentStays, fleet.AgentLeaves)
 		},

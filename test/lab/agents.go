@@ -105,21 +105,30 @@ func (w *world) agentIsUndone(ctx context.Context, command, setting string) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, w.fleetFile(ctx, nixosSource, patient)) }()
-	var unit strings.Builder
-	for line := range strings.Lines(w.agentUnit) {
-		switch {
-		case command != "" && strings.HasPrefix(line, "ExecStart="):
-			line = "ExecStart=" + command + "\n"
-		case setting != "" && line == "[Service]\n":
-			line += setting + "\n"
-		}
-		unit.WriteString(line)
+	unit := w.agentUnit
+	if command != "" {
+		unit = replaceStart(unit, command)
 	}
-	if err := w.becomesUndone(ctx, release{units: map[string]string{agentUnit: unit.String()}}); err != nil {
+	if setting != "" {
+		unit = strings.Replace(unit, "[Service]\n", "[Service]\n"+setting+"\n", 1)
+	}
+	if err := w.becomesUndone(ctx, release{units: map[string]string{agentUnit: unit}}); err != nil {
 		return err
 	}
 	_, err = w.agentOf(ctx, installedAgent)
 	return err
+}
+
+// replaceStart is a unit that starts something else.
+func replaceStart(unit, command string) string {
+	var out strings.Builder
+	for line := range strings.Lines(unit) {
+		if strings.HasPrefix(line, "ExecStart=") {
+			line = "ExecStart=" + command + "\n"
+		}
+		out.WriteString(line)
+	}
+	return out.String()
 }
 
 // agentIsMissing deploys a release after which no agent would be started.

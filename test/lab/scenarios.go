@@ -36,6 +36,7 @@ func groups() []group {
 		{"Out paths", setUpBundles, outPathScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios(), goneScenarios())},
 		{"Agents", setUpAgents, agentScenarios()},
+		{"Reboots", setUpReboots, rebootScenarios()},
 		{"Services", setUpNixOS, serviceScenarios()},
 		{"Services, killed", setUpCrashPoints, installKilledScenarios()},
 		{"Crash points", setUpCrashPoints, crashPointScenarios()},

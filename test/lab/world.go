@@ -43,10 +43,24 @@ Before=fleet-agent.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh -c 'exec "$(cat /boot/loader/default)/bin/switch-to-configuration" at-boot'
+ExecStart=/usr/local/sbin/lab-boot
 
 [Install]
 WantedBy=multi-user.target
+`
+
+// bootLoader is the part of booting that a boot loader does: what is to be booted once,
+// or by default.
+const bootLoader = `#!/bin/sh
+set -eu
+system=$(cat /boot/loader/default)
+if [ -e /boot/loader/oneshot ]; then
+	entry=/boot/loader/entries/$(cat /boot/loader/oneshot)
+	rm /boot/loader/oneshot
+	sync -f /boot/loader
+	system=$(sed -n 's,^options init=\([^ ]*\)/init .*,\1,p' "$entry")
+fi
+exec "$system/bin/switch-to-configuration" at-boot
 `
 
 // world is a fleet on booted hosts: an operator's with the coordinator, and one
@@ -61,6 +75,8 @@ type world struct {
 	good system
 	// versions counts releases, so that each is another one.
 	versions int
+	// booted is the name of the kernel that runs, where kernels have names.
+	booted string
 	// agentUnit is the agent's unit where systems bring it.
 	agentUnit string
 	// given says that the hosts have units that others brought, so that the programs
@@ -124,6 +140,7 @@ func (w *world) configure() error {
 	wants := w.web.Path("/etc/systemd/system/multi-user.target.wants")
 	return errors.Join(append(errs,
 		w.web.Write("/etc/systemd/system/lab-activate.service", activateUnit, 0o644),
+		w.web.Write("/usr/local/sbin/lab-boot", bootLoader, 0o755),
 		os.MkdirAll(wants, 0o755), os.Symlink("../lab-activate.service", filepath.Join(wants, "lab-activate.service")),
 		w.web.Write("/etc/systemd/system/lab.target", "[Unit]\nDescription=what a switch starts again\n", 0o644))...)
 }

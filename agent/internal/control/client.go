@@ -88,6 +88,12 @@ func (c *Client) Retry(ctx context.Context, profile fleet.ProfileName) (Retried,
 	return Retried{Target: refOf(m.GetTarget()), Waited: reasonOf(m.GetWaited())}, c.explain(err)
 }
 
+// Boot lets the generation be booted that waits for that, and says which that is.
+func (c *Client) Boot(ctx context.Context, profile fleet.ProfileName) (fleet.Ref, error) {
+	m, err := c.rpc.Boot(ctx, &fleetv1.BootRequest{Profile: string(profile)})
+	return refOf(m.GetTarget()), c.explain(err)
+}
+
 // Logs copies the output of the newest activation to w.
 func (c *Client) Logs(ctx context.Context, profile fleet.ProfileName, w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)

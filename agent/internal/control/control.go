@@ -96,6 +96,9 @@ type Host interface {
 	// Retry forgets that the desired generation failed or was refused, and ends
 	// its wait; where there is neither, it returns ErrNothingRefused.
 	Retry(ctx context.Context, profile fleet.ProfileName, actor string) (Retried, error)
+	// Boot lets the generation be booted, and so the host, that waits for that, and
+	// returns it.
+	Boot(ctx context.Context, profile fleet.ProfileName, actor string) (fleet.Ref, error)
 	// Apply takes a signed generation from a file (pkg/carry) and says what the
 	// host works towards now.
 	Apply(file io.Reader, actor string) (fleet.ProfileName, fleet.Ref, error)

@@ -53,6 +53,10 @@ func (h *fakeHost) Retry(_ context.Context, p fleet.ProfileName, actor string) (
 	}, h.ask("retry %s by %s", p, actor)
 }
 
+func (h *fakeHost) Boot(_ context.Context, p fleet.ProfileName, actor string) (fleet.Ref, error) {
+	return fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 5}}, h.ask("boot %s by %s", p, actor)
+}
+
 func (h *fakeHost) Apply(file io.Reader, actor string) (fleet.ProfileName, fleet.Ref, error) {
 	n, err := io.Copy(io.Discard, file)
 	return "home/x", fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 3}}, errors.Join(err, h.ask("apply %d bytes by %s", n, actor))
@@ -126,6 +130,9 @@ func TestRoundTrip(t *testing.T) {
 	if r, err := c.RollBack(ctx, "home/eve", fleet.Number{Epoch: 1, Seq: 2}); err != nil || r.Target.Number.Seq != 1 || !r.Already {
 		t.Errorf("RollBack: %v, %v", r, err)
 	}
+	if ref, err := c.Boot(ctx, ""); err != nil || ref.Number.Seq != 5 {
+		t.Errorf("boot: %v, %v", ref, err)
+	}
 	if r, err := c.Retry(ctx, ""); err != nil || r.Target.Number.Seq != 2 || r.Waited.Code != fleet.ReasonFetchFailed {
 		t.Errorf("Retry: %v, %v", r, err)
 	}
@@ -134,7 +141,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	me := fmt.Sprintf("local/uid-%d", os.Geteuid())
 	want := []string{
-		"roll back home/eve from 1.2 by " + me, "retry system by " + me, "pause lunch by " + me, "resume by " + me,
+		"roll back home/eve from 1.2 by " + me, "boot system by " + me, "retry system by " + me, "pause lunch by " + me, "resume by " + me,
 	}
 	if d := cmp.Diff(want, h.asked); d != "" {
 		t.Errorf("asked (-want +got):\n%s", d)

@@ -171,6 +171,19 @@ func (s *service) LocalRetry(ctx context.Context, req *fleetv1.LocalRetryRequest
 	return &fleetv1.LocalRetryResponse{Target: refMessage(r.Target), Waited: reasonMessage(r.Waited)}, nil
 }
 
+// Boot lets a generation be booted.
+func (s *service) Boot(ctx context.Context, r *fleetv1.BootRequest) (*fleetv1.BootResponse, error) {
+	profile, err := profileOf(r.GetProfile())
+	if err != nil {
+		return nil, err
+	}
+	target, err := s.host.Boot(ctx, profile, actorOf(ctx))
+	if err != nil {
+		return nil, answer(err)
+	}
+	return &fleetv1.BootResponse{Target: refMessage(target)}, nil
+}
+
 // Logs streams the output of the newest activation.
 func (s *service) Logs(r *fleetv1.LogsRequest, out grpc.ServerStreamingServer[fleetv1.LogsResponse]) error {
 	profile, err := profileOf(r.GetProfile())

@@ -181,6 +181,13 @@ func (r *run) all() Result {
 			if err := atomicfile.SyncFS(s.Sync.Paths...); err != nil {
 				res = Result{Outcome: OutcomeError, Message: err.Error()}
 			}
+		case s.BootOnce != nil:
+			x, err := bootOnce(*s.BootOnce)
+			if err != nil {
+				res = Result{Outcome: OutcomeError, Message: err.Error()}
+			} else {
+				res = r.program(i, x, late)
+			}
 		case s.Exec != nil:
 			res = r.program(i, s.Exec, late)
 		}

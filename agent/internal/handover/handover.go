@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
@@ -21,77 +22,91 @@ import (
 // ErrNotMain says that the process is not the main one of that service.
 var ErrNotMain = errors.New("not the main process of the service")
 
+// errStillGone says that what would be started is not there, now that systemd has read it.
+var errStillGone = errors.New("no agent would be started")
+
 // maxFileBytes bounds a unit's file.
 const maxFileBytes = 1 << 20
 
-// Service is a service of systemd, and what it was when its agent began.
+// Process is the one that asks.
+type Process struct {
+	PID int
+	// Argv is what it was started with, and Executable the file of its program, also
+	// where that was replaced since: /proc/self/exe.
+	Argv       []string
+	Executable string
+}
+
+// Service is a service of systemd, and what it was when its agent began. Safe for
+// concurrent use.
 type Service struct {
 	unit    string
 	manager systemd.Address
-	began   state
+	process Process
+
+	mu    sync.Mutex
+	began *state // nil while that is not known
+	// direct says that systemd started this very program, and no other one that did.
+	direct bool
 }
 
 // state is what a service would be started as.
 type state struct {
 	definition systemd.Definition
 	files      []file
-	program    os.FileInfo
+	program    os.FileInfo // nil where there is none
 }
 
-// file of a unit: what it leads to may be replaced, as links into the Nix store are.
+// file of a unit.
 type file struct {
 	path   string
-	info   os.FileInfo
 	digest fleet.Digest
 }
 
-// Open looks at the service that process pid is to be the main process of, for what it
-// is now is what the process was started as. It wraps ErrNotMain, and errors of systemd.
-func Open(ctx context.Context, manager systemd.Address, unit string, pid int) (*Service, error) {
-	s := &Service{unit: unit, manager: manager}
-	d, err := s.define(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if int64(d.MainPID) != int64(pid) {
-		return nil, fmt.Errorf("looking at %s: %w, process %d is", unit, ErrNotMain, d.MainPID)
-	}
-	if s.began, err = stateOf(d); err != nil {
-		return nil, fmt.Errorf("looking at %s: %w", unit, err)
-	}
-	return s, nil
+// Open looks at the service that a process is to be the main process of. With an error
+// that does not wrap ErrNotMain, Look finds out later what the service was.
+func Open(ctx context.Context, manager systemd.Address, unit string, p Process) (*Service, error) {
+	s := &Service{unit: unit, manager: manager, process: p}
+	_, err := s.Look(ctx, false)
+	return s, err
 }
 
-func (s *Service) define(ctx context.Context) (d systemd.Definition, err error) {
-	err = s.manager.Ask(ctx, func(ctx context.Context, c *systemd.Conn) (err error) {
-		d, err = c.Define(ctx, s.unit)
-		return err //nolint:wrapcheck // It says what failed.
+// define asks systemd, and reads what its answer names.
+func (s *Service) define(ctx context.Context) (state, error) {
+	var st state
+	err := s.manager.Ask(ctx, func(ctx context.Context, c *systemd.Conn) (err error) {
+		st, err = s.defineBy(ctx, c)
+		return err
 	})
-	return d, err //nolint:wrapcheck // As above.
+	return st, err //nolint:wrapcheck // It says what failed.
 }
 
-// stateOf reads what a definition names. What is not there is no error: it is left out.
-func stateOf(d systemd.Definition) (state, error) {
+// defineBy is define over a connection. What is not there is no error: it is left out.
+func (s *Service) defineBy(ctx context.Context, c *systemd.Conn) (state, error) {
+	d, err := c.Define(ctx, s.unit)
+	if err != nil {
+		return state{}, err //nolint:wrapcheck // It says what failed.
+	}
 	st := state{definition: d}
 	for _, path := range d.Files {
-		info, err := os.Stat(path)
+		text, err := atomicfile.ReadAtMost(path, maxFileBytes)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return state{}, err //nolint:wrapcheck // It names the file.
+			return state{}, fmt.Errorf("looking at %s: %w", s.unit, err)
 		}
-		text, err := atomicfile.ReadAtMost(path, maxFileBytes)
-		if err != nil {
-			return state{}, err //nolint:wrapcheck // As above.
-		}
-		st.files = append(st.files, file{path, info, fleet.DigestOf(text)})
+		st.files = append(st.files, file{path, fleet.DigestOf(text)})
 	}
-	info, err := os.Stat(d.Program)
+	if d.Program() == "" {
+		return st, nil
+	}
+	info, err := os.Stat(d.Program())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return state{}, fmt.Errorf("looking at %s: %w", s.unit, err)
+	}
 	if err == nil {
 		st.program = info
-	} else if d.Program != "" && !errors.Is(err, fs.ErrNotExist) {
-		return state{}, err //nolint:wrapcheck // It names the file.
 	}
 	return st, nil
 }
@@ -103,92 +118,123 @@ type Standing struct {
 	// Other is in what another agent would differ from the one that runs; empty where
 	// it is the same.
 	Other string
+	// Starts says that it starts with the system.
+	Starts bool
+	// Stale says that systemd has not read yet what is there.
+	Stale bool
 }
 
-// Look compares what would be started now with what runs. An error is systemd's, or of
-// a file that can't be read, and says nothing about the service.
-func (s *Service) Look(ctx context.Context) (Standing, error) {
-	d, err := s.define(ctx)
+// Look compares what would be started now with what runs; starts has it start with the
+// system, too. An error wraps ErrNotMain, or is systemd's or of a file that can't be
+// read, and says nothing about the service then.
+func (s *Service) Look(ctx context.Context, starts bool) (Standing, error) {
+	now, err := s.define(ctx)
 	if err != nil {
 		return Standing{}, err
 	}
-	now, err := stateOf(d)
-	if err != nil {
-		return Standing{}, fmt.Errorf("looking at %s: %w", s.unit, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.began == nil {
+		if d := now.definition; int64(d.MainPID) != int64(s.process.PID) {
+			return Standing{}, fmt.Errorf("looking at %s: %w, process %d is", s.unit, ErrNotMain, d.MainPID)
+		}
+		s.began = &now
+		if s.direct = now.program != nil && slices.Equal(now.definition.Argv, s.process.Argv); s.direct {
+			s.direct, err = s.executes(now.definition.Program(), now.program)
+		}
+		if err != nil {
+			return Standing{}, err
+		}
 	}
-	if gone := s.gone(now); gone != "" {
-		return Standing{Gone: gone}, nil
+	st := Standing{Starts: now.starts(), Stale: now.definition.Stale, Gone: s.gone(now, starts)}
+	if st.Gone == "" {
+		st.Other, err = s.other(now)
 	}
-	return Standing{Other: s.other(now)}, nil
+	return st, err
 }
 
 // gone says why a service in that state would not be started.
-func (s *Service) gone(now state) string {
+func (s *Service) gone(now state, starts bool) string {
 	d := now.definition
 	switch {
 	case d.Load != "loaded":
 		return fmt.Sprintf("%s is %s", s.unit, d.Load)
 	case len(d.Files) > 0 && (len(now.files) == 0 || now.files[0].path != d.Files[0]):
 		return fmt.Sprintf("%s of %s is not there any more", d.Files[0], s.unit)
-	case d.Program == "":
+	case d.Program() == "":
 		return s.unit + " has no program"
 	case now.program == nil:
-		return fmt.Sprintf("%s, the program of %s, is not there", d.Program, s.unit)
+		return fmt.Sprintf("%s, the program of %s, is not there", d.Program(), s.unit)
 	case now.program.Mode()&0o111 == 0 || now.program.IsDir():
-		return fmt.Sprintf("%s, the program of %s, is not executable", d.Program, s.unit)
-	case starts(s.began.definition) && !starts(d):
+		return fmt.Sprintf("%s, the program of %s, is not executable", d.Program(), s.unit)
+	case starts && !now.starts():
 		return fmt.Sprintf("%s does not start with the system any more: it is %s", s.unit, d.Enabled)
 	}
 	return ""
 }
 
-// starts says whether a service starts with the system.
-func starts(d systemd.Definition) bool { return strings.HasPrefix(d.Enabled, "enabled") }
+func (st state) starts() bool { return strings.HasPrefix(st.definition.Enabled, "enabled") }
 
 // other says in what a service in that state differs from the one that runs.
-func (s *Service) other(now state) string {
-	was := s.began
+func (s *Service) other(now state) (string, error) {
+	d, was := now.definition, s.began.definition
 	switch {
-	case now.definition.Program != was.definition.Program:
-		return fmt.Sprintf("its program is %s, and was %s", now.definition.Program, was.definition.Program)
-	case was.program == nil || !same(now.program, was.program):
-		return "there is another program at " + now.definition.Program
-	case !slices.EqualFunc(now.files, was.files, func(a, b file) bool { return a.path == b.path && a.digest == b.digest }):
-		return "its unit is another one"
+	case d.Program() != was.Program():
+		return fmt.Sprintf("its program is %s, and was %s", d.Program(), was.Program()), nil
+	case !slices.Equal(d.Argv, was.Argv):
+		return "it is started with other arguments", nil
+	case !slices.Equal(now.files, s.began.files):
+		return "its unit is another one", nil
 	}
-	return ""
+	equal := s.began.program != nil && same(now.program, s.began.program)
+	if s.direct {
+		var err error
+		if equal, err = s.executes(d.Program(), now.program); err != nil {
+			return "", err
+		}
+	}
+	if !equal {
+		return "there is another program at " + d.Program(), nil
+	}
+	return "", nil
+}
+
+// executes says whether this process executes what is at path: the file itself, or one
+// with the same content, as a store that was optimised has.
+func (s *Service) executes(path string, at os.FileInfo) (bool, error) {
+	mine, err := os.Stat(s.process.Executable)
+	if err == nil && (same(mine, at) || mine.Size() != at.Size()) {
+		return same(mine, at), nil
+	}
+	if err == nil {
+		var equal bool
+		if equal, err = sameContent(s.process.Executable, path); err == nil {
+			return equal, nil
+		}
+	}
+	return false, fmt.Errorf("comparing this program with %s: %w", path, err)
 }
 
 func same(a, b os.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
-// Touched says whether something may be another than it was: what costs no question to
-// systemd.
-func (s *Service) Touched() bool {
-	for _, f := range s.began.files {
-		if now, err := os.Stat(f.path); err != nil || !same(now, f.info) {
-			return true
-		}
-	}
-	if s.began.program == nil {
-		return true
-	}
-	now, err := os.Stat(s.began.definition.Program)
-	return err != nil || !same(now, s.began.program)
-}
-
-// HandOver has systemd start the service as it is now, which ends this process. It
-// returns once that is asked for.
+// HandOver has systemd start the service as it is on the disk, which ends this process.
+// It returns once that is asked for. Where no agent would be started, nothing is.
 func (s *Service) HandOver(ctx context.Context) error {
 	return s.manager.Ask(ctx, func(ctx context.Context, c *systemd.Conn) error { //nolint:wrapcheck // It says what failed.
-		d, err := c.Define(ctx, s.unit)
-		if err == nil && d.Stale {
-			err = c.Reload(ctx)
+		// Always: whether systemd has read what is there can't be told on NixOS, where
+		// all files are of the same time.
+		if err := c.Reload(ctx); err != nil {
+			return err //nolint:wrapcheck // As above.
 		}
-		if err == nil {
-			err = c.Restart(ctx, s.unit)
+		now, err := s.defineBy(ctx, c)
+		if err != nil {
+			return err
 		}
-		return err //nolint:wrapcheck // It says what failed.
+		if gone := s.gone(now, false); gone != "" {
+			return fmt.Errorf("%w: %s", errStillGone, gone)
+		}
+		return c.Restart(ctx, s.unit) //nolint:wrapcheck // As above.
 	})
 }

@@ -94,7 +94,7 @@ func (p *ProfileState) rollingBack(r *Record) (fleet.Ref, error) {
 	if blame {
 		p.refuse(r, ref)
 	}
-	p.Superseded = nil
+	p.Superseded, p.BackSince = nil, r.BootID
 	p.enter(r, PhaseRollingBack, ref)
 	return ref, nil
 }
@@ -111,7 +111,7 @@ func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
 		phase = PhaseRolledBack
 		p.Current = p.Activation.Back()
 	}
-	p.Activation = nil
+	p.Activation, p.BackSince = nil, ""
 	p.undo(to)
 	p.enter(r, phase, to.Ref)
 	if p.Reason == (fleet.Reason{}) {

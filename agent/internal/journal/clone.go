@@ -56,7 +56,7 @@ func cloneAction(a driver.Action) driver.Action {
 	a.Steps = slices.Clone(a.Steps)
 	for i := range a.Steps {
 		st := &a.Steps[i]
-		st.Link = clonePtr(st.Link)
+		st.Link, st.BootOnce = clonePtr(st.Link), clonePtr(st.BootOnce)
 		st.Exec = clonePtr(st.Exec)
 		if e := st.Exec; e != nil {
 			e.Argv, e.Env, e.OKCodes = slices.Clone(e.Argv), slices.Clone(e.Env), slices.Clone(e.OKCodes)

@@ -91,9 +91,30 @@ type Activation struct {
 	// OnlineBefore says that the coordinator was reached right before.
 	OnlineBefore bool   `json:"online_before"`
 	BootID       string `json:"boot_id,omitempty"`
+	// Agent is how the agent's service stood before; empty where there is none, or nobody
+	// knew.
+	Agent AgentStanding `json:"agent,omitempty"`
+	// Boots says that what is activated is booted: Activate ends before the boot, and
+	// what is booted is verified.
+	Boots bool `json:"boots,omitempty"`
+	// MayReboot says that the host may be rebooted with nobody at it, to come back from
+	// this activation.
+	MayReboot bool `json:"may_reboot,omitempty"`
 	// Deadline is when, by wall time, verification must have been decided.
 	Deadline time.Time `json:"deadline,omitzero"`
 }
+
+// AgentStanding is how the agent's service stood before an activation.
+type AgentStanding string
+
+// How it may have stood.
+const (
+	// AgentStarts with the system; AgentByHand would be started, but not by that;
+	// AgentGone would not be.
+	AgentStarts AgentStanding = "starts"
+	AgentByHand AgentStanding = "by-hand"
+	AgentGone   AgentStanding = "gone"
+)
 
 // Back is where a rollback of the activation leads.
 func (a *Activation) Back() Built {
@@ -162,6 +183,8 @@ type ProfileState struct {
 	Refused map[fleet.Digest]Refusal `json:"refused,omitempty"`
 	// Interrupted counts blameless rollbacks by digest.
 	Interrupted map[fleet.Digest]int `json:"interrupted,omitempty"`
+	// BackSince is the boot in which the rollback in flight began.
+	BackSince string `json:"back_since,omitempty"`
 	// Asked is a person's wish to leave what runs; nil where there is none.
 	Asked *Asked `json:"asked,omitempty"`
 	// Held says why an activation that could start doesn't; nil when not held.

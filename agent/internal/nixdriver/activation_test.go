@@ -23,6 +23,8 @@ func (w *world) brief(a driver.Action) []string {
 			line = "link " + s.Link.Path + " " + s.Link.Target
 		case s.Sync != nil:
 			line = "sync " + strings.Join(s.Sync.Paths, " ")
+		case s.BootOnce != nil:
+			line = s.BootOnce.Program + " in " + s.BootOnce.Entries + " boots once " + s.BootOnce.Init
 		case s.Exec != nil:
 			line = strings.Join(s.Exec.Argv, " ")
 			if u := s.Exec.Unless; u != nil {

@@ -77,14 +77,17 @@ func (b *base) at(place string) string { return filepath.Join(b.config.Root, pla
 
 // nix finds the program. An activation names it by where its links lead: the
 // place in PATH may be another program's by then.
-func (b *base) nix() (string, error) {
+func (b *base) nix() (string, error) { return b.program("nix") }
+
+// program finds a program in PATH.
+func (b *base) program(name string) (string, error) {
 	for _, dir := range filepath.SplitList(b.config.Path) {
-		file := filepath.Join(dir, "nix")
+		file := filepath.Join(dir, name)
 		if executable(file) {
 			return file, nil
 		}
 	}
-	return "", errors.New("there is no nix in " + b.config.Path)
+	return "", fmt.Errorf("there is no %s in %s", name, b.config.Path)
 }
 
 // executable says whether a file, or what a link leads to, may be run.

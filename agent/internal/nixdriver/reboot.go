@@ -40,12 +40,16 @@ func (d *NixOS) RebootNeeded(_ context.Context, profile fleet.ProfileName) ([]st
 	if profile != fleet.System {
 		return nil, nil
 	}
-	var differ []string
+	return d.bootParts(currentSystem)
+}
+
+// bootParts compares a system with the one that was booted.
+func (b *base) bootParts(system string) (differ []string, err error) {
 	for _, part := range bootParts {
-		booted, err := part.read(filepath.Join(d.at(bootedSystem), part.file))
+		booted, err := part.read(filepath.Join(b.at(bootedSystem), part.file))
 		now := ""
 		if err == nil {
-			now, err = part.read(filepath.Join(d.at(currentSystem), part.file))
+			now, err = part.read(filepath.Join(b.at(system), part.file))
 		}
 		switch {
 		case errors.Is(err, os.ErrNotExist) || err == nil && booted == now: // A container has no kernel.

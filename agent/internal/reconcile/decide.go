@@ -105,6 +105,13 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 		if p.StaleHolds && p.Stale.Code != "" {
 			return Plan{Step: StepHold, Target: target, Reason: p.Stale}
 		}
+		if o.NeedsBoot != "" && p.RebootAsks && !o.BootAllowed {
+			return Plan{Step: StepHold, Target: target, Reason: fleet.Reason{
+				Code:    fleet.ReasonRebootAsk,
+				Message: fmt.Sprintf("generation %s is built, and waits for a person to have this host rebooted: %s", target.Number, o.NeedsBoot),
+				Hint:    "run fleet-agent reboot on the host when that suits",
+			}}
+		}
 		return Plan{Step: StepActivate, Target: target, Reason: why(d, target)}
 	case o.Fetched == target.Digest:
 		return Plan{Step: StepBuild, Target: target, Reason: why(d, target)}

@@ -151,7 +151,7 @@ func TestTotal(t *testing.T) {
 	known := map[Step]bool{}
 	for _, s := range []Step{
 		StepNothing, StepHold, StepAdopt, StepAccept, StepFetch, StepBuild, StepActivate, StepStart, StepWithdraw, StepAwait,
-		StepActivated, StepVerify, StepVerified, StepCommit, StepConfirm, StepRollBack, StepRolledBack, StepFail,
+		StepReboot, StepActivated, StepVerify, StepVerified, StepCommit, StepConfirm, StepRollBack, StepRolledBack, StepFail,
 	} {
 		known[s] = true
 	}

@@ -25,6 +25,9 @@ func inFlight(now time.Time, d Desired, o Observed, p Policy) (plan Plan, done b
 		if c.Fired {
 			return rollBack(c, fleet.ReasonNotVerified, "the dead-man switch went back: no agent said in time that it works"), true
 		}
+		if c.Booted && !c.CameUp {
+			return rollBack(c, fleet.ReasonActivationUnknown, "the host was booted before anybody had verified it, and came up with "+c.BootNow), true
+		}
 		return verifying(d, o, p)
 	case PhaseVerified:
 		return Plan{Step: StepCommit, Target: c.To}, true
@@ -57,6 +60,12 @@ func activating(c *Change) Plan {
 	case RunRunning:
 		return Plan{Step: StepAwait, Target: c.To}
 	case RunSucceeded:
+		switch {
+		case c.Boots && !c.Booted:
+			return Plan{Step: StepReboot, Target: c.To, Reason: rebooting("it is booted once, and what boots by default stays until it is verified")}
+		case c.Boots && !c.CameUp:
+			return rollBack(c, fleet.ReasonBootFailed, "it was to be booted, and the host came up with "+c.BootNow)
+		}
 		return Plan{Step: StepActivated, Target: c.To}
 	case RunFailed:
 		return rollBack(c, fleet.ReasonActivationFailed, c.RunDetail)
@@ -120,6 +129,9 @@ func rollingBack(c *Change) Plan {
 	case RunRunning:
 		return Plan{Step: StepAwait, Target: c.From, Reason: c.Cause}
 	case RunSucceeded:
+		if c.OldKernel && c.MayReboot && !c.Rebooted {
+			return Plan{Step: StepReboot, Target: c.From, Reason: rebooting("to come back to all of what boots: " + c.Cause.Message)}
+		}
 		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
 	case RunFailed, RunHung, RunLost:
 	}
@@ -127,11 +139,21 @@ func rollingBack(c *Change) Plan {
 	if c.Attempts < MaxRollBackAttempts {
 		return Plan{Step: StepRollBack, Target: c.From, Reason: c.Cause}
 	}
+	if c.Rebooted && c.Returned {
+		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
+	}
+	if c.MayReboot && !c.Rebooted {
+		return Plan{Step: StepReboot, Target: c.From, Reason: rebooting(fmt.Sprintf("rolling back failed %d times, and what boots is what it goes back to: %s", c.Attempts, c.RunDetail))}
+	}
 	return Plan{Step: StepFail, Target: c.From, Reason: fleet.Reason{
 		Code:    fleet.ReasonRollbackFailed,
 		Message: fmt.Sprintf("rolling back failed %d times: %s", c.Attempts, c.RunDetail),
 		Hint:    "look at fleet-agent logs, repair the host, then run fleet-agent retry or publish a new generation",
 	}}
+}
+
+func rebooting(why string) fleet.Reason {
+	return fleet.Reason{Code: fleet.ReasonRebooting, Message: "the host is rebooted: " + why}
 }
 
 func rollBack(c *Change, code fleet.ReasonCode, message string) Plan {

@@ -31,6 +31,8 @@ type Policy struct {
 	// starting then.
 	Stale      fleet.Reason
 	StaleHolds bool
+	// RebootAsks has a generation that needs a boot wait for a person.
+	RebootAsks bool
 	// OnInconclusive of the generation in flight.
 	OnInconclusive fleet.OnInconclusive
 }
@@ -98,6 +100,17 @@ type Change struct {
 	// Reached says that the coordinator answered over a connection opened
 	// after the activation.
 	Reached bool
+	// Boots says that what is activated is booted, and MayReboot that the host may be
+	// rebooted with nobody at it.
+	Boots, MayReboot bool
+	// Booted says that the host was booted since the activation began, and CameUp that it
+	// came up with To. BootNow names for people what was booted instead.
+	Booted, CameUp bool
+	BootNow        string
+	// Rebooted says that the host was booted since the rollback began, and Returned that
+	// what it goes back to is what runs. OldKernel says that only a boot brings all of
+	// that back.
+	Rebooted, Returned, OldKernel bool
 	// Orphaned is why no agent would be started on the host any more; empty where one
 	// would, or need not.
 	Orphaned string
@@ -147,6 +160,10 @@ type Observed struct {
 	// Fetched and Staged name the generation whose blobs are here, and the one
 	// that is built and durable.
 	Fetched, Staged fleet.Digest
+	// NeedsBoot is what of the staged generation only a boot puts in place, for people,
+	// where the host is to be booted for it; BootAllowed that a person said so.
+	NeedsBoot   string
+	BootAllowed bool
 	// Wait is the backoff of the target; nil when it may be tried.
 	Wait *Wait
 }

@@ -36,6 +36,9 @@ const (
 	StepWithdraw Step = "withdraw"
 	// StepAwait waits for the runner of the action in flight.
 	StepAwait Step = "await"
+	// StepReboot reboots the host: into what was activated, or, from a rollback, into what
+	// boots.
+	StepReboot Step = "reboot"
 	// StepActivated records that the activation ended well.
 	StepActivated Step = "activated"
 	// StepVerify probes, and reaches for the coordinator.

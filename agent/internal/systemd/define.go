@@ -18,10 +18,19 @@ type Definition struct {
 	Files []string
 	// Stale says that files were changed since they were read.
 	Stale bool
-	// Program is what its main process is started from.
-	Program string
+	// Argv is what its main process is started with, the program's path first; empty where
+	// it has none.
+	Argv []string
 	// MainPID is its main process; 0 for none.
 	MainPID uint32
+}
+
+// Program is what the main process is started from; empty for none.
+func (d Definition) Program() string {
+	if len(d.Argv) == 0 {
+		return ""
+	}
+	return d.Argv[0]
 }
 
 // Define looks at a service.
@@ -63,7 +72,8 @@ func (c *Conn) Define(ctx context.Context, unit string) (Definition, error) {
 	}
 	d.Files = append(d.Files, more...)
 	if len(commands) > 0 {
-		d.Program = commands[0].Path
+		// Its own first argument may be another name than the program's path.
+		d.Argv = append([]string{commands[0].Path}, commands[0].Argv[min(1, len(commands[0].Argv)):]...)
 	}
 	return d, nil
 }

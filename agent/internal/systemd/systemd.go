@@ -179,6 +179,13 @@ func (c *Conn) Start(ctx context.Context, unit string) error {
 	return c.anew(ctx, "StartUnit", unit)
 }
 
+// Reboot has systemd reboot the host as "systemctl reboot" does where nothing inhibits
+// that: all services are stopped first.
+func (c *Conn) Reboot(ctx context.Context) error {
+	var job dbus.ObjectPath
+	return c.call(ctx, "StartUnit", []any{&job}, "reboot.target", "replace-irreversibly")
+}
+
 // anew has systemd do something with a unit whose failures are forgotten.
 func (c *Conn) anew(ctx context.Context, method, unit string) error {
 	// Fails where nothing is to be reset.

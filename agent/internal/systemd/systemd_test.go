@@ -80,7 +80,7 @@ func TestStartTransient(t *testing.T) {
 func TestDefine(t *testing.T) {
 	s := systemdtest.Start(t)
 	want := systemd.Definition{
-		Load: "loaded", Enabled: "enabled", Files: []string{"/etc/a.service", "/run/a.service.d/b.conf"}, Stale: true, Program: "/bin/a", MainPID: 7,
+		Load: "loaded", Enabled: "enabled", Files: []string{"/etc/a.service", "/run/a.service.d/b.conf"}, Stale: true, Argv: []string{"/bin/a", "b"}, MainPID: 7,
 	}
 	gone := systemd.Definition{Load: "not-found"}
 	s.Do(func() { s.Services = map[string]systemd.Definition{"a.service": want, "b.service": gone} })

@@ -547,6 +547,98 @@ func (x *LocalRetryResponse) GetWaited() *Reason {
 	return nil
 }
 
+// BootRequest lets a host be rebooted.
+type BootRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Profile; empty means system.
+	Profile       string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BootRequest) Reset() {
+	*x = BootRequest{}
+	mi := &file_fleet_v1_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BootRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BootRequest) ProtoMessage() {}
+
+func (x *BootRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BootRequest.ProtoReflect.Descriptor instead.
+func (*BootRequest) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BootRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+// BootResponse answers Boot.
+type BootResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Generation that is booted.
+	Target        *GenerationRef `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BootResponse) Reset() {
+	*x = BootResponse{}
+	mi := &file_fleet_v1_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BootResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BootResponse) ProtoMessage() {}
+
+func (x *BootResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fleet_v1_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BootResponse.ProtoReflect.Descriptor instead.
+func (*BootResponse) Descriptor() ([]byte, []int) {
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BootResponse) GetTarget() *GenerationRef {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
 // LogsRequest asks for logs.
 type LogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -558,7 +650,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_fleet_v1_control_proto_msgTypes[10]
+	mi := &file_fleet_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +662,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_control_proto_msgTypes[10]
+	mi := &file_fleet_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +675,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LogsRequest) GetProfile() string {
@@ -604,7 +696,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_fleet_v1_control_proto_msgTypes[11]
+	mi := &file_fleet_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +708,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_control_proto_msgTypes[11]
+	mi := &file_fleet_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +721,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -650,7 +742,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_fleet_v1_control_proto_msgTypes[12]
+	mi := &file_fleet_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +754,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_control_proto_msgTypes[12]
+	mi := &file_fleet_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +767,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ApplyRequest) GetData() []byte {
@@ -698,7 +790,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_fleet_v1_control_proto_msgTypes[13]
+	mi := &file_fleet_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +802,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_control_proto_msgTypes[13]
+	mi := &file_fleet_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +815,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ApplyResponse) GetProfile() string {
@@ -753,7 +845,7 @@ type ResetTrustRequest struct {
 
 func (x *ResetTrustRequest) Reset() {
 	*x = ResetTrustRequest{}
-	mi := &file_fleet_v1_control_proto_msgTypes[14]
+	mi := &file_fleet_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +857,7 @@ func (x *ResetTrustRequest) String() string {
 func (*ResetTrustRequest) ProtoMessage() {}
 
 func (x *ResetTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_control_proto_msgTypes[14]
+	mi := &file_fleet_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +870,7 @@ func (x *ResetTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetTrustRequest.ProtoReflect.Descriptor instead.
 func (*ResetTrustRequest) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResetTrustRequest) GetRoot() []byte {
@@ -806,7 +898,7 @@ type ResetTrustResponse struct {
 
 func (x *ResetTrustResponse) Reset() {
 	*x = ResetTrustResponse{}
-	mi := &file_fleet_v1_control_proto_msgTypes[15]
+	mi := &file_fleet_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +910,7 @@ func (x *ResetTrustResponse) String() string {
 func (*ResetTrustResponse) ProtoMessage() {}
 
 func (x *ResetTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fleet_v1_control_proto_msgTypes[15]
+	mi := &file_fleet_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +923,7 @@ func (x *ResetTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetTrustResponse.ProtoReflect.Descriptor instead.
 func (*ResetTrustResponse) Descriptor() ([]byte, []int) {
-	return file_fleet_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_fleet_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResetTrustResponse) GetVersion() uint64 {
@@ -873,6 +965,10 @@ const file_fleet_v1_control_proto_rawDesc = "" +
 	"\x12LocalRetryResponse\x12/\n" +
 	"\x06target\x18\x01 \x01(\v2\x17.fleet.v1.GenerationRefR\x06target\x12(\n" +
 	"\x06waited\x18\x02 \x01(\v2\x10.fleet.v1.ReasonR\x06waited\"'\n" +
+	"\vBootRequest\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\"?\n" +
+	"\fBootResponse\x12/\n" +
+	"\x06target\x18\x01 \x01(\v2\x17.fleet.v1.GenerationRefR\x06target\"'\n" +
 	"\vLogsRequest\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\"\"\n" +
 	"\fLogsResponse\x12\x12\n" +
@@ -886,14 +982,15 @@ const file_fleet_v1_control_proto_rawDesc = "" +
 	"\x04root\x18\x01 \x01(\fR\x04root\x12\x10\n" +
 	"\x03pin\x18\x02 \x01(\tR\x03pin\".\n" +
 	"\x12ResetTrustResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion2\x9d\x04\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion2\xd4\x04\n" +
 	"\x0eControlService\x12;\n" +
 	"\x06Status\x12\x17.fleet.v1.StatusRequest\x1a\x18.fleet.v1.StatusResponse\x128\n" +
 	"\x05Pause\x12\x16.fleet.v1.PauseRequest\x1a\x17.fleet.v1.PauseResponse\x12;\n" +
 	"\x06Resume\x12\x17.fleet.v1.ResumeRequest\x1a\x18.fleet.v1.ResumeResponse\x12P\n" +
 	"\rLocalRollBack\x12\x1e.fleet.v1.LocalRollBackRequest\x1a\x1f.fleet.v1.LocalRollBackResponse\x12G\n" +
 	"\n" +
-	"LocalRetry\x12\x1b.fleet.v1.LocalRetryRequest\x1a\x1c.fleet.v1.LocalRetryResponse\x127\n" +
+	"LocalRetry\x12\x1b.fleet.v1.LocalRetryRequest\x1a\x1c.fleet.v1.LocalRetryResponse\x125\n" +
+	"\x04Boot\x12\x15.fleet.v1.BootRequest\x1a\x16.fleet.v1.BootResponse\x127\n" +
 	"\x04Logs\x12\x15.fleet.v1.LogsRequest\x1a\x16.fleet.v1.LogsResponse0\x01\x12:\n" +
 	"\x05Apply\x12\x16.fleet.v1.ApplyRequest\x1a\x17.fleet.v1.ApplyResponse(\x01\x12G\n" +
 	"\n" +
@@ -911,7 +1008,7 @@ func file_fleet_v1_control_proto_rawDescGZIP() []byte {
 	return file_fleet_v1_control_proto_rawDescData
 }
 
-var file_fleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_fleet_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_fleet_v1_control_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: fleet.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: fleet.v1.StatusResponse
@@ -923,47 +1020,52 @@ var file_fleet_v1_control_proto_goTypes = []any{
 	(*LocalRollBackResponse)(nil), // 7: fleet.v1.LocalRollBackResponse
 	(*LocalRetryRequest)(nil),     // 8: fleet.v1.LocalRetryRequest
 	(*LocalRetryResponse)(nil),    // 9: fleet.v1.LocalRetryResponse
-	(*LogsRequest)(nil),           // 10: fleet.v1.LogsRequest
-	(*LogsResponse)(nil),          // 11: fleet.v1.LogsResponse
-	(*ApplyRequest)(nil),          // 12: fleet.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 13: fleet.v1.ApplyResponse
-	(*ResetTrustRequest)(nil),     // 14: fleet.v1.ResetTrustRequest
-	(*ResetTrustResponse)(nil),    // 15: fleet.v1.ResetTrustResponse
-	(*Reason)(nil),                // 16: fleet.v1.Reason
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*ProfileStatus)(nil),         // 18: fleet.v1.ProfileStatus
-	(*GenerationRef)(nil),         // 19: fleet.v1.GenerationRef
+	(*BootRequest)(nil),           // 10: fleet.v1.BootRequest
+	(*BootResponse)(nil),          // 11: fleet.v1.BootResponse
+	(*LogsRequest)(nil),           // 12: fleet.v1.LogsRequest
+	(*LogsResponse)(nil),          // 13: fleet.v1.LogsResponse
+	(*ApplyRequest)(nil),          // 14: fleet.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 15: fleet.v1.ApplyResponse
+	(*ResetTrustRequest)(nil),     // 16: fleet.v1.ResetTrustRequest
+	(*ResetTrustResponse)(nil),    // 17: fleet.v1.ResetTrustResponse
+	(*Reason)(nil),                // 18: fleet.v1.Reason
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*ProfileStatus)(nil),         // 20: fleet.v1.ProfileStatus
+	(*GenerationRef)(nil),         // 21: fleet.v1.GenerationRef
 }
 var file_fleet_v1_control_proto_depIdxs = []int32{
-	16, // 0: fleet.v1.StatusResponse.coordinator:type_name -> fleet.v1.Reason
-	17, // 1: fleet.v1.StatusResponse.coordinator_seen:type_name -> google.protobuf.Timestamp
-	18, // 2: fleet.v1.StatusResponse.profiles:type_name -> fleet.v1.ProfileStatus
-	17, // 3: fleet.v1.StatusResponse.identity_expires:type_name -> google.protobuf.Timestamp
-	19, // 4: fleet.v1.LocalRollBackResponse.target:type_name -> fleet.v1.GenerationRef
-	19, // 5: fleet.v1.LocalRetryResponse.target:type_name -> fleet.v1.GenerationRef
-	16, // 6: fleet.v1.LocalRetryResponse.waited:type_name -> fleet.v1.Reason
-	19, // 7: fleet.v1.ApplyResponse.target:type_name -> fleet.v1.GenerationRef
-	0,  // 8: fleet.v1.ControlService.Status:input_type -> fleet.v1.StatusRequest
-	2,  // 9: fleet.v1.ControlService.Pause:input_type -> fleet.v1.PauseRequest
-	4,  // 10: fleet.v1.ControlService.Resume:input_type -> fleet.v1.ResumeRequest
-	6,  // 11: fleet.v1.ControlService.LocalRollBack:input_type -> fleet.v1.LocalRollBackRequest
-	8,  // 12: fleet.v1.ControlService.LocalRetry:input_type -> fleet.v1.LocalRetryRequest
-	10, // 13: fleet.v1.ControlService.Logs:input_type -> fleet.v1.LogsRequest
-	12, // 14: fleet.v1.ControlService.Apply:input_type -> fleet.v1.ApplyRequest
-	14, // 15: fleet.v1.ControlService.ResetTrust:input_type -> fleet.v1.ResetTrustRequest
-	1,  // 16: fleet.v1.ControlService.Status:output_type -> fleet.v1.StatusResponse
-	3,  // 17: fleet.v1.ControlService.Pause:output_type -> fleet.v1.PauseResponse
-	5,  // 18: fleet.v1.ControlService.Resume:output_type -> fleet.v1.ResumeResponse
-	7,  // 19: fleet.v1.ControlService.LocalRollBack:output_type -> fleet.v1.LocalRollBackResponse
-	9,  // 20: fleet.v1.ControlService.LocalRetry:output_type -> fleet.v1.LocalRetryResponse
-	11, // 21: fleet.v1.ControlService.Logs:output_type -> fleet.v1.LogsResponse
-	13, // 22: fleet.v1.ControlService.Apply:output_type -> fleet.v1.ApplyResponse
-	15, // 23: fleet.v1.ControlService.ResetTrust:output_type -> fleet.v1.ResetTrustResponse
-	16, // [16:24] is the sub-list for method output_type
-	8,  // [8:16] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	18, // 0: fleet.v1.StatusResponse.coordinator:type_name -> fleet.v1.Reason
+	19, // 1: fleet.v1.StatusResponse.coordinator_seen:type_name -> google.protobuf.Timestamp
+	20, // 2: fleet.v1.StatusResponse.profiles:type_name -> fleet.v1.ProfileStatus
+	19, // 3: fleet.v1.StatusResponse.identity_expires:type_name -> google.protobuf.Timestamp
+	21, // 4: fleet.v1.LocalRollBackResponse.target:type_name -> fleet.v1.GenerationRef
+	21, // 5: fleet.v1.LocalRetryResponse.target:type_name -> fleet.v1.GenerationRef
+	18, // 6: fleet.v1.LocalRetryResponse.waited:type_name -> fleet.v1.Reason
+	21, // 7: fleet.v1.BootResponse.target:type_name -> fleet.v1.GenerationRef
+	21, // 8: fleet.v1.ApplyResponse.target:type_name -> fleet.v1.GenerationRef
+	0,  // 9: fleet.v1.ControlService.Status:input_type -> fleet.v1.StatusRequest
+	2,  // 10: fleet.v1.ControlService.Pause:input_type -> fleet.v1.PauseRequest
+	4,  // 11: fleet.v1.ControlService.Resume:input_type -> fleet.v1.ResumeRequest
+	6,  // 12: fleet.v1.ControlService.LocalRollBack:input_type -> fleet.v1.LocalRollBackRequest
+	8,  // 13: fleet.v1.ControlService.LocalRetry:input_type -> fleet.v1.LocalRetryRequest
+	10, // 14: fleet.v1.ControlService.Boot:input_type -> fleet.v1.BootRequest
+	12, // 15: fleet.v1.ControlService.Logs:input_type -> fleet.v1.LogsRequest
+	14, // 16: fleet.v1.ControlService.Apply:input_type -> fleet.v1.ApplyRequest
+	16, // 17: fleet.v1.ControlService.ResetTrust:input_type -> fleet.v1.ResetTrustRequest
+	1,  // 18: fleet.v1.ControlService.Status:output_type -> fleet.v1.StatusResponse
+	3,  // 19: fleet.v1.ControlService.Pause:output_type -> fleet.v1.PauseResponse
+	5,  // 20: fleet.v1.ControlService.Resume:output_type -> fleet.v1.ResumeResponse
+	7,  // 21: fleet.v1.ControlService.LocalRollBack:output_type -> fleet.v1.LocalRollBackResponse
+	9,  // 22: fleet.v1.ControlService.LocalRetry:output_type -> fleet.v1.LocalRetryResponse
+	11, // 23: fleet.v1.ControlService.Boot:output_type -> fleet.v1.BootResponse
+	13, // 24: fleet.v1.ControlService.Logs:output_type -> fleet.v1.LogsResponse
+	15, // 25: fleet.v1.ControlService.Apply:output_type -> fleet.v1.ApplyResponse
+	17, // 26: fleet.v1.ControlService.ResetTrust:output_type -> fleet.v1.ResetTrustResponse
+	18, // [18:27] is the sub-list for method output_type
+	9,  // [9:18] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_fleet_v1_control_proto_init() }
@@ -978,7 +1080,7 @@ func file_fleet_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleet_v1_control_proto_rawDesc), len(file_fleet_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

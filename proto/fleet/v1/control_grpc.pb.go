@@ -24,6 +24,7 @@ const (
 	ControlService_Resume_FullMethodName        = "/fleet.v1.ControlService/Resume"
 	ControlService_LocalRollBack_FullMethodName = "/fleet.v1.ControlService/LocalRollBack"
 	ControlService_LocalRetry_FullMethodName    = "/fleet.v1.ControlService/LocalRetry"
+	ControlService_Boot_FullMethodName          = "/fleet.v1.ControlService/Boot"
 	ControlService_Logs_FullMethodName          = "/fleet.v1.ControlService/Logs"
 	ControlService_Apply_FullMethodName         = "/fleet.v1.ControlService/Apply"
 	ControlService_ResetTrust_FullMethodName    = "/fleet.v1.ControlService/ResetTrust"
@@ -47,6 +48,9 @@ type ControlServiceClient interface {
 	LocalRollBack(ctx context.Context, in *LocalRollBackRequest, opts ...grpc.CallOption) (*LocalRollBackResponse, error)
 	// LocalRetry forgets that the desired generation failed or was refused.
 	LocalRetry(ctx context.Context, in *LocalRetryRequest, opts ...grpc.CallOption) (*LocalRetryResponse, error)
+	// Boot lets the generation be activated that waits for a person to have the host
+	// rebooted, and so has it rebooted.
+	Boot(ctx context.Context, in *BootRequest, opts ...grpc.CallOption) (*BootResponse, error)
 	// Logs streams the output of a profile's newest activation.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
 	// Apply takes a signed generation from a file, as a coordinator's answer would
@@ -114,6 +118,16 @@ func (c *controlServiceClient) LocalRetry(ctx context.Context, in *LocalRetryReq
 	return out, nil
 }
 
+func (c *controlServiceClient) Boot(ctx context.Context, in *BootRequest, opts ...grpc.CallOption) (*BootResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BootResponse)
+	err := c.cc.Invoke(ctx, ControlService_Boot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlServiceClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &ControlService_ServiceDesc.Streams[0], ControlService_Logs_FullMethodName, cOpts...)
@@ -174,6 +188,9 @@ type ControlServiceServer interface {
 	LocalRollBack(context.Context, *LocalRollBackRequest) (*LocalRollBackResponse, error)
 	// LocalRetry forgets that the desired generation failed or was refused.
 	LocalRetry(context.Context, *LocalRetryRequest) (*LocalRetryResponse, error)
+	// Boot lets the generation be activated that waits for a person to have the host
+	// rebooted, and so has it rebooted.
+	Boot(context.Context, *BootRequest) (*BootResponse, error)
 	// Logs streams the output of a profile's newest activation.
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
 	// Apply takes a signed generation from a file, as a coordinator's answer would
@@ -205,6 +222,9 @@ func (UnimplementedControlServiceServer) LocalRollBack(context.Context, *LocalRo
 }
 func (UnimplementedControlServiceServer) LocalRetry(context.Context, *LocalRetryRequest) (*LocalRetryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method LocalRetry not implemented")
+}
+func (UnimplementedControlServiceServer) Boot(context.Context, *BootRequest) (*BootResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Boot not implemented")
 }
 func (UnimplementedControlServiceServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Logs not implemented")
@@ -326,6 +346,24 @@ func _ControlService_LocalRetry_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_Boot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BootRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).Boot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_Boot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).Boot(ctx, req.(*BootRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControlService_Logs_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(LogsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -388,6 +426,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "LocalRetry",
 			Handler:    _ControlService_LocalRetry_Handler,
+		},
+		{
+			MethodName: "Boot",
+			Handler:    _ControlService_Boot_Handler,
 		},
 		{
 			MethodName: "ResetTrust",

@@ -297,6 +297,34 @@ func (h *Host) PowerOff(ctx context.Context) error {
 	}
 }
 
+// rebooted is what systemd-nspawn ends with where its host wants to be booted anew.
+const rebooted = 133
+
+// FollowReboots boots a host anew that reboots itself, so often; and waits until the last
+// boot is done.
+func (h *Host) FollowReboots(ctx context.Context, times int, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for n := range times {
+		select {
+		case <-h.ended:
+		case <-ctx.Done():
+			return fmt.Errorf("%s has rebooted %d times, want %d: %w", h.Name, n, times, context.Cause(ctx))
+		}
+		if code := h.nspawn.ProcessState.ExitCode(); code != rebooted {
+			return fmt.Errorf("%s did not reboot, but ended with %d", h.Name, code)
+		}
+		h.nspawn, h.init = nil, 0
+		if n == times-1 {
+			return h.Boot(ctx)
+		}
+		if err := h.start(); err != nil {
+			return fmt.Errorf("booting %s: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
 // PowerLoss kills the host and takes its disk's power at the same time. The
 // disk comes back with what had been synced; the host stays down.
 func (h *Host) PowerLoss(ctx context.Context) error {

@@ -276,8 +276,8 @@ func (s *Server) property(unit, name string) any {
 		first, more = d.Files[0], d.Files[1:]
 	}
 	commands := []command{}
-	if d.Program != "" {
-		commands = append(commands, command{Path: d.Program, Argv: []string{d.Program}})
+	if len(d.Argv) > 0 {
+		commands = append(commands, command{Path: d.Argv[0], Argv: d.Argv})
 	}
 	switch name {
 	case "LoadState":

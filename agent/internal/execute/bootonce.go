@@ -1,0 +1,26 @@
+package execute
+
+import (
+	"fmt"
+
+	"github.com/cameronraysmith/fleet/agent/internal/bootentry"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+)
+
+// bootOnce is the program that has the boot loader boot something once. Which entry that
+// is shows only now: the steps before make it.
+func bootOnce(b driver.BootOnce) (*driver.Exec, error) {
+	id := ""
+	if b.Init != "" {
+		var err error
+		if id, err = bootentry.Find(b.Entries, b.Init); err != nil {
+			return nil, fmt.Errorf("booting once: %w", err)
+		}
+	}
+	x := &driver.Exec{Argv: []string{b.Program, "set-oneshot", id}}
+	if id == "" {
+		// A way back must not end because nothing is booted once: mostly it was already.
+		x.OKCodes = []int{1}
+	}
+	return x, nil
+}

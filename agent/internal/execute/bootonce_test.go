@@ -1,0 +1,42 @@
+package execute
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cameronraysmith/fleet/pkg/driver"
+)
+
+// TestBootOnce: the entry is found when its turn comes, by what the steps before made; a
+// system without one is not booted.
+func TestBootOnce(t *testing.T) {
+	dir := t.TempDir()
+	program, said, entries := filepath.Join(dir, "bootctl"), filepath.Join(dir, "said"), filepath.Join(dir, "entries")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\nprintf '%s\\n' \"$1 <$2>\" >>'"+said+"'\n[ -n \"$2\" ]\n"), 0o700); err != nil { //nolint:gosec // A program.
+		t.Fatal(err)
+	}
+	once := func(init string) driver.Step {
+		return driver.Step{BootOnce: &driver.BootOnce{Program: program, Entries: entries, Init: init}}
+	}
+	e := executor(t, filepath.Join(dir, "runs"))
+	// Its own last step fails, as bootctl does where there is nothing to take back.
+	steps := []driver.Step{sh(`mkdir "$1"; echo options init=/a/init >"$1/a.conf"`, entries), once("/a/init"), once("")}
+	if err := e.Start(t.Context(), "one", action(time.Minute, steps...), nil); err != nil {
+		t.Fatal(err)
+	}
+	if res := waitFor(t, e, "one"); res.Outcome != OutcomeOK {
+		t.Errorf("got %+v", res)
+	}
+	if b, err := os.ReadFile(said); err != nil || string(b) != "set-oneshot <a.conf>\nset-oneshot <>\n" {
+		t.Errorf("it was told %q, %v", b, err)
+	}
+	if err := e.Start(t.Context(), "two", action(time.Minute, once("/b/init")), nil); err != nil {
+		t.Fatal(err)
+	}
+	if res := waitFor(t, e, "two"); res.Outcome != OutcomeError || !strings.Contains(res.Message, "no boot entry starts it: /b/init") {
+		t.Errorf("got %+v", res)
+	}
+}

@@ -1,0 +1,152 @@
+package nixdriver
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// kernel gives a system what only a boot puts in place.
+func (w *world) kernel(system, name, params string) {
+	w.t.Helper()
+	for file, to := range map[string]string{"kernel": "/k/" + name, "initrd": "/i", "kernel-modules": "/m"} {
+		if err := os.Symlink(to, filepath.Join(w.root, system, file)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.write(filepath.Join(system, "kernel-params"), params)
+}
+
+func (w *world) write(name, text string) {
+	w.t.Helper()
+	file := filepath.Join(w.root, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// bootable is a host that was booted with old by systemd-boot.
+func bootable(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t, "")
+	w.kernel(old, "linux-1", "quiet panic=10")
+	w.kernel(good, "linux-2", "quiet panic=10")
+	for _, link := range []string{currentSystem, bootedSystem, systemProfile} {
+		w.link(link, old)
+	}
+	w.program("bin/bootctl", "exit 0")
+	w.write("/boot/loader/entries/nixos-generation-1.conf", "options init="+old+"/init quiet\n")
+	return w
+}
+
+func (w *world) boot(from, to string) driver.Boot {
+	w.t.Helper()
+	d, stop, err := driver.InProcess(NewNixOS(w.config()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer stop() //nolint:errcheck // It is over.
+	b, err := driver.BootOf(w.t.Context(), d, fleet.System, from, to)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := b.Validate(); err != nil {
+		w.t.Error(err)
+	}
+	return b
+}
+
+func TestBoot(t *testing.T) {
+	w := bootable(t)
+	b := w.boot(old, good)
+	if b.Cannot != "" || b.Alone != "" || !slices.Equal(b.Parts, []string{"kernel (linux-1 runs, linux-2 is installed)"}) {
+		t.Errorf("got %+v", b)
+	}
+	const (
+		gcroots = "link /nix/var/nix/gcroots/fleet/"
+		set     = "/bin/nix-env --profile /nix/var/nix/profiles/system --set "
+		sync    = "sync /nix/store /nix/var/nix/profiles"
+		unless  = " unless /nix/var/nix/profiles/system " + old
+		once    = "/bin/bootctl in /boot/loader/entries boots once "
+	)
+	root := func(p string) string { return gcroots + filepath.Base(p) + " " + p }
+	for _, c := range []struct {
+		what string
+		got  driver.Action
+		want []string
+	}{
+		// The old system's own program makes the entries, and so stays what boots.
+		{"activate", b.Activate, []string{root(old), root(good), set + good, sync, old + "/" + switchProgram + " boot", sync, once + good + "/init"}},
+		{"commit", b.Commit, []string{set + good, sync, good + "/" + switchProgram + " boot", sync}},
+		{"rollback", b.Rollback, []string{
+			once, root(old), old + "/" + switchProgram + " test unless /run/current-system " + old,
+			old + "/" + switchProgram + " boot" + unless, set + old + unless, sync,
+		}},
+	} {
+		if diff := cmp.Diff(c.want, w.brief(c.got)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.what, diff)
+		}
+	}
+}
+
+// TestNotBooted is what has a generation only switched to.
+func TestNotBooted(t *testing.T) {
+	for name, c := range map[string]struct {
+		do            func(*world)
+		cannot, alone string
+	}{
+		"the same kernel": {do: func(w *world) {
+			if err := os.Remove(filepath.Join(w.root, good, "kernel")); err != nil {
+				w.t.Fatal(err)
+			}
+			if err := os.Symlink("/k/linux-1", filepath.Join(w.root, good, "kernel")); err != nil {
+				w.t.Fatal(err)
+			}
+		}},
+		"something else boots": {do: func(w *world) { w.link(systemProfile, good) }, cannot: "not what boots"},
+		"no bootctl": {do: func(w *world) {
+			if err := os.Remove(filepath.Join(w.root, "bin/bootctl")); err != nil {
+				w.t.Fatal(err)
+			}
+		}, cannot: "no bootctl"},
+		"GRUB": {do: func(w *world) {
+			if err := os.RemoveAll(filepath.Join(w.root, "boot/loader")); err != nil {
+				w.t.Fatal(err)
+			}
+		}, cannot: "no entry of what was booted"},
+		"entries of something else": {do: func(w *world) {
+			w.write("/boot/loader/entries/nixos-generation-1.conf", "options init=/other/init\n")
+		}, cannot: "no entry of what was booted"},
+		"an entry elsewhere": {do: func(w *world) {
+			w.write("/efi/loader/entries/x.conf", "options init="+old+"/init\n")
+			if err := os.RemoveAll(filepath.Join(w.root, "boot/loader")); err != nil {
+				w.t.Fatal(err)
+			}
+		}},
+		"no panic=":   {do: func(w *world) { w.write(good+"/kernel-params", "quiet panic_on_oops=1") }, alone: "no panic="},
+		"panic=0":     {do: func(w *world) { w.write(good+"/kernel-params", "panic=0") }, alone: "no panic="},
+		"panic=never": {do: func(w *world) { w.write(good+"/kernel-params", "panic=never") }, alone: "no panic="},
+		"at once":     {do: func(w *world) { w.write(good+"/kernel-params", "panic=-1") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// The program's path is resolved, so the root must have no links.
+			w := bootable(t)
+			c.do(w)
+			b := w.boot(old, good)
+			if (b.Cannot == "") != (c.cannot == "") || !strings.Contains(b.Cannot, c.cannot) ||
+				(b.Alone == "") != (c.alone == "") || !strings.Contains(b.Alone, c.alone) || c.cannot != "" && !b.Activate.IsZero() {
+				t.Errorf("got %+v", b)
+			}
+		})
+	}
+}
