@@ -286,7 +286,7 @@ func (w *worker) settle(ctx context.Context, r journal.Record) error {
 		return err
 	}
 	w.disarm(ctx, act)
-	w.note(func(f *facts) { *f = facts{unmended: f.unmended} })
+	w.note(func(f *facts) { *f = facts{unmended: f.unmended, unbooted: f.unbooted} })
 	w.a.prune(ctx)
 	poke(w.a.rest.settled)
 	return nil

@@ -78,7 +78,7 @@ func (w *world) boots(ctx context.Context, r release, times int) (deployed, erro
 	if err != nil {
 		return d, err
 	}
-	return d, w.web.FollowReboots(ctx, times, rebootTimeout)
+	return d, w.web.FollowReboots(ctx, times, rebootTimeout, nil)
 }
 
 // isBooted checks that a release that was booted is confirmed, and was never switched to.
@@ -138,11 +138,21 @@ func kernelPanics(ctx context.Context, w *world) error {
 }
 
 func kernelWithoutNetwork(ctx context.Context, w *world) error {
-	d, err := w.boots(ctx, w.kernel("-mute", map[string]string{"no_network": "yes"}), 2)
+	d, err := w.deploy(ctx, w.kernel("-mute", nil))
 	if err != nil {
 		return err
 	}
+	if err := w.web.FollowReboots(ctx, 2, rebootTimeout, w.muteFrom(ctx, 0)); err != nil {
+		return err
+	}
 	return w.isBack(ctx, d, "coordinator-unreachable")
+}
+
+// muteFrom has a host be without network from that boot on, until the next.
+func (w *world) muteFrom(ctx context.Context, boot int) func(int) error {
+	return func(n int) error {
+		return w.web.Unplug(ctx, n == boot)
+	}
 }
 
 func kernelWithoutAgent(ctx context.Context, w *world) error {
@@ -156,9 +166,11 @@ func kernelWithoutAgent(ctx context.Context, w *world) error {
 }
 
 func kernelLosesPower(ctx context.Context, w *world) error {
-	r := w.kernel("-dark", map[string]string{"no_network": "yes"})
-	d, err := w.boots(ctx, r, 1)
+	d, err := w.deploy(ctx, w.kernel("-dark", nil))
 	if err != nil {
+		return err
+	}
+	if err := w.web.FollowReboots(ctx, 1, rebootTimeout, w.muteFrom(ctx, 0)); err != nil {
 		return err
 	}
 	if f, err := w.facts(ctx); err != nil || f.Booted != d.toplevel {
@@ -173,14 +185,13 @@ func kernelLosesPower(ctx context.Context, w *world) error {
 	if err := w.web.Kill(); err != nil {
 		return err
 	}
-	if err := w.web.Boot(ctx); err != nil {
+	if err := errors.Join(w.web.Unplug(ctx, false), w.web.Boot(ctx)); err != nil {
 		return err
 	}
-	// Tried again, and rolled back because of its network.
-	if err := w.web.FollowReboots(ctx, 2, rebootTimeout); err != nil {
+	if err := w.web.FollowReboots(ctx, 1, rebootTimeout, nil); err != nil {
 		return err
 	}
-	return w.isBack(ctx, d, "coordinator-unreachable")
+	return w.isBooted(ctx, d)
 }
 
 func kernelAsks(ctx context.Context, w *world) (err error) {
@@ -209,7 +220,7 @@ func kernelAsks(ctx context.Context, w *world) (err error) {
 	if _, err := w.web.Run(ctx, "fleet-agent", "reboot"); err != nil {
 		return err
 	}
-	if err := w.web.FollowReboots(ctx, 1, rebootTimeout); err != nil {
+	if err := w.web.FollowReboots(ctx, 1, rebootTimeout, nil); err != nil {
 		return err
 	}
 	w.booted = "-asks"

@@ -14,6 +14,9 @@ func inFlight(now time.Time, d Desired, o Observed, p Policy) (plan Plan, done b
 	switch c.Phase {
 	case PhaseActivating:
 		// What the activation came to says more than that nobody was there to see it.
+		if c.Fired && c.Boots && c.Booted && c.Run == RunSucceeded {
+			return rollBack(c, fleet.ReasonNotVerified, "the dead-man switch went back after the boot: no agent said in time that it works"), true
+		}
 		if c.Fired && c.Run != RunFailed && c.Run != RunHung {
 			return rollBack(c, fleet.ReasonActivationUnknown, "the dead-man switch went back: no agent saw the activation to its end in time"), true
 		}

@@ -110,6 +110,7 @@ func TestDecide(t *testing.T) {
 		{"boots what needs it", want(two), flight(Change{Phase: PhaseActivating, Run: RunSucceeded, Boots: true}), manage, StepReboot, two, fleet.ReasonRebooting},
 		{"which came up", want(two), flight(Change{Phase: PhaseActivating, Run: RunSucceeded, Boots: true, Booted: true, CameUp: true}), manage, StepActivated, two, ""},
 		{"which did not", want(two), flight(Change{Phase: PhaseActivating, Run: RunSucceeded, Boots: true, Booted: true}), manage, StepRollBack, one, fleet.ReasonBootFailed},
+		{"which came up, and had no agent", want(two), flight(Change{Phase: PhaseActivating, Run: RunSucceeded, Boots: true, Booted: true, Fired: true}), manage, StepRollBack, one, fleet.ReasonNotVerified},
 		{"boots nothing that the switch took back", want(two), flight(Change{Phase: PhaseActivating, Run: RunSucceeded, Boots: true, Fired: true}), manage, StepRollBack, one, fleet.ReasonActivationUnknown},
 		{"a boot in the midst of the verification", want(two), flight(Change{Phase: PhaseVerifying, Booted: true, Probes: fleet.VerdictPass, Reached: true}), manage, StepRollBack, one, fleet.ReasonActivationUnknown},
 		{"which changed nothing", want(two), flight(Change{Phase: PhaseVerifying, Booted: true, CameUp: true, Probes: fleet.VerdictPass, Reached: true}), manage, StepVerified, two, ""},

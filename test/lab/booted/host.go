@@ -301,8 +301,8 @@ func (h *Host) PowerOff(ctx context.Context) error {
 const rebooted = 133
 
 // FollowReboots boots a host anew that reboots itself, so often; and waits until the last
-// boot is done.
-func (h *Host) FollowReboots(ctx context.Context, times int, within time.Duration) error {
+// boot is done. Before each boot, counted from 0, each is called, where it is not nil.
+func (h *Host) FollowReboots(ctx context.Context, times int, within time.Duration, each func(boot int) error) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for n := range times {
@@ -315,6 +315,11 @@ func (h *Host) FollowReboots(ctx context.Context, times int, within time.Duratio
 			return fmt.Errorf("%s did not reboot, but ended with %d", h.Name, code)
 		}
 		h.nspawn, h.init = nil, 0
+		if each != nil {
+			if err := each(n); err != nil {
+				return err
+			}
+		}
 		if n == times-1 {
 			return h.Boot(ctx)
 		}
