@@ -245,7 +245,7 @@ func (w *worker) rollBack(ctx context.Context, p reconcile.Plan) error {
 		return w.startRun(ctx)
 	}
 	records := []journal.Record{{
-		Kind: journal.KindRollingBack, Reason: p.Reason, Blameless: reconcile.Blameless(p.Reason), BootID: w.a.bootID,
+		Kind: journal.KindRollingBack, Reason: p.Reason, Blameless: reconcile.Blameless(p.Reason),
 	}}
 	if ps.Activation != nil {
 		w.log.Warn("rolling back", "number", ps.Activation.To.Ref.Number.String(), "reason", string(p.Reason.Code))

@@ -188,6 +188,43 @@ func TestBootAsks(t *testing.T) {
 	b.coord.WaitState(fleet.StateConfirmed, second)
 }
 
+// TestBootLostBefore: an intent from before a boot is not carried out after it.
+func TestBootLostBefore(t *testing.T) {
+	b := newBootable(t)
+	second := b.publish(2, "two", neverRuns, reboot(fleet.RebootAuto))
+	<-b.reboots // It asks, and nobody does it.
+	b.crash()
+	// As if the run had never begun.
+	runs, err := filepath.Glob(filepath.Join(b.config.StateDir, runsDir, "*-1.2-*-activate"))
+	if err != nil || len(runs) != 1 {
+		t.Fatalf("%v, %v", runs, err)
+	}
+	if err := os.RemoveAll(runs[0]); err != nil {
+		t.Fatal(err)
+	}
+	b.config.BootID = "another"
+	b.start()
+	b.reboot("two") // After another intent.
+	b.coord.WaitState(fleet.StateConfirmed, second)
+	if n := count(b.host, fleet.StateActivating, second); n != 2 {
+		t.Errorf("activated %d times", n)
+	}
+}
+
+// TestBootWithSecrets: what has other secrets is switched to: they change before a boot.
+func TestBootWithSecrets(t *testing.T) {
+	b := newBootable(t)
+	st := b.agent.journal.State()
+	ps := st.Profile(fleet.System)
+	to := ps.Current
+	to.Ref, to.Path, to.Secrets = fleet.Ref{Number: fleet.Number{Epoch: 1, Seq: 2}}, ps.Current.Path+"x", "/other"
+	w := b.agent.worker(fleet.System)
+	boot, err := w.bootFor(t.Context(), route{from: ps.Current, to: to, back: ps.Current}, fleet.Policy{Reboot: fleet.RebootAuto})
+	if boot != nil || err == nil && !strings.Contains(w.whyNotBooted(), "secrets") {
+		t.Errorf("%+v, %v, because of %q", boot, err, w.whyNotBooted())
+	}
+}
+
 // TestBootNever: by default it is switched to, and what is left for a boot is said.
 func TestBootNever(t *testing.T) {
 	b := newBootable(t)

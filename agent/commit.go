@@ -63,7 +63,7 @@ func (w *worker) uncommitted(run reconcile.Run, why string) error {
 	}
 	w.log.Error("committing failed; rolling back", "detail", why)
 	w.note(func(f *facts) { f.runID, f.run = "", nil })
-	return w.append(journal.Record{Kind: journal.KindRollingBack, Reason: reason, Blameless: run == reconcile.RunLost, BootID: w.a.bootID})
+	return w.append(journal.Record{Kind: journal.KindRollingBack, Reason: reason, Blameless: run == reconcile.RunLost})
 }
 
 // strayed says that something else runs than what is on record, because of a

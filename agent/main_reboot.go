@@ -15,7 +15,7 @@ func newRebootCommand(o *options) *cobra.Command {
 		Long: `Boot the generation that waits for this host to be rebooted, as one does whose
 policy says "reboot: ask" and that has another kernel, say. It is booted once, and
 becomes what boots when it was verified; otherwise the next boot is of what boots now.
-The host goes down at once.`,
+The host goes down as soon as that is ready.`,
 		Args: optionalProfile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd.Context(), func(ctx context.Context, c *control.Client) error {

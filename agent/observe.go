@@ -158,7 +158,7 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 	case journal.PhaseActivating:
 		c.Phase = reconcile.PhaseActivating
 		c.Run, c.RunDetail = w.runOf(activateRun(act), f)
-		if act.Boots && c.Run == reconcile.RunSucceeded {
+		if act.Boots {
 			w.booted(c, act)
 		}
 	case journal.PhaseActivated:
@@ -174,7 +174,7 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 		c.Phase = reconcile.PhaseRollingBack
 		w.rollback(c, act, f)
 		if act.MayReboot {
-			w.returned(c, act, p.BackSince)
+			w.returned(c, act)
 		}
 	case journal.PhaseIdle, journal.PhaseAccepted, journal.PhaseStaged, journal.PhaseRolledBack,
 		journal.PhaseStuck, journal.PhaseFailed:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -79,6 +80,9 @@ func (w *worker) bootFor(ctx context.Context, way route, policy fleet.Policy) (*
 		return nil, err //nolint:wrapcheck // It says what failed.
 	}
 	why := boot.Cannot
+	if why == "" && way.to.Secrets != way.from.Secrets {
+		why = "its secrets are other ones, and would change before the boot"
+	}
 	if why == "" && policy.Reboot == fleet.RebootAuto {
 		why = boot.Alone
 	}
@@ -111,39 +115,75 @@ func (w *worker) needsBoot(in *inputs, f facts) {
 	}
 }
 
-// runs is the path that runs of what an activation is about; empty where that can't be
-// told.
-func (w *worker) runs(of journal.Built) string {
-	_, d, err := w.maker(of)
-	path := ""
+// runs says whether what was built is what runs, or a specialisation of it, and what does
+// otherwise; both are empty where that can't be told.
+func (w *worker) runs(built journal.Built) (is bool, now string) {
+	_, d, err := w.maker(built)
 	if err == nil {
-		path, err = d.Current(context.Background(), w.profile)
+		now, err = d.Current(context.Background(), w.profile)
 	}
 	if err != nil {
-		w.log.Error("what runs can't be told", "error", err)
+		w.log.Warn("what runs can't be told", "error", err)
+		return false, ""
 	}
-	return path
+	if now == built.Path {
+		return now != "", ""
+	}
+	if drifter, ok := driver.BuiltIn(d).(driver.Drifter); ok && now != "" {
+		dr, err := drifter.Drift(context.Background(), w.profile, built.Path)
+		if err == nil && dr.Runs == "" {
+			return true, ""
+		}
+	}
+	return false, now
 }
 
-// booted finds out what the host came up with.
+// booted finds out what the host came up with, where it was booted since the activation
+// began.
 func (w *worker) booted(c *reconcile.Change, act *journal.Activation) {
-	if c.Booted = act.BootID != w.a.bootID; !c.Booted {
+	if c.Booted = act.BootID != "" && act.BootID != w.a.bootID; !c.Booted {
 		return
 	}
-	path := w.runs(act.To)
-	c.CameUp = path == act.To.Path
-	c.BootNow = fallback(path, "something else")
+	c.CameUp, c.BootNow = w.runs(act.To)
+	if c.CameUp && act.Boots && len(w.bootParts()) > 0 {
+		c.CameUp, c.BootNow = false, "another kernel"
+	}
 }
 
 // returned finds out how far the host is back.
-func (w *worker) returned(c *reconcile.Change, act *journal.Activation, since string) {
-	c.Rebooted = since != "" && since != w.a.bootID
+func (w *worker) returned(c *reconcile.Change, act *journal.Activation) {
+	since, err := w.rebootAsked(act)
+	if err != nil {
+		// Never once more than it should.
+		w.log.Error("whether the host was to be rebooted can't be told", "error", err)
+		c.MayReboot = false
+		return
+	}
+	c.Asked = since != ""
+	c.Rebooted = c.Asked && since != w.a.bootID
 	switch {
 	case c.Rebooted:
-		c.Returned = w.runs(act.Back()) == act.Back().Path
+		is, now := w.runs(act.Back())
+		c.Returned = is || now == ""
 	case act.Boots && c.Run == reconcile.RunSucceeded:
 		c.OldKernel = len(w.bootParts()) > 0
+	case c.Run != reconcile.RunNone && c.Run != reconcile.RunRunning:
+		c.MayReboot = w.bootsBack(act)
 	}
+}
+
+// bootsBack says whether what boots is certainly what is gone back to.
+func (w *worker) bootsBack(act *journal.Activation) bool {
+	st, err := w.a.executor.Status(commitRun(act, 1))
+	if err == nil && st.Phase == execute.PhaseAbsent {
+		return true // Nothing has changed that yet.
+	}
+	_, d, err := w.maker(act.Back())
+	if err != nil {
+		return false
+	}
+	dr, err := driver.DriftOf(context.Background(), d, w.profile, act.Back().Path)
+	return err == nil && dr.Boots == ""
 }
 
 // reboot has the host rebooted, once no other profile is in the midst of something.
@@ -153,6 +193,13 @@ func (w *worker) reboot(ctx context.Context, p reconcile.Plan) error {
 		ps := st.Profile(other.profile)
 		if other != w && ps.Activation != nil && (ps.Phase == journal.PhaseActivating || ps.Phase == journal.PhaseRollingBack) {
 			return sleep(ctx, time.Second) // And decided again.
+		}
+	}
+	st := w.a.journal.State()
+	if ps := st.Profile(w.profile); ps.Phase == journal.PhaseRollingBack && ps.Activation != nil {
+		// On record before it is asked for: never twice.
+		if err := w.askReboot(ps.Activation); err != nil {
+			return err
 		}
 	}
 	w.log.Warn("rebooting the host", "number", p.Target.Number.String(), "why", p.Reason.Message)

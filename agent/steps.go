@@ -309,6 +309,7 @@ func (w *worker) withdraw(ctx context.Context, p reconcile.Plan) error {
 	if err := w.append(journal.Record{Kind: journal.KindWithdrawn, Reason: p.Reason}); err != nil {
 		return err
 	}
+	w.note(func(f *facts) { f.bootAllowed = "" }) // That was for now.
 	w.disarm(ctx, act)
 	return nil
 }

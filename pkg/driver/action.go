@@ -127,7 +127,7 @@ func (s Step) size() int {
 		n += len(l.Path) + len(l.Target)
 	}
 	if b := s.BootOnce; b != nil {
-		n += len(b.Program) + len(b.Entries) + len(b.Init)
+		n += len(b.Program) + len(b.Entries) + len(b.Stays) + len(b.Init)
 	}
 	if s.Sync != nil {
 		for _, p := range s.Sync.Paths {

@@ -32,7 +32,7 @@ func syncStep(paths ...string) driver.Step {
 }
 
 func bootStep(program, entries, init string) driver.Step {
-	return driver.Step{BootOnce: &driver.BootOnce{Program: program, Entries: entries, Init: init}}
+	return driver.Step{BootOnce: &driver.BootOnce{Program: program, Entries: entries, Stays: "/stays/init", Init: init}}
 }
 
 func TestValidate(t *testing.T) {

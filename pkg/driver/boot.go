@@ -15,6 +15,9 @@ type BootOnce struct {
 	Program string `json:"program"`
 	// Entries is the directory of the boot entries, absolute.
 	Entries string `json:"entries"`
+	// Stays is the init of the system that boots by default, absolute. Where its entry is
+	// not there, or not the default, nothing is booted once: there would be no way back.
+	Stays string `json:"stays,omitempty"`
 	// Init is that of the system, absolute: its entry is the one whose kernel is started
 	// with it. Empty: nothing is booted once any more.
 	Init string `json:"init,omitempty"`
@@ -29,6 +32,9 @@ func (b BootOnce) Validate() error {
 	}
 	if b.Init == "" {
 		return nil
+	}
+	if err := checkPath("init that stays", b.Stays); err != nil {
+		return err
 	}
 	return checkPath("init", b.Init)
 }

@@ -93,6 +93,7 @@ var unmet = map[string]string{
 	"nixdriver.(*base).keep":     needsNix,
 	"bolt.(*Store).anew":         "after a write that failed only",
 	"deadman.(*process).count":   "after a boot only; one that is cut short is not counted",
+	"agent.(*worker).askReboot":  "reboots the host: agent/boot_test.go and the lab do",
 	"service.Host.placeProgram":  needsManager,
 	"service.Host.write":         needsManager,
 	"agent.keepJoin":             needsManager,

@@ -20,6 +20,7 @@ func rebootScenarios() []scenario {
 		{"power lost on the other kernel", "before it was verified: the old system boots, and the release is tried again and confirmed", kernelLosesPower},
 		{"reboot: ask", "it is built and waits, and status says for what; fleet-agent reboot has it booted, verified and confirmed", kernelAsks},
 		{"a way back that fails", "tried three times; then the host is rebooted once into what boots, and is back", wayBackFails},
+		{"a loader with room for one entry", "nothing is booted, because nothing would lead back: rolled back, and the old system has its entry and boots", oneEntry},
 		{"a kernel without panic=", "not booted by itself: switched to as far as that goes, and status says why it waits for a reboot", kernelWithoutPanic},
 	}
 }
@@ -234,6 +235,31 @@ func wayBackFails(ctx context.Context, w *world) error {
 		return err
 	}
 	return w.isBack(ctx, d, "activation-failed")
+}
+
+func oneEntry(ctx context.Context, w *world) error {
+	if err := w.becomesGood(ctx, w.kernel(w.booted, map[string]string{"boot_entries": "1"})); err != nil {
+		return err
+	}
+	if err := w.rebootsClean(ctx); err != nil {
+		return err
+	}
+	d, err := w.deploy(ctx, w.kernel("-crowded", nil))
+	if err != nil {
+		return err
+	}
+	p, err := w.settled(ctx, d.number, "rolled-back")
+	if err == nil {
+		err = says(p.Reason.Message, "would not boot afterwards")
+	}
+	if err == nil {
+		err = w.runs(ctx, w.good)
+	}
+	if err == nil {
+		_, err = w.web.Shell(ctx, `[ ! -e /boot/loader/oneshot ]
+grep -q "init=`+w.good.toplevel+`/init" "/boot/loader/entries/$(sed -n 's/^default //p' /boot/loader/loader.conf)"`)
+	}
+	return err
 }
 
 func kernelWithoutPanic(ctx context.Context, w *world) error {

@@ -6,8 +6,10 @@ package bootentry
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,20 +28,53 @@ const (
 	maxEntryBytes = 64 << 10
 )
 
-// Find returns the id of the entry in dir whose kernel is started with that init. Where
+// Find returns the id of an entry in dir whose kernel is started with that init. Where
 // several are, as for one system in several generations, it is any of them. It wraps
 // ErrNone.
 func Find(dir, init string) (id string, err error) {
+	ids, err := all(dir, init)
+	if err != nil {
+		return "", err
+	}
+	return ids[0], nil
+}
+
+// Boots says whether what the loader boots by default is an entry in dir whose kernel is
+// started with that init. It wraps ErrNone where there is no such entry.
+func Boots(dir, init string) (bool, error) {
+	ids, err := all(dir, init)
+	if err != nil {
+		return false, err
+	}
+	// loader.conf(5): a pattern of ids.
+	text, err := atomicfile.ReadAtMost(filepath.Join(filepath.Dir(dir), "loader.conf"), maxEntryBytes)
+	if err != nil {
+		return false, fmt.Errorf("looking for what boots: %w", err)
+	}
+	pattern := ""
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "default" {
+			pattern = f[1]
+		}
+	}
+	return slices.ContainsFunc(ids, func(id string) bool {
+		match, err := path.Match(pattern, id)
+		return err == nil && match || pattern+suffix == id
+	}), nil
+}
+
+// all are the ids of all entries of a system, by name.
+func all(dir, init string) (ids []string, err error) {
 	d, err := os.Open(dir) //nolint:gosec // The boot loader's.
 	if err != nil {
-		return "", fmt.Errorf("looking for a boot entry: %w", err)
+		return nil, fmt.Errorf("looking for a boot entry: %w", err)
 	}
 	names, err := d.Readdirnames(maxEntries + 1)
-	if err = errors.Join(err, d.Close()); err != nil && len(names) == 0 {
-		return "", fmt.Errorf("looking for a boot entry: %w: %w", ErrNone, err)
+	if cerr := d.Close(); err != nil && !errors.Is(err, io.EOF) || cerr != nil {
+		return nil, fmt.Errorf("looking for a boot entry: %w", errors.Join(err, cerr))
 	}
 	if len(names) > maxEntries {
-		return "", fmt.Errorf("looking for a boot entry: more than %d files in %s", maxEntries, dir)
+		return nil, fmt.Errorf("looking for a boot entry: more than %d files in %s", maxEntries, dir)
 	}
 	slices.Sort(names)
 	for _, name := range names {
@@ -51,13 +86,16 @@ func Find(dir, init string) (id string, err error) {
 			continue // Gone meanwhile, or none of ours.
 		}
 		if err != nil {
-			return "", fmt.Errorf("looking for a boot entry: %w", err)
+			return nil, fmt.Errorf("looking for a boot entry: %w", err)
 		}
 		if slices.Contains(options(string(text)), "init="+init) {
-			return name, nil
+			ids = append(ids, name)
 		}
 	}
-	return "", fmt.Errorf("looking for a boot entry: %w: %s, in %s", ErrNone, init, dir)
+	if len(ids) == 0 {
+		return nil, fmt.Errorf("looking for a boot entry: %w: %s, in %s", ErrNone, init, dir)
+	}
+	return ids, nil
 }
 
 // options are the kernel's parameters of an entry; a key may come more than once.

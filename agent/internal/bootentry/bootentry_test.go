@@ -56,6 +56,43 @@ func TestFind(t *testing.T) {
 	}
 }
 
+func TestBoots(t *testing.T) {
+	entry := func(init string) string { return "options init=" + init + "\n" }
+	for name, c := range map[string]struct {
+		loader string
+		want   bool
+	}{
+		"its own":          {"timeout 5\ndefault nixos-generation-7.conf\nconsole-mode keep\n", true},
+		"without the end":  {"default nixos-generation-7", true},
+		"a pattern":        {"default nixos-generation-7*", true},
+		"another's":        {"default nixos-generation-8.conf\n", false},
+		"gone":             {"default nixos-generation-6.conf\n", false},
+		"none":             {"timeout 5\n", false},
+		"a broken pattern": {"default [\n", false},
+		"the last counts":  {"default nixos-generation-7.conf\ndefault nixos-generation-8.conf\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "entries")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for file, text := range map[string]string{
+				"entries/nixos-generation-7.conf": entry(system + "/init"), "entries/nixos-generation-8.conf": entry("/other/init"), "loader.conf": c.loader,
+			} {
+				if err := os.WriteFile(filepath.Join(filepath.Dir(dir), file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, err := bootentry.Boots(dir, system+"/init"); err != nil || got != c.want {
+				t.Errorf("got %t, %v", got, err)
+			}
+			if _, err := bootentry.Boots(dir, "/third/init"); !errors.Is(err, bootentry.ErrNone) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 func TestFindIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 1001 {

@@ -1,11 +1,15 @@
 package execute
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cameronraysmith/fleet/agent/internal/bootentry"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
+
+// errNotDefault says that something else boots by default than what is to stay.
+var errNotDefault = errors.New("it is not what boots by default")
 
 // bootOnce is the program that has the boot loader boot something once. Which entry that
 // is shows only now: the steps before make it.
@@ -15,6 +19,10 @@ func bootOnce(b driver.BootOnce) (*driver.Exec, error) {
 		var err error
 		if id, err = bootentry.Find(b.Entries, b.Init); err != nil {
 			return nil, fmt.Errorf("booting once: %w", err)
+		}
+		// The loader's number of entries is limited, say.
+		if stays, err := bootentry.Boots(b.Entries, b.Stays); err != nil || !stays {
+			return nil, fmt.Errorf("booting once: %s would not boot afterwards: %w", b.Stays, errors.Join(err, errNotDefault))
 		}
 	}
 	x := &driver.Exec{Argv: []string{b.Program, "set-oneshot", id}}

@@ -19,11 +19,14 @@ func TestBootOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	once := func(init string) driver.Step {
-		return driver.Step{BootOnce: &driver.BootOnce{Program: program, Entries: entries, Init: init}}
+		return driver.Step{BootOnce: &driver.BootOnce{Program: program, Entries: entries, Stays: "/stays/init", Init: init}}
 	}
 	e := executor(t, filepath.Join(dir, "runs"))
 	// Its own last step fails, as bootctl does where there is nothing to take back.
-	steps := []driver.Step{sh(`mkdir "$1"; echo options init=/a/init >"$1/a.conf"`, entries), once("/a/init"), once("")}
+	steps := []driver.Step{sh(`mkdir "$1"
+echo options init=/a/init >"$1/a.conf"
+echo options init=/stays/init >"$1/b.conf"
+echo default b.conf >"$1/../loader.conf"`, entries), once("/a/init"), once("")}
 	if err := e.Start(t.Context(), "one", action(time.Minute, steps...), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -37,6 +40,16 @@ func TestBootOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if res := waitFor(t, e, "two"); res.Outcome != OutcomeError || !strings.Contains(res.Message, "no boot entry starts it: /b/init") {
+		t.Errorf("got %+v", res)
+	}
+	// What is to stay does not, as where the loader's entries are limited.
+	if err := os.Remove(filepath.Join(entries, "b.conf")); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Start(t.Context(), "three", action(time.Minute, once("/a/init")), nil); err != nil {
+		t.Fatal(err)
+	}
+	if res := waitFor(t, e, "three"); res.Outcome != OutcomeError || !strings.Contains(res.Message, "/stays/init would not boot afterwards") {
 		t.Errorf("got %+v", res)
 	}
 }

@@ -73,7 +73,6 @@ func (p *ProfileState) verified(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, err
 	}
 	p.remember(Good{Built: p.Current, Time: r.Time})
-	p.Interrupted = nil
 	p.enter(r, PhaseVerified, p.Current.Ref)
 	return p.Current.Ref, nil
 }
@@ -94,7 +93,7 @@ func (p *ProfileState) rollingBack(r *Record) (fleet.Ref, error) {
 	if blame {
 		p.refuse(r, ref)
 	}
-	p.Superseded, p.BackSince = nil, r.BootID
+	p.Superseded = nil
 	p.enter(r, PhaseRollingBack, ref)
 	return ref, nil
 }
@@ -111,7 +110,7 @@ func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
 		phase = PhaseRolledBack
 		p.Current = p.Activation.Back()
 	}
-	p.Activation, p.BackSince = nil, ""
+	p.Activation = nil
 	p.undo(to)
 	p.enter(r, phase, to.Ref)
 	if p.Reason == (fleet.Reason{}) {

@@ -74,7 +74,8 @@ func (p *ProfileState) apply(r *Record) (fleet.Ref, error) {
 		if p.Activation == nil || p.Phase != PhaseVerified && p.Phase != PhaseConfirmed {
 			return fleet.Ref{}, p.wrong(r, "no verified activation")
 		}
-		p.Activation = nil
+		// Not before: what is verified, and can't be made what boots, is interrupted too.
+		p.Activation, p.Interrupted = nil, nil
 		return p.Current.Ref, nil
 	case KindConfirmed:
 		return p.confirmed(r)

@@ -36,7 +36,7 @@ const (
 	KindCommitted Kind = "committed"
 	// KindConfirmed: the coordinator acknowledged the verified generation. T
 	KindConfirmed Kind = "confirmed"
-	// KindRollingBack is the intent to roll back [Reason, BootID]. The generation is
+	// KindRollingBack is the intent to roll back [Reason]. The generation is
 	// remembered as refused, unless Blameless. T
 	KindRollingBack Kind = "rolling-back"
 	// KindRolledBack: back at Activation.Back(). Ends the activation. T
@@ -107,9 +107,7 @@ type Record struct {
 	Reason fleet.Reason `json:"reason,omitzero"`
 	// Blameless: the generation isn't to blame for its rollback (it was
 	// interrupted) and may be tried again, MaxInterrupted times.
-	Blameless bool `json:"blameless,omitempty"`
-	// BootID is of the boot that a rollback began in.
-	BootID    string       `json:"boot_id,omitempty"`
+	Blameless bool         `json:"blameless,omitempty"`
 	Digest    fleet.Digest `json:"digest,omitempty"`
 	Loosening fleet.Digest `json:"loosening,omitempty"`
 	// Expires is when the loosening document expires.

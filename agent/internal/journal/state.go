@@ -183,8 +183,6 @@ type ProfileState struct {
 	Refused map[fleet.Digest]Refusal `json:"refused,omitempty"`
 	// Interrupted counts blameless rollbacks by digest.
 	Interrupted map[fleet.Digest]int `json:"interrupted,omitempty"`
-	// BackSince is the boot in which the rollback in flight began.
-	BackSince string `json:"back_since,omitempty"`
 	// Asked is a person's wish to leave what runs; nil where there is none.
 	Asked *Asked `json:"asked,omitempty"`
 	// Held says why an activation that could start doesn't; nil when not held.

@@ -25,6 +25,9 @@ func (w *world) brief(a driver.Action) []string {
 			line = "sync " + strings.Join(s.Sync.Paths, " ")
 		case s.BootOnce != nil:
 			line = s.BootOnce.Program + " in " + s.BootOnce.Entries + " boots once " + s.BootOnce.Init
+			if s.BootOnce.Stays != "" {
+				line += ", and then " + s.BootOnce.Stays
+			}
 		case s.Exec != nil:
 			line = strings.Join(s.Exec.Argv, " ")
 			if u := s.Exec.Unless; u != nil {

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cameronraysmith/fleet/agent/internal/bootentry"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -33,23 +36,21 @@ func (d *NixOS) Boot(ctx context.Context, profile fleet.ProfileName, from, to st
 		return driver.Boot{}, err
 	}
 	boot := driver.Boot{Parts: parts}
-	profiled, err := d.resolve(systemProfile)
-	if err != nil {
-		return driver.Boot{}, err
-	}
-	if profiled != from {
-		boot.Cannot = "what runs is not what boots"
-		return boot, nil
+	if boot.Cannot, err = d.cannotBoot(from, to); err != nil || boot.Cannot != "" {
+		return boot, err
 	}
 	once, why, err := d.loader()
 	if err != nil || why != "" {
 		boot.Cannot = why
 		return boot, err
 	}
+	if boot.Cannot, err = d.room(once.Entries, to); err != nil || boot.Cannot != "" {
+		return boot, err
+	}
 	if boot.Alone, err = d.panics(to); err != nil {
 		return driver.Boot{}, err
 	}
-	// Checks both paths, and finds what leads back.
+	// Checks both paths.
 	way, err := d.Activation(ctx, profile, from, to)
 	if err != nil {
 		return driver.Boot{}, err
@@ -58,20 +59,46 @@ func (d *NixOS) Boot(ctx context.Context, profile fleet.ProfileName, from, to st
 	if err != nil {
 		return driver.Boot{}, err
 	}
-	next := once
-	next.Init = filepath.Join(to, initProgram)
-	boot.Activate = driver.Action{Deadline: d.config.Deadline, Steps: []driver.Step{
-		d.rootStep(from), d.rootStep(to), set, d.sync(), d.switchTo(from, "boot"), d.sync(), {BootOnce: &next},
-	}}
-	boot.Commit, boot.Rollback = way.Commit, way.Rollback
-	boot.Rollback.Steps = append([]driver.Step{{BootOnce: &once}}, boot.Rollback.Steps...)
-	for i := range boot.Rollback.Steps {
-		// Before the boot the old system runs as it did.
-		if x := boot.Rollback.Steps[i].Exec; x != nil && x.Argv[len(x.Argv)-1] == "test" {
-			x.Unless = &driver.Link{Path: d.at(currentSystem), Target: from}
-		}
+	unset, err := d.setProfile(from)
+	if err != nil {
+		return driver.Boot{}, err
 	}
+	next := once
+	next.Stays, next.Init = filepath.Join(from, initProgram), filepath.Join(to, initProgram)
+	// Before the boot the old system runs as it did.
+	test := d.switchTo(from, "test")
+	test.Exec.Unless = &driver.Link{Path: d.at(currentSystem), Target: from}
+	action := func(steps ...driver.Step) driver.Action {
+		return driver.Action{Deadline: d.config.Deadline, Steps: steps}
+	}
+	boot.Activate = action(d.rootStep(from), d.rootStep(to), set, d.sync(), d.switchTo(from, "boot"), d.sync(), driver.Step{BootOnce: &next})
+	boot.Commit = way.Commit
+	// The profile first: where the loader's entries are limited, only then the old
+	// system has one again.
+	boot.Rollback = action(driver.Step{BootOnce: &once}, d.rootStep(from), test, unset, d.sync(), d.switchTo(from, "boot"), d.sync())
 	return boot, nil
+}
+
+// cannotBoot says why the next boot might not lead back to from; empty where it does.
+func (d *NixOS) cannotBoot(from, to string) (string, error) {
+	profiled, err := d.resolve(systemProfile)
+	if err != nil {
+		return "", err
+	}
+	if profiled != from {
+		return "what runs is not what boots", nil
+	}
+	parts, err := d.bootParts(from)
+	if err != nil {
+		return "", err
+	}
+	if len(parts) > 0 {
+		return "what runs was never booted itself: reboot the host first", nil
+	}
+	if _, err := os.Stat(filepath.Join(d.at(to), initProgram)); err != nil {
+		return "", fmt.Errorf("looking at %s: %w", to, err)
+	}
+	return "", nil
 }
 
 // initProgram of a system, below its path, is what its boot entry names.
@@ -91,6 +118,9 @@ func (d *NixOS) loader() (once driver.BootOnce, why string, err error) {
 	if err != nil {
 		return driver.BootOnce{}, "it has no bootctl, so no systemd-boot that could boot a system once", nil //nolint:nilerr // That says so.
 	}
+	if why := d.firmware(); why != "" {
+		return driver.BootOnce{}, why, nil
+	}
 	for _, dir := range entryDirs {
 		_, err := bootentry.Find(d.at(dir), filepath.Join(booted, initProgram))
 		if err == nil {
@@ -102,6 +132,57 @@ func (d *NixOS) loader() (once driver.BootOnce, why string, err error) {
 	}
 	return driver.BootOnce{}, "systemd-boot has no entry of what was booted", nil
 }
+
+// Variables of the firmware that systemd-boot has (systemd.io/BOOT_LOADER_INTERFACE).
+const (
+	variables   = "/sys/firmware/efi/efivars"
+	loaderInfo  = "LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+	loaderEntry = "LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+)
+
+// firmware says why its variables don't let systemd-boot boot something once.
+func (d *NixOS) firmware() string {
+	there := func(name string) bool {
+		_, err := os.Stat(filepath.Join(d.at(variables), name))
+		return err == nil
+	}
+	switch {
+	case !there(""):
+		return "" // A container, say: what has no loader has no entries either.
+	case !there(loaderInfo):
+		return "it was not started by systemd-boot"
+	case there(loaderEntry):
+		return "its firmware overrides what boots by default: bootctl set-default '' undoes that"
+	}
+	return ""
+}
+
+// room says why the loader's file system has none for what a system brings there; empty
+// where it has.
+func (d *NixOS) room(entries, system string) (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(entries, &st); err != nil {
+		return "", fmt.Errorf("looking at %s: %w", entries, err)
+	}
+	var need uint64
+	for _, file := range []string{"kernel", "initrd"} {
+		info, err := os.Stat(filepath.Join(d.at(system), file))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // It may be the loader that makes it.
+		}
+		if err != nil {
+			return "", fmt.Errorf("looking at %s: %w", system, err)
+		}
+		need += uint64(info.Size()) //nolint:gosec // Of a file.
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < need+bootReserve { //nolint:gosec,unconvert // Both are of a size that differs by system.
+		return fmt.Sprintf("kernel and initrd take %d MiB, and %s has %d free", need>>20, entries, free>>20), nil
+	}
+	return "", nil
+}
+
+// bootReserve is what stays free of the loader's file system, for entries.
+const bootReserve = 1 << 20
 
 // panics says why a system's kernel would not boot anew by itself after a panic; empty
 // where it does (kernel-parameters: panic=).

@@ -1,6 +1,7 @@
 package nixdriver
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,6 +47,7 @@ func bootable(t *testing.T) *world {
 	}
 	w.program("bin/bootctl", "exit 0")
 	w.write("/boot/loader/entries/nixos-generation-1.conf", "options init="+old+"/init quiet\n")
+	w.write(good+"/init", "")
 	return w
 }
 
@@ -76,7 +78,6 @@ func TestBoot(t *testing.T) {
 		gcroots = "link /nix/var/nix/gcroots/fleet/"
 		set     = "/bin/nix-env --profile /nix/var/nix/profiles/system --set "
 		sync    = "sync /nix/store /nix/var/nix/profiles"
-		unless  = " unless /nix/var/nix/profiles/system " + old
 		once    = "/bin/bootctl in /boot/loader/entries boots once "
 	)
 	root := func(p string) string { return gcroots + filepath.Base(p) + " " + p }
@@ -86,11 +87,11 @@ func TestBoot(t *testing.T) {
 		want []string
 	}{
 		// The old system's own program makes the entries, and so stays what boots.
-		{"activate", b.Activate, []string{root(old), root(good), set + good, sync, old + "/" + switchProgram + " boot", sync, once + good + "/init"}},
+		{"activate", b.Activate, []string{root(old), root(good), set + good, sync, old + "/" + switchProgram + " boot", sync, once + good + "/init, and then " + old + "/init"}},
 		{"commit", b.Commit, []string{set + good, sync, good + "/" + switchProgram + " boot", sync}},
 		{"rollback", b.Rollback, []string{
 			once, root(old), old + "/" + switchProgram + " test unless /run/current-system " + old,
-			old + "/" + switchProgram + " boot" + unless, set + old + unless, sync,
+			set + old, sync, old + "/" + switchProgram + " boot", sync,
 		}},
 	} {
 		if diff := cmp.Diff(c.want, w.brief(c.got)); diff != "" {
@@ -104,8 +105,9 @@ func TestNotBooted(t *testing.T) {
 	for name, c := range map[string]struct {
 		do            func(*world)
 		cannot, alone string
+		unneeded      bool
 	}{
-		"the same kernel": {do: func(w *world) {
+		"the same kernel": {unneeded: true, do: func(w *world) {
 			if err := os.Remove(filepath.Join(w.root, good, "kernel")); err != nil {
 				w.t.Fatal(err)
 			}
@@ -113,6 +115,24 @@ func TestNotBooted(t *testing.T) {
 				w.t.Fatal(err)
 			}
 		}},
+		"what runs was not booted": {do: func(w *world) {
+			w.program(dep+"/"+switchProgram, "exit 0")
+			w.kernel(dep, "linux-0", "quiet panic=10")
+			w.link(bootedSystem, dep)
+		}, cannot: "never booted itself"},
+		"another boot loader": {do: func(w *world) { w.write(variables+"/x", "") }, cannot: "not started by systemd-boot"},
+		"systemd-boot":        {do: func(w *world) { w.write(filepath.Join(variables, loaderInfo), "") }},
+		"bootctl set-default": {do: func(w *world) {
+			w.write(filepath.Join(variables, loaderInfo), "")
+			w.write(filepath.Join(variables, loaderEntry), "")
+		}, cannot: "overrides what boots"},
+		"no room": {do: func(w *world) {
+			file := filepath.Join(w.root, "huge")
+			w.write("huge", "")
+			if err := errors.Join(os.Truncate(file, 1<<43), os.Remove(filepath.Join(w.root, good, "initrd")), os.Symlink(file, filepath.Join(w.root, good, "initrd"))); err != nil {
+				w.t.Fatal(err)
+			}
+		}, cannot: "kernel and initrd take"},
 		"something else boots": {do: func(w *world) { w.link(systemProfile, good) }, cannot: "not what boots"},
 		"no bootctl": {do: func(w *world) {
 			if err := os.Remove(filepath.Join(w.root, "bin/bootctl")); err != nil {
@@ -139,12 +159,11 @@ func TestNotBooted(t *testing.T) {
 		"at once":     {do: func(w *world) { w.write(good+"/kernel-params", "panic=-1") }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// The program's path is resolved, so the root must have no links.
 			w := bootable(t)
 			c.do(w)
 			b := w.boot(old, good)
 			if (b.Cannot == "") != (c.cannot == "") || !strings.Contains(b.Cannot, c.cannot) ||
-				(b.Alone == "") != (c.alone == "") || !strings.Contains(b.Alone, c.alone) || c.cannot != "" && !b.Activate.IsZero() {
+				(b.Alone == "") != (c.alone == "") || !strings.Contains(b.Alone, c.alone) || b.Activate.IsZero() != (c.cannot != "" || c.unneeded) || (len(b.Parts) == 0) != c.unneeded {
 				t.Errorf("got %+v", b)
 			}
 		})

@@ -23,12 +23,17 @@ func inFlight(now time.Time, d Desired, o Observed, p Policy) (plan Plan, done b
 		if c.Run == RunNone {
 			return unstarted(now, d, o, p), true
 		}
+		if c.Boots && c.Booted && !c.CameUp && c.BootNow == "" && c.Run == RunSucceeded {
+			return Plan{Step: StepHold, Target: c.To, Until: now.Add(lookAgain), Reason: fleet.Reason{
+				Code: fleet.ReasonVerifying, Message: "what the host came up with can't be told yet",
+			}}, true
+		}
 		return activating(c), true
 	case PhaseVerifying:
 		if c.Fired {
 			return rollBack(c, fleet.ReasonNotVerified, "the dead-man switch went back: no agent said in time that it works"), true
 		}
-		if c.Booted && !c.CameUp {
+		if c.Booted && c.BootNow != "" {
 			return rollBack(c, fleet.ReasonActivationUnknown, "the host was booted before anybody had verified it, and came up with "+c.BootNow), true
 		}
 		return verifying(d, o, p)
@@ -51,6 +56,12 @@ func unstarted(now time.Time, d Desired, o Observed, p Policy) Plan {
 	// An intent to activate what runs was made because that is unsure.
 	o.Unsure = c.To.Digest == o.Current.Digest
 	again := towards(now, d, o, p)
+	if c.Boots && c.Booted {
+		// What leads there was for another boot, and so was a person's word.
+		return Plan{Step: StepWithdraw, Target: c.To, Reason: fleet.Reason{
+			Code: fleet.ReasonActivationUnknown, Message: "the host was booted before it began",
+		}}
+	}
 	if again.Step == StepActivate && again.Target.Digest == c.To.Digest {
 		return Plan{Step: StepStart, Target: c.To}
 	}
@@ -103,7 +114,8 @@ func verifying(d Desired, o Observed, p Policy) (Plan, bool) {
 			message = c.ProbeDetail
 		}
 	}
-	if c.OnlineBefore && p.OnInconclusive != fleet.InconclusiveKeep {
+	// What was booted once is gone with the next boot: it can't be kept.
+	if c.Boots || c.OnlineBefore && p.OnInconclusive != fleet.InconclusiveKeep {
 		return rollBack(c, code, message), true
 	}
 	// Kept: verification goes on, and a newer generation need not wait for it.
@@ -132,7 +144,10 @@ func rollingBack(c *Change) Plan {
 	case RunRunning:
 		return Plan{Step: StepAwait, Target: c.From, Reason: c.Cause}
 	case RunSucceeded:
-		if c.OldKernel && c.MayReboot && !c.Rebooted {
+		if c.Rebooted && !c.Returned {
+			return failed(c, "the host was rebooted on its way back, and came up with something else")
+		}
+		if c.OldKernel && c.MayReboot && !c.Asked {
 			return Plan{Step: StepReboot, Target: c.From, Reason: rebooting("to come back to all of what boots: " + c.Cause.Message)}
 		}
 		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
@@ -145,15 +160,21 @@ func rollingBack(c *Change) Plan {
 	if c.Rebooted && c.Returned {
 		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
 	}
-	if c.MayReboot && !c.Rebooted {
+	if c.MayReboot && !c.Asked {
 		return Plan{Step: StepReboot, Target: c.From, Reason: rebooting(fmt.Sprintf("rolling back failed %d times, and what boots is what it goes back to: %s", c.Attempts, c.RunDetail))}
 	}
+	return failed(c, fmt.Sprintf("rolling back failed %d times: %s", c.Attempts, c.RunDetail))
+}
+
+func failed(c *Change, message string) Plan {
 	return Plan{Step: StepFail, Target: c.From, Reason: fleet.Reason{
-		Code:    fleet.ReasonRollbackFailed,
-		Message: fmt.Sprintf("rolling back failed %d times: %s", c.Attempts, c.RunDetail),
-		Hint:    "look at fleet-agent logs, repair the host, then run fleet-agent retry or publish a new generation",
+		Code: fleet.ReasonRollbackFailed, Message: message,
+		Hint: "look at fleet-agent logs, repair the host, then run fleet-agent retry or publish a new generation",
 	}}
 }
+
+// lookAgain is how soon what can't be told is looked at again.
+const lookAgain = 5 * time.Second
 
 func rebooting(why string) fleet.Reason {
 	return fleet.Reason{Code: fleet.ReasonRebooting, Message: "the host is rebooted: " + why}

@@ -104,13 +104,14 @@ type Change struct {
 	// rebooted with nobody at it.
 	Boots, MayReboot bool
 	// Booted says that the host was booted since the activation began, and CameUp that it
-	// came up with To. BootNow names for people what was booted instead.
+	// came up with To. BootNow names for people what was booted instead; where both are
+	// empty, that can't be told.
 	Booted, CameUp bool
 	BootNow        string
-	// Rebooted says that the host was booted since the rollback began, and Returned that
-	// what it goes back to is what runs. OldKernel says that only a boot brings all of
-	// that back.
-	Rebooted, Returned, OldKernel bool
+	// Asked says that the host was to be rebooted on this way back, Rebooted that it was,
+	// and Returned that what it goes back to is what runs. OldKernel says that only a boot
+	// brings all of that back.
+	Asked, Rebooted, Returned, OldKernel bool
 	// Orphaned is why no agent would be started on the host any more; empty where one
 	// would, or need not.
 	Orphaned string
