@@ -159,8 +159,7 @@ func (w *worker) returned(c *reconcile.Change, act *journal.Activation) {
 		c.MayReboot = false
 		return
 	}
-	c.Asked = since != ""
-	c.Rebooted = c.Asked && since != w.a.bootID
+	c.Rebooted = since != "" && since != w.a.bootID
 	switch {
 	case c.Rebooted:
 		is, now := w.runs(act.Back())

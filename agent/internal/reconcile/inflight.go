@@ -147,7 +147,7 @@ func rollingBack(c *Change) Plan {
 		if c.Rebooted && !c.Returned {
 			return failed(c, "the host was rebooted on its way back, and came up with something else")
 		}
-		if c.OldKernel && c.MayReboot && !c.Asked {
+		if c.OldKernel && c.MayReboot && !c.Rebooted {
 			return Plan{Step: StepReboot, Target: c.From, Reason: rebooting("to come back to all of what boots: " + c.Cause.Message)}
 		}
 		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
@@ -160,7 +160,7 @@ func rollingBack(c *Change) Plan {
 	if c.Rebooted && c.Returned {
 		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
 	}
-	if c.MayReboot && !c.Asked {
+	if c.MayReboot && !c.Rebooted {
 		return Plan{Step: StepReboot, Target: c.From, Reason: rebooting(fmt.Sprintf("rolling back failed %d times, and what boots is what it goes back to: %s", c.Attempts, c.RunDetail))}
 	}
 	return failed(c, fmt.Sprintf("rolling back failed %d times: %s", c.Attempts, c.RunDetail))

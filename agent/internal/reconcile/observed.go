@@ -108,10 +108,10 @@ type Change struct {
 	// empty, that can't be told.
 	Booted, CameUp bool
 	BootNow        string
-	// Asked says that the host was to be rebooted on this way back, Rebooted that it was,
-	// and Returned that what it goes back to is what runs. OldKernel says that only a boot
-	// brings all of that back.
-	Asked, Rebooted, Returned, OldKernel bool
+	// Rebooted says that the host was to be rebooted on this way back, and was booted
+	// since; Returned that what it goes back to is what runs, as far as that can be told.
+	// OldKernel says that only a boot brings all of that back.
+	Rebooted, Returned, OldKernel bool
 	// Orphaned is why no agent would be started on the host any more; empty where one
 	// would, or need not.
 	Orphaned string
