@@ -91,6 +91,12 @@ func publish(t *rapid.T, w *world, highest *uint64) {
 		case "inconclusive":
 			w.probes[r.Digest] = fleet.VerdictInconclusive
 		}
+		switch rapid.SampledFrom([]string{"", "", "boots", "panics"}).Draw(t, "kernel") {
+		case "boots":
+			w.boots[r.Digest] = true
+		case "panics":
+			w.boots[r.Digest] = false
+		}
 	case "revert":
 		if *highest > 1 {
 			r := ref(uint64(rapid.IntRange(1, int(*highest)-1).Draw(t, "to")))
@@ -101,6 +107,9 @@ func publish(t *rapid.T, w *world, highest *uint64) {
 	case "refused":
 		w.desired = Desired{Refusal: fleet.Reason{Code: "expired"}}
 	case "operator":
+		if c := w.obs.Change; c != nil && c.From == c.To {
+			return // The agent refuses: there is nowhere to go.
+		}
 		w.obs.RollBackAsked = fleet.Reason{Code: fleet.ReasonOperatorRefused}
 	}
 }
@@ -164,7 +173,7 @@ func TestTotal(t *testing.T) {
 			OnInconclusive: rapid.SampledFrom([]fleet.OnInconclusive{"", fleet.InconclusiveKeep}).Draw(t, "keep"),
 		}
 		if rapid.Bool().Draw(t, "desired") {
-			r := anyRef(t, "target")
+			r := ref(rapid.Uint64Range(1, 5).Draw(t, "target")) // Documents have digests.
 			w.desired = Desired{Target: &r, Revert: rapid.Bool().Draw(t, "revert")}
 		}
 		plan, reasons := Decide(w.now, w.desired, w.obs, w.policy)

@@ -31,6 +31,11 @@ type world struct {
 	superseded *Change
 	// looked counts verify steps since the activation, a stand-in for time.
 	looked int
+	// boots are generations that need a boot, and whether they come up. kernel is what was
+	// booted, and reboots counts the host's own since the change began.
+	boots   map[fleet.Digest]bool
+	kernel  fleet.Ref
+	reboots int
 	// undone is set when a rollback can't work.
 	undoFails bool
 	log       []string
@@ -48,8 +53,8 @@ func newWorld() *world {
 	return &world{
 		now: time.Unix(1_800_000_000, 0), policy: Policy{Mode: fleet.ModeManage},
 		obs:         Observed{Refused: map[fleet.Digest]fleet.Reason{}},
-		interrupted: map[fleet.Digest]int{},
-		bad:         map[fleet.Digest]Run{}, probes: map[fleet.Digest]fleet.Verdict{}, online: true,
+		interrupted: map[fleet.Digest]int{}, boots: map[fleet.Digest]bool{},
+		bad: map[fleet.Digest]Run{}, probes: map[fleet.Digest]fleet.Verdict{}, online: true,
 	}
 }
 
@@ -64,6 +69,7 @@ func (w *world) step(t *rapid.T) bool {
 	}
 	w.log = append(w.log, fmt.Sprintf("%s %s %s", plan.Step, plan.Target.Number, plan.Reason.Code))
 	w.check(t, plan)
+	w.checkBoots(t, plan)
 	return w.carryOut(plan)
 }
 
@@ -85,6 +91,18 @@ func (w *world) check(t *rapid.T, p Plan) {
 	}
 	if c != nil && (c.Phase != PhaseVerifying || !c.Overdue) {
 		t.Fatalf("activates %s while %s is %s", p.Target.Number, c.To.Number, c.Phase)
+	}
+}
+
+// checkBoots holds what must be true of reboots: one there and one back at most, and
+// nothing is verified that does not run.
+func (w *world) checkBoots(t *rapid.T, p Plan) {
+	c := w.obs.Change
+	if p.Step == StepReboot && (w.reboots >= 2 || !c.MayReboot) {
+		t.Fatalf("reboots for the %dth time: %+v, %v", w.reboots+1, c, w.log)
+	}
+	if p.Step == StepVerified && c.To != w.running {
+		t.Fatalf("%s is called verified, and %s runs: %v", c.To.Number, w.running.Number, w.log)
 	}
 }
 
@@ -133,14 +151,21 @@ func (w *world) carryOut(p Plan) bool {
 		if o.Change != nil { // kept, unverified: last-good stays what it was
 			from = o.Change.From
 		}
-		o.Change = &Change{Phase: PhaseActivating, From: from, To: p.Target, OnlineBefore: w.online, Run: RunNone}
-		w.looked = 0
+		_, boots := w.boots[p.Target.Digest]
+		o.Change = &Change{
+			Phase: PhaseActivating, From: from, To: p.Target, OnlineBefore: w.online, Run: RunNone, MayReboot: true,
+			Boots: boots && o.Change == nil && w.superseded == nil && from == w.running && from.Digest != "",
+		}
+		w.looked, w.reboots = 0, 0
 	case StepStart:
 		w.start(o.Change)
 	case StepWithdraw:
 		o.Staged, o.Change, w.superseded = o.Change.To.Digest, w.superseded, nil
 	case StepAwait:
 		w.finish(o.Change)
+	case StepReboot:
+		w.reboots++
+		w.boot(o.Change)
 	case StepActivated:
 		o.Change.Phase, o.Change.Run = PhaseVerifying, RunNone
 		o.Current = o.Change.To
@@ -152,7 +177,9 @@ func (w *world) carryOut(p Plan) bool {
 	case StepVerified:
 		o.Change.Phase, o.Unconfirmed, o.Acked = PhaseVerified, true, false
 	case StepCommit:
-		o.LastGood, o.HasLastGood, o.Change = o.Change.From, true, nil
+		// What runs is no place to go back to, as after a revert from what was kept.
+		o.LastGood, o.HasLastGood, o.Change = o.Change.From, o.Change.From != o.Current, nil
+		delete(w.interrupted, o.Current.Digest)
 		o.Acked = w.online
 	case StepConfirm:
 		o.Unconfirmed = false
@@ -170,7 +197,8 @@ func (w *world) carryOut(p Plan) bool {
 func (w *world) intendRollBack(p Plan) {
 	o := &w.obs
 	if o.Change == nil { // a person's
-		o.Change = &Change{From: o.LastGood, To: o.Current}
+		o.Change = &Change{From: o.LastGood, To: o.Current, MayReboot: true}
+		w.reboots = 0
 		o.RollBackAsked = fleet.Reason{}
 	}
 	c := o.Change
@@ -188,6 +216,23 @@ func (w *world) intendRollBack(p Plan) {
 	c.Phase, c.Run, c.Attempts, c.Cause = PhaseRollingBack, RunNone, 0, p.Reason
 }
 
+// boot boots the host: with what was to be booted once, or with what boots by default,
+// which is where the change leads back to.
+func (w *world) boot(c *Change) {
+	c.Probes, c.Reached, c.Overdue, w.looked = "", false, false, 0
+	w.running, w.kernel = c.From, c.From
+	if c.Phase == PhaseRollingBack {
+		// Only one that was asked for counts.
+		c.Rebooted, c.Returned, c.OldKernel = c.Rebooted || w.reboots > 0, true, false
+		return
+	}
+	c.Booted, c.CameUp, c.BootNow = true, false, "what boots"
+	if c.Phase == PhaseActivating && c.Run == RunSucceeded && w.boots[c.To.Digest] {
+		w.running, w.kernel = c.To, c.To
+		c.CameUp, c.BootNow = true, ""
+	}
+}
+
 // start is the executor's: the runner lives, and the host starts to change.
 func (w *world) start(c *Change) { c.Run = RunRunning }
 
@@ -201,10 +246,13 @@ func (w *world) finish(c *Change) {
 			return
 		}
 		w.running = c.From
+		c.OldKernel = c.Boots && w.kernel == c.To
 		return
 	}
-	w.running = c.To
 	c.Run = RunSucceeded
+	if !c.Boots {
+		w.running = c.To
+	}
 	if how, bad := w.bad[c.To.Digest]; bad {
 		c.Run = how
 	}
@@ -224,6 +272,9 @@ func (w *world) crash(host bool) {
 		return
 	}
 	c.Probes, c.Reached, c.Overdue, w.looked = "", false, false, 0
+	if host && c.Boots && c.Phase != PhaseVerified {
+		defer w.boot(c)
+	}
 	if host && c.Run == RunRunning {
 		c.Run = RunLost
 		if c.Phase == PhaseRollingBack {
