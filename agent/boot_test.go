@@ -34,7 +34,7 @@ type booting struct {
 }
 
 func (d booting) Boot(ctx context.Context, p fleet.ProfileName, from, to string) (driver.Boot, error) {
-	way, err := d.Driver.Activation(ctx, p, from, to)
+	way, err := d.Activation(ctx, p, from, to)
 	if err != nil {
 		return driver.Boot{}, err //nolint:wrapcheck // A test's.
 	}

@@ -167,7 +167,7 @@ func stateOf(p reconcile.Plan) (fleet.State, bool) {
 		}
 		return fleet.StateVerifying, true
 	case reconcile.StepNothing, reconcile.StepAdopt, reconcile.StepAccept, reconcile.StepActivate,
-		reconcile.StepStart, reconcile.StepWithdraw, reconcile.StepAwait, reconcile.StepActivated, reconcile.StepVerified,
+		reconcile.StepStart, reconcile.StepWithdraw, reconcile.StepAwait, reconcile.StepReboot, reconcile.StepActivated, reconcile.StepVerified,
 		reconcile.StepCommit, reconcile.StepConfirm, reconcile.StepRollBack, reconcile.StepRolledBack,
 		reconcile.StepFail:
 	}

@@ -191,7 +191,7 @@ func (b *base) panics(system string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("reading kernel parameters: %w", err)
 	}
-	for _, p := range strings.Fields(params) {
+	for p := range strings.FieldsSeq(params) {
 		if value, ok := strings.CutPrefix(p, "panic="); ok {
 			if n, err := strconv.Atoi(value); err == nil && n != 0 {
 				return "", nil
