@@ -50,12 +50,10 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 		}
 	}
 	policy := o.Generation.Doc.Policy
-	boot, err := w.bootFor(ctx, way, policy)
-	if err != nil {
-		return err
+	var act *journal.Activation
+	if way.boot, err = w.bootFor(ctx, way, policy); err == nil {
+		act, err = w.compose(ctx, way, policy.ActivationDeadline.Or(fleet.DefaultActivation))
 	}
-	way.boot = boot
-	act, err := w.compose(ctx, way, policy.ActivationDeadline.Or(fleet.DefaultActivation))
 	if errors.Is(err, driver.ErrNotBuilt) {
 		// The next attempt looks again whether what was staged is whole.
 		w.note(func(f *facts) { f.built = "" })
@@ -244,9 +242,7 @@ func (w *worker) rollBack(ctx context.Context, p reconcile.Plan) error {
 	if ps.Phase == journal.PhaseRollingBack {
 		return w.startRun(ctx)
 	}
-	records := []journal.Record{{
-		Kind: journal.KindRollingBack, Reason: p.Reason, Blameless: reconcile.Blameless(p.Reason),
-	}}
+	records := []journal.Record{{Kind: journal.KindRollingBack, Reason: p.Reason, Blameless: reconcile.Blameless(p.Reason)}}
 	if ps.Activation != nil {
 		w.log.Warn("rolling back", "number", ps.Activation.To.Ref.Number.String(), "reason", string(p.Reason.Code))
 	} else {

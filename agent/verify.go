@@ -50,12 +50,7 @@ func (w *worker) verify(ctx context.Context) error {
 		return w.unable(err, fleet.DefaultVerify)
 	}
 	deadline := g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)
-	if !late {
-		if ok, err := w.isSuccessor(ctx, act, g, deadline); !ok || err != nil {
-			return err
-		}
-		w.allow(ctx, act, deadline)
-	} else {
+	if late {
 		// By policy: the switch must not take it back.
 		if ok, err := w.settleSwitch(act, deadman.Kept); !ok || err != nil {
 			w.wake()
@@ -69,10 +64,14 @@ func (w *worker) verify(ctx context.Context) error {
 		if err := sleepOr(ctx, spread(wait)+wait/2, w.back); err != nil {
 			return err
 		}
-		if ok, err := w.isSuccessor(ctx, act, g, deadline); !ok || err != nil {
-			return err
-		}
+	}
+	if ok, err := w.isSuccessor(ctx, act, g, deadline); !ok || err != nil {
+		return err
+	}
+	if late {
 		deadline = min(deadline, 10*time.Second)
+	} else {
+		w.allow(ctx, act, deadline)
 	}
 	return w.verifyWithin(ctx, act, g, deadline)
 }

@@ -63,7 +63,7 @@ type Booter interface {
 // BootOf asks d, or the built-in driver behind d; with one that can't be asked nothing
 // needs a boot.
 func BootOf(ctx context.Context, d Driver, profile fleet.ProfileName, from, to string) (Boot, error) {
-	b, ok := builtin(d).(Booter)
+	b, ok := BuiltIn(d).(Booter)
 	if !ok {
 		return Boot{}, nil
 	}

@@ -66,7 +66,7 @@ type Drifter interface {
 // DriftOf asks d, or the built-in driver behind d; one that can't be asked knows of
 // none.
 func DriftOf(ctx context.Context, d Driver, profile fleet.ProfileName, path string) (Drift, error) {
-	r, ok := builtin(d).(Drifter)
+	r, ok := BuiltIn(d).(Drifter)
 	if !ok {
 		return Drift{}, nil
 	}
@@ -76,7 +76,7 @@ func DriftOf(ctx context.Context, d Driver, profile fleet.ProfileName, path stri
 // RebootNeeded asks d, or the built-in driver behind d; one that can't be asked
 // changes nothing of the kind.
 func RebootNeeded(ctx context.Context, d Driver, profile fleet.ProfileName) ([]string, error) {
-	r, ok := builtin(d).(Rebooter)
+	r, ok := BuiltIn(d).(Rebooter)
 	if !ok {
 		return nil, nil
 	}
@@ -86,7 +86,7 @@ func RebootNeeded(ctx context.Context, d Driver, profile fleet.ProfileName) ([]s
 // Probes asks d, or the built-in driver behind d; one that can't be asked has
 // none.
 func Probes(ctx context.Context, d Driver, path string) ([]fleet.Probe, error) {
-	p, ok := builtin(d).(Prober)
+	p, ok := BuiltIn(d).(Prober)
 	if !ok {
 		return nil, nil
 	}
@@ -95,7 +95,7 @@ func Probes(ctx context.Context, d Driver, path string) ([]fleet.Probe, error) {
 
 // Prune prunes where d, or the built-in driver behind d, can.
 func Prune(ctx context.Context, d Driver, keep []string) ([]string, error) {
-	p, ok := builtin(d).(Pruner)
+	p, ok := BuiltIn(d).(Pruner)
 	if !ok {
 		return nil, fmt.Errorf("pruning: %w", ErrUnsupported)
 	}
@@ -104,7 +104,7 @@ func Prune(ctx context.Context, d Driver, keep []string) ([]string, error) {
 
 // Verify verifies where d, or the built-in driver behind d, can.
 func Verify(ctx context.Context, d Driver, path string) error {
-	v, ok := builtin(d).(Verifier)
+	v, ok := BuiltIn(d).(Verifier)
 	if !ok {
 		return fmt.Errorf("verifying %s: %w", path, ErrUnsupported)
 	}
@@ -113,7 +113,7 @@ func Verify(ctx context.Context, d Driver, path string) error {
 
 // Repair repairs where d, or the built-in driver behind d, can.
 func Repair(ctx context.Context, d Driver, path string) error {
-	r, ok := builtin(d).(Repairer)
+	r, ok := BuiltIn(d).(Repairer)
 	if !ok {
 		return fmt.Errorf("repairing %s: %w", path, ErrUnsupported)
 	}
@@ -121,9 +121,7 @@ func Repair(ctx context.Context, d Driver, path string) error {
 }
 
 // BuiltIn is the built-in driver behind d, or d; nil for nil.
-func BuiltIn(d Driver) Driver { return builtin(d) }
-
-func builtin(d Driver) Driver {
+func BuiltIn(d Driver) Driver {
 	if p, ok := d.(*inProcess); ok {
 		return p.builtin
 	}

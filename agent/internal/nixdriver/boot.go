@@ -95,10 +95,7 @@ func (d *NixOS) cannotBoot(from, to string) (string, error) {
 	if len(parts) > 0 {
 		return "what runs was never booted itself: reboot the host first", nil
 	}
-	if _, err := os.Stat(filepath.Join(d.at(to), initProgram)); err != nil {
-		return "", fmt.Errorf("looking at %s: %w", to, err)
-	}
-	return "", nil
+	return "", d.built(to, initProgram)
 }
 
 // initProgram of a system, below its path, is what its boot entry names.

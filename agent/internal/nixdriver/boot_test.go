@@ -47,7 +47,7 @@ func bootable(t *testing.T) *world {
 	}
 	w.program("bin/bootctl", "exit 0")
 	w.write("/boot/loader/entries/nixos-generation-1.conf", "options init="+old+"/init quiet\n")
-	w.write(good+"/init", "")
+	w.program(good+"/init", "exit 0")
 	return w
 }
 
@@ -96,6 +96,20 @@ func TestBoot(t *testing.T) {
 	} {
 		if diff := cmp.Diff(c.want, w.brief(c.got)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.what, diff)
+		}
+	}
+}
+
+// TestBootNotBuilt: a system without what would be started is built again, and not tried
+// for ever.
+func TestBootNotBuilt(t *testing.T) {
+	for _, program := range []string{initProgram, switchProgram} {
+		w := bootable(t)
+		if err := os.Remove(filepath.Join(w.root, good, program)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := NewNixOS(w.config()).Boot(t.Context(), fleet.System, old, good); !errors.Is(err, driver.ErrNotBuilt) {
+			t.Errorf("without %s: %v", program, err)
 		}
 	}
 }

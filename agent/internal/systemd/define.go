@@ -2,7 +2,6 @@ package systemd
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -50,7 +49,6 @@ func (c *Conn) Define(ctx context.Context, unit string) (Definition, error) {
 		PID                                          uint32
 		Code, Status                                 int32
 	}
-	object := c.bus.Object(service, path)
 	for _, p := range []struct {
 		of, name string
 		into     any
@@ -63,8 +61,8 @@ func (c *Conn) Define(ctx context.Context, unit string) (Definition, error) {
 		{".Service", "ExecStart", &commands},
 		{".Service", "MainPID", &d.MainPID},
 	} {
-		if err := object.CallWithContext(ctx, property, 0, service+p.of, p.name).Store(p.into); err != nil {
-			return Definition{}, fmt.Errorf("asking systemd (%s of %s): %w", p.name, unit, err)
+		if err := c.get(ctx, path, unit, p.of, p.name, p.into); err != nil {
+			return Definition{}, err
 		}
 	}
 	if file != "" {

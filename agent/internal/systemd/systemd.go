@@ -160,11 +160,16 @@ func (c *Conn) MainStatus(ctx context.Context, unit string) (int32, error) {
 		return 0, err
 	}
 	var status int32
-	err := c.bus.Object(service, path).CallWithContext(ctx, property, 0, service+".Service", "ExecMainStatus").Store(&status)
-	if err != nil {
-		return 0, fmt.Errorf("asking systemd (ExecMainStatus of %s): %w", unit, err)
+	err := c.get(ctx, path, unit, ".Service", "ExecMainStatus", &status)
+	return status, err
+}
+
+// get reads a property of a unit, of its interface with that end.
+func (c *Conn) get(ctx context.Context, path dbus.ObjectPath, unit, of, name string, into any) error {
+	if err := c.bus.Object(service, path).CallWithContext(ctx, property, 0, service+of, name).Store(into); err != nil {
+		return fmt.Errorf("asking systemd (%s of %s): %w", name, unit, err)
 	}
-	return status, nil
+	return nil
 }
 
 // Restart has systemd start a unit anew, whatever state it is in, and does not wait
