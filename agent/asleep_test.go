@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -86,7 +85,7 @@ func TestSleepDuringVerification(t *testing.T) {
 			st := a.journal.State()
 			p := st.Profile(fleet.System)
 			w := a.worker(fleet.System)
-			if err := w.verifyWithin(t.Context(), &journal.Activation{To: p.Current}, g, 200*time.Millisecond); err != nil {
+			if err := w.verifyWithin(t.Context(), trial{of: p.Current, doc: g, deadline: 200 * time.Millisecond}); err != nil {
 				t.Error(err)
 			}
 			if overdue := slept == 0; w.facts.overdue != overdue || p.Current.Ref != first {

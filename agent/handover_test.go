@@ -144,12 +144,12 @@ func TestSuccessorGoesBack(t *testing.T) {
 		g.Probes = []fleet.Probe{{Name: "no", Kind: fleet.ProbeExec, Argv: []string{"/bin/sh", "-c", "echo 1 >'" + m.unit + "'; exit 1"}}}
 	})
 	m.replaced(1)
-	p := waitLocal(t, m.host, fleet.StateRolledBack)
-	if p.Current != first {
-		t.Errorf("the host is at %v", p.Current)
-	}
+	// It is the one that verifies the way back.
 	m.replaced(2)
-	waitLocal(t, m.host, fleet.StateRolledBack)
+	p := waitLocal(t, m.host, fleet.StateRolledBack)
+	if p.Current != first || p.Reason.Code != fleet.ReasonProbeFailed {
+		t.Errorf("the host is at %v: %+v", p.Current, p.Reason)
+	}
 	if n := m.restarts(); n != 2 {
 		t.Errorf("the agent was to be started anew %d times", n)
 	}

@@ -72,7 +72,7 @@ func (w *worker) observe(now time.Time) inputs {
 	if _, bad := p.Refused[p.Ref.Digest]; p.Phase == journal.PhaseStuck && bad {
 		o.Broken, o.BrokenWith = true, p.Highest.Number
 	}
-	o.Change = w.change(p, f)
+	o.Change, o.Doubt = w.change(p, f), f.doubt(p)
 	if target != nil && p.Activation == nil && o.Staged == target.Digest {
 		w.needsBoot(&in, f)
 	}
@@ -164,15 +164,13 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 	case journal.PhaseActivated:
 		c.Phase = reconcile.PhaseVerifying
 		w.booted(c, act)
-		if f.verifyID == act.ID {
-			c.Probes, c.ProbeDetail, c.Reached, c.Overdue = f.probes, f.probeDetail, f.reached, f.overdue
-			c.Orphaned = f.orphaned
-		}
+		f.proof(c, act.ID)
 	case journal.PhaseVerified, journal.PhaseConfirmed:
 		c.Phase = reconcile.PhaseVerified
 	case journal.PhaseRollingBack:
 		c.Phase = reconcile.PhaseRollingBack
 		w.rollback(c, act, f)
+		f.proof(c, backID(act))
 		if act.MayReboot {
 			w.returned(c, act)
 		}

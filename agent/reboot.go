@@ -164,8 +164,8 @@ func (w *worker) returned(c *reconcile.Change, act *journal.Activation) {
 	case c.Rebooted:
 		is, now := w.runs(act.Back())
 		c.Returned = is || now == ""
-	case act.Boots && c.Run == reconcile.RunSucceeded:
-		c.OldKernel = len(w.bootParts()) > 0
+	case act.Boots && c.Run == reconcile.RunSucceeded && len(w.bootParts()) > 0:
+		c.OldKernel = true
 	case c.Run != reconcile.RunNone && c.Run != reconcile.RunRunning:
 		c.MayReboot = w.bootsBack(act)
 	}

@@ -137,8 +137,8 @@ func TestUnreachable(t *testing.T) {
 		good, _ := lost(h, "")
 		waitLocal(t, h, fleet.StateRolledBack)
 		h.coord.Refuse("Report", nil)
-		if p := h.coord.WaitState(fleet.StateRolledBack, good); p.Reason.Code != fleet.ReasonUnreachable {
-			t.Errorf("reason: %+v", p.Reason)
+		if p := h.coord.WaitReason(fleet.ReasonUnreachable); p.State != fleet.StateRolledBack || p.Current != good {
+			t.Errorf("status: %+v", p)
 		}
 		h.expectServing("good")
 	})
@@ -241,7 +241,8 @@ func TestLocalRollBackAndRetry(t *testing.T) {
 		t.Fatalf("RollBack: %v, %v; want %v", to, err, first)
 	}
 	p := waitLocal(t, h, fleet.StateRolledBack)
-	if p.Reason.Code != fleet.ReasonOperatorRefused || p.Current != first || len(p.Refused) != 1 || p.Refused[0] != second {
+	// It went back, and nobody can tell whether that reaches anybody.
+	if p.Reason.Code != fleet.ReasonRollbackUnverified || !strings.Contains(p.Reason.Message, "rolled back by") || p.Current != first || len(p.Refused) != 1 || p.Refused[0] != second {
 		t.Errorf("status: %+v", p)
 	}
 	h.expectServing("one")

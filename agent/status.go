@@ -49,13 +49,15 @@ func (a *Agent) snapshot() control.Status {
 		if said.plan.Reason.Code != "" {
 			p.Reason = said.plan.Reason
 		}
-		if state, ok := stateOf(said.plan); ok {
+		if state, ok := stateOf(said.plan); ok && !wentBack(ps) {
 			p.State = state
 		} else if state, ok := settledState(said, ps); ok {
 			p.State = state
 		}
 		if said.plan.Step == reconcile.StepVerify && p.Reason.Code == "" {
 			p.Reason = w.awaits()
+		} else if waits := w.awaits(); said.plan.Step == reconcile.StepVerify && ps.Phase == journal.PhaseRollingBack && waits.Code != "" {
+			p.Reason.Message += "; it went back, and " + waits.Message
 		}
 		if said.plan.Step == reconcile.StepNothing && powerLoss.Code != "" && (p.Reason.Code == "" || p.Reason.Code == fleet.ReasonUpToDate) {
 			p.Reason = powerLoss
@@ -149,6 +151,11 @@ func phaseState(p journal.Phase) fleet.State {
 		return fleet.StateFailed
 	}
 	return fleet.StateIdle
+}
+
+// wentBack says that a verification is of what the host went back to.
+func wentBack(p journal.ProfileState) bool {
+	return p.Phase == journal.PhaseRollingBack || p.Phase == journal.PhaseRolledBack
 }
 
 // stateOf is the state that a plan puts a profile in, where it says more than

@@ -57,13 +57,22 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 	case reconcile.StepRollBack:
 		return func(ctx context.Context) error { return w.rollBack(ctx, p) }, false
 	case reconcile.StepRolledBack:
-		return func(ctx context.Context) error { return w.settle(ctx, journal.Record{Kind: journal.KindRolledBack}) }, false
+		return func(ctx context.Context) error { return w.settle(ctx, rolledBack(p)) }, false
 	case reconcile.StepFail:
 		return func(ctx context.Context) error {
 			return w.settle(ctx, journal.Record{Kind: journal.KindRollbackFailed, Reason: p.Reason})
 		}, false
 	}
 	return nil, false
+}
+
+// rolledBack is the record of a way back that has ended. Why it began is on record already.
+func rolledBack(p reconcile.Plan) journal.Record {
+	r := journal.Record{Kind: journal.KindRolledBack}
+	if p.Reason.Code == fleet.ReasonRollbackUnverified {
+		r.Reason = p.Reason
+	}
+	return r
 }
 
 // target loads what a plan is about.

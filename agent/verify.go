@@ -25,55 +25,77 @@ const (
 	// againMax bounds the waits of a verification that goes on after its
 	// deadline because the generation was kept.
 	againMax = time.Minute
+	// lateDeadline bounds a verification after the deadline: most of what will pass by
+	// then does at once.
+	lateDeadline = 10 * time.Second
 )
 
-// verify probes the new generation and reaches for the coordinator over a new
-// connection, both until they succeed or the deadline, in time awake, is over.
+// verify probes what was activated, what the host went back to, or what runs and is in
+// doubt, and reaches for the coordinator over a new connection, both until they succeed
+// or the deadline, in time awake, is over.
 func (w *worker) verify(ctx context.Context) error {
 	st := w.a.journal.State()
 	ps := st.Profile(w.profile)
-	act := ps.Activation
-	if act == nil {
-		return nil
+	switch act := ps.Activation; {
+	case act == nil:
+		return w.verifyDoubt(ctx, ps)
+	case ps.Phase == journal.PhaseRollingBack:
+		return w.verifyBack(ctx, act)
+	default:
+		return w.verifyNew(ctx, act)
 	}
+}
+
+func (w *worker) verifyNew(ctx context.Context, act *journal.Activation) error {
 	w.rearm(ctx, act)
-	w.mu.Lock()
-	if w.facts.verifyID != act.ID {
-		f := &w.facts
-		f.verifyID, f.probes, f.probeDetail, f.reached, f.overdue, f.again, f.unable = act.ID, "", "", false, false, 0, time.Time{}
-		f.orphaned = ""
-	}
-	late := w.facts.overdue
-	w.mu.Unlock()
+	late := w.begin(act.ID)
 	g, err := w.a.bound.Load().desired.LoadAccepted(act.To.Ref.Digest)
 	if err != nil {
 		return w.unable(err, fleet.DefaultVerify)
 	}
-	deadline := g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)
+	t := trial{of: act.To, doc: g, ran: act.Activate, deadline: g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)}
 	if late {
 		// By policy: the switch must not take it back.
 		if ok, err := w.settleSwitch(act, deadman.Kept); !ok || err != nil {
 			w.wake()
 			return err
 		}
-		// Kept although it is overdue: look again, ever more rarely.
-		w.mu.Lock()
-		wait := min(againMax, max(w.a.config.Retry.First, time.Second)<<min(w.facts.again, 6))
-		w.facts.again++
-		w.mu.Unlock()
-		if err := sleepOr(ctx, spread(wait)+wait/2, w.back); err != nil {
+		if err := w.again(ctx); err != nil {
 			return err
 		}
 	}
-	if ok, err := w.isSuccessor(ctx, act, g, deadline); !ok || err != nil {
+	if ok, err := w.isSuccessor(ctx, act, g, t.deadline); !ok || err != nil {
 		return err
 	}
 	if late {
-		deadline = min(deadline, 10*time.Second)
+		t.deadline = min(t.deadline, lateDeadline)
 	} else {
-		w.allow(ctx, act, deadline)
+		w.allow(ctx, act, t.deadline)
 	}
-	return w.verifyWithin(ctx, act, g, deadline)
+	return w.verifyWithin(ctx, t)
+}
+
+// begin forgets what is known of any other verification than the one named, and says
+// whether its deadline is over already.
+func (w *worker) begin(id string) (late bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := &w.facts
+	if f.verifyID != id {
+		f.verifyID, f.probes, f.probeDetail, f.reached, f.overdue, f.again, f.unable = id, "", "", false, false, 0, time.Time{}
+		f.orphaned = ""
+	}
+	return f.overdue
+}
+
+// again waits before what did not prove to work is looked at again, ever longer, unless
+// the coordinator comes back.
+func (w *worker) again(ctx context.Context) error {
+	w.mu.Lock()
+	wait := min(againMax, max(w.a.config.Retry.First, time.Second)<<min(w.facts.again, 6))
+	w.facts.again++
+	w.mu.Unlock()
+	return sleepOr(ctx, spread(wait)+wait/2, w.back)
 }
 
 // unable is for a verification that can't begin: after the deadline that is
@@ -95,13 +117,26 @@ func (w *worker) unable(cause error, deadline time.Duration) error {
 	return cause
 }
 
-func (w *worker) verifyWithin(ctx context.Context, act *journal.Activation, g fleet.Generation, deadline time.Duration) error {
-	probes, env, err := w.probes(ctx, act, g)
+// trial is one verification.
+type trial struct {
+	of journal.Built
+	// doc is the signed document of what is verified; its zero value where there is none.
+	doc fleet.Generation
+	// ran is what brought it to run; a plugin's probes run in the same.
+	ran      driver.Action
+	deadline time.Duration
+	// alone says that it needs no coordinator: the host had none before.
+	alone bool
+}
+
+func (w *worker) verifyWithin(ctx context.Context, t trial) error {
+	deadline := t.deadline
+	probes, env, err := w.probes(ctx, t)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		return w.unable(err, g.Policy.VerifyDeadline.Or(fleet.DefaultVerify))
+		return w.unable(err, deadline)
 	}
 	began, beganAwake := w.a.config.Now(), awake()
 	w.expect(probes, began.Add(deadline))
@@ -117,7 +152,7 @@ func (w *worker) verifyWithin(ctx context.Context, act *journal.Activation, g fl
 		return nil
 	})
 	eg.Go(func() error {
-		if reached = w.reach(limited); reached {
+		if reached = t.alone || w.reach(limited); reached {
 			w.arrived()
 		}
 		return nil
@@ -184,18 +219,21 @@ func (w *worker) reach(ctx context.Context) bool {
 // probes are those of the signed generation and what the built path brings
 // along (a signed one of the same name wins), with what they run in: the
 // environment, and as the user, of the driver's own programs.
-func (w *worker) probes(ctx context.Context, act *journal.Activation, g fleet.Generation) ([]fleet.Probe, probe.Env, error) {
-	env := probe.Env{Path: act.To.Path, Environ: w.a.runEnv(w.profile)}
-	env.Plugin = w.pluginProbe(g, act.To.Path)
-	d, err := w.a.driverOf(&g)
+func (w *worker) probes(ctx context.Context, t trial) ([]fleet.Probe, probe.Env, error) {
+	env := probe.Env{Path: t.of.Path, Environ: w.a.runEnv(w.profile)}
+	env.Plugin = w.pluginProbe(t.doc, t.of.Path)
+	if t.of.Path == "" {
+		return slices.Clone(t.doc.Probes), env, nil // Nothing ran before the first generation.
+	}
+	name, d, err := w.maker(t.of)
 	if err != nil {
 		return nil, env, err
 	}
 	// What a plugin said before the activation, so that none is needed to verify
 	// what it built.
-	do := driver.Activation{Activate: act.Activate}
-	if fleet.IsBuiltinDriver(g.Source.Driver) {
-		do, err = d.Activation(ctx, w.profile, "", act.To.Path)
+	do := driver.Activation{Activate: t.ran}
+	if fleet.IsBuiltinDriver(name) {
+		do, err = d.Activation(ctx, w.profile, "", t.of.Path)
 	}
 	if err != nil {
 		return nil, env, fmt.Errorf("finding what probes run in: %w", err)
@@ -206,11 +244,11 @@ func (w *worker) probes(ctx context.Context, act *journal.Activation, g fleet.Ge
 		// must not work on.
 		env.User = last.User
 	}
-	own, err := driver.Probes(ctx, d, act.To.Path)
+	own, err := driver.Probes(ctx, d, t.of.Path)
 	if err != nil {
 		return nil, env, fmt.Errorf("finding probes: %w", err)
 	}
-	probes := slices.Clone(g.Probes)
+	probes := slices.Clone(t.doc.Probes)
 	for _, p := range own {
 		if !slices.ContainsFunc(probes, func(q fleet.Probe) bool { return q.Name == p.Name }) {
 			probes = append(probes, p)

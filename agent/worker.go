@@ -324,7 +324,8 @@ func (w *worker) recordMode(m fleet.Mode) error {
 // recordHold writes down that something waits for a person or a policy, and
 // that it does no longer. Short waits are for status only.
 func (w *worker) recordHold(plan reconcile.Plan, p journal.ProfileState) error {
-	held := plan.Until.IsZero() && (plan.Step == reconcile.StepHold || plan.Step == reconcile.StepVerify) && plan.Reason.Code != ""
+	waits := plan.Step == reconcile.StepHold || plan.Step == reconcile.StepVerify && !wentBack(p)
+	held := plan.Until.IsZero() && waits && plan.Reason.Code != ""
 	switch {
 	case held && (p.Held == nil || p.Held.Code != plan.Reason.Code):
 		return w.append(journal.Record{Kind: journal.KindHeld, Ref: plan.Target, Reason: plan.Reason})

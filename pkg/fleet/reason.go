@@ -52,6 +52,9 @@ const (
 	ReasonRebootAsk ReasonCode = "reboot-waits"
 	// ReasonRebooting: the host is about to be rebooted.
 	ReasonRebooting ReasonCode = "rebooting"
+	// ReasonRollbackUnverified: the host went back, and what it went back to does not
+	// prove to work.
+	ReasonRollbackUnverified ReasonCode = "rollback-unverified"
 	// ReasonBootFailed: the host came up with something else than what was to be booted.
 	ReasonBootFailed ReasonCode = "boot-failed"
 	// ReasonRebootNeeded: what runs is what is desired, but for what only a reboot

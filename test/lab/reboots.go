@@ -20,6 +20,7 @@ func rebootScenarios() []scenario {
 		{"power lost on the other kernel", "before it was verified: the old system boots, and the release is tried again and confirmed", kernelLosesPower},
 		{"reboot: ask", "it is built and waits, and status says for what; fleet-agent reboot has it booted, verified and confirmed", kernelAsks},
 		{"a way back that fails", "tried three times; then the host is rebooted once into what boots, and is back", wayBackFails},
+		{"a way back that does not help", "what the release broke stays broken: back, and out of reach still, the host is rebooted once into what boots, and that is verified", wayBackDoesNotHelp},
 		{"a loader with room for one entry", "nothing is booted, because nothing would lead back: rolled back, and the old system has its entry and boots", oneEntry},
 		{"a kernel without panic=", "not booted by itself: switched to as far as that goes, and status says why it waits for a reboot", kernelWithoutPanic},
 	}
@@ -235,6 +236,27 @@ func wayBackFails(ctx context.Context, w *world) error {
 		return err
 	}
 	return w.isBack(ctx, d, "activation-failed")
+}
+
+// wayBackDoesNotHelp has a release of the same kernel take the network away until a boot.
+func wayBackDoesNotHelp(ctx context.Context, w *world) error {
+	d, err := w.deploy(ctx, w.kernel(w.booted, map[string]string{"slow": "5"}))
+	if err != nil {
+		return err
+	}
+	if err := wait(ctx, settleTimeout, func() error {
+		_, err := w.web.Shell(ctx, "fleet-agent status | grep -q activating")
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := w.web.Unplug(ctx, true); err != nil {
+		return err
+	}
+	if err := w.web.FollowReboots(ctx, 1, rebootTimeout, w.muteFrom(ctx, -1)); err != nil {
+		return err
+	}
+	return w.isBack(ctx, d, "coordinator-unreachable")
 }
 
 func oneEntry(ctx context.Context, w *world) error {

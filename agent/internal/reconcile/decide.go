@@ -49,7 +49,11 @@ func decide(now time.Time, d Desired, o Observed, p Policy) Plan {
 			Hint:    "look at fleet-agent logs, repair the host, then run fleet-agent retry or publish a new generation",
 		}}
 	}
-	return towards(now, d, o, p)
+	plan := towards(now, d, o, p)
+	if plan.Step == StepNothing && o.Doubt.Code != "" && o.Change == nil {
+		return Plan{Step: StepVerify, Target: o.Current, Reason: o.Doubt}
+	}
+	return plan
 }
 
 // towards decides how to get from a settled profile to the target.

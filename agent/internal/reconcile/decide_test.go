@@ -21,6 +21,8 @@ func TestConverges(t *testing.T) {
 		highest := uint64(0)
 		for range rapid.IntRange(1, 6).Draw(t, "rounds") {
 			w.online = rapid.Bool().Draw(t, "online")
+			w.wornOut = rapid.SampledFrom([]fleet.Verdict{"", "", "", fleet.VerdictFail, fleet.VerdictInconclusive}).Draw(t, "worn out")
+			w.heals = rapid.Bool().Draw(t, "heals")
 			publish(t, w, &highest)
 			crashes := rapid.IntRange(0, 4).Draw(t, "crashes")
 			settle(t, w, crashes)

@@ -150,7 +150,7 @@ func rollingBack(c *Change) Plan {
 		if c.OldKernel && c.MayReboot && !c.Rebooted {
 			return Plan{Step: StepReboot, Target: c.From, Reason: rebooting("to come back to all of what boots: " + c.Cause.Message)}
 		}
-		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
+		return back(c)
 	case RunFailed, RunHung, RunLost:
 	}
 	// Attempts counts the runs of this rollback, the one that just ended too.
@@ -158,12 +158,37 @@ func rollingBack(c *Change) Plan {
 		return Plan{Step: StepRollBack, Target: c.From, Reason: c.Cause}
 	}
 	if c.Rebooted && c.Returned {
-		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
+		return back(c)
 	}
 	if c.MayReboot && !c.Rebooted {
 		return Plan{Step: StepReboot, Target: c.From, Reason: rebooting(fmt.Sprintf("rolling back failed %d times, and what boots is what it goes back to: %s", c.Attempts, c.RunDetail))}
 	}
 	return failed(c, fmt.Sprintf("rolling back failed %d times: %s", c.Attempts, c.RunDetail))
+}
+
+// back weighs what is known of a host that went back: a way back is proved like a way
+// there. What does not work then is booted once, where that may be and leads back; after
+// that nothing is left to try, and the host says so.
+func back(c *Change) Plan {
+	lost := c.OnlineBefore && !c.Reached
+	switch {
+	case c.Probes == fleet.VerdictPass && !lost:
+		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
+	case c.Probes != fleet.VerdictFail && !c.Overdue:
+		return Plan{Step: StepVerify, Target: c.From}
+	}
+	why := "the coordinator could not be reached over a new connection"
+	if c.Probes != fleet.VerdictPass {
+		why = c.ProbeDetail
+	}
+	if c.MayReboot && !c.Rebooted && (c.Probes == fleet.VerdictFail || c.Probes == fleet.VerdictPass) {
+		return Plan{Step: StepReboot, Target: c.From, Reason: rebooting("it went back, and what it went back to does not work: " + why)}
+	}
+	return Plan{Step: StepRolledBack, Target: c.From, Reason: fleet.Reason{
+		Code:    fleet.ReasonRollbackUnverified,
+		Message: fmt.Sprintf("what this host went back to does not prove to work: %s; it went back because: %s", why, c.Cause.Message),
+		Hint:    "look at the host: it goes on probing, and nothing more is tried by itself; publish a new generation once it is known what is wrong",
+	}}
 }
 
 func failed(c *Change, message string) Plan {

@@ -94,11 +94,12 @@ type Change struct {
 	// Run is the executor's word, with what it says to people.
 	Run       Run
 	RunDetail string
-	// Probes is the verdict of all probes together; empty while there is none.
+	// Probes is the verdict of all probes together, of what is verified: To, or, once the
+	// host went back, From; empty while there is none.
 	Probes      fleet.Verdict
 	ProbeDetail string
 	// Reached says that the coordinator answered over a connection opened
-	// after the activation.
+	// after the activation, or after the rollback.
 	Reached bool
 	// Boots says that what is activated is booted, and MayReboot that the host may be
 	// rebooted with nobody at it.
@@ -155,6 +156,9 @@ type Observed struct {
 	// at that time.
 	Broken     bool
 	BrokenWith fleet.Number
+	// Doubt is why what the host went back to did not prove to work, and has not since;
+	// its code is empty where nothing is in doubt.
+	Doubt fleet.Reason
 	// RollBackAsked is why a person at the machine wants to go back; its code is
 	// empty when none does.
 	RollBackAsked fleet.Reason

@@ -41,7 +41,8 @@ const (
 	StepReboot Step = "reboot"
 	// StepActivated records that the activation ended well.
 	StepActivated Step = "activated"
-	// StepVerify probes, and reaches for the coordinator.
+	// StepVerify probes, and reaches for the coordinator: what was activated, what the
+	// host went back to, or what runs and is in doubt.
 	StepVerify Step = "verify"
 	// StepVerified records that the target is verified.
 	StepVerified Step = "mark-verified"

@@ -30,6 +30,7 @@ func TestDecide(t *testing.T) {
 	}
 	want := func(r fleet.Ref) Desired { return Desired{Target: &r} }
 	manage, keep := Policy{Mode: fleet.ModeManage}, Policy{Mode: fleet.ModeManage, OnInconclusive: fleet.InconclusiveKeep}
+	doubt := fleet.Reason{Code: fleet.ReasonRollbackUnverified, Message: "a probe fails"}
 	same := func(*Observed) {}
 	// One that runs one, which is all that it knows, but for what a person made of it.
 	overridden := func(change func(*Observed)) Observed {
@@ -119,12 +120,13 @@ func TestDecide(t *testing.T) {
 		{"or perhaps not", want(two), flight(Change{Phase: PhaseVerifying, Booted: true, Probes: fleet.VerdictPass, Reached: true}), manage, StepVerified, two, ""},
 		{"which changed nothing", want(two), flight(Change{Phase: PhaseVerifying, Booted: true, CameUp: true, Probes: fleet.VerdictPass, Reached: true}), manage, StepVerified, two, ""},
 		{"back, and to its kernel", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, OldKernel: true, MayReboot: true}), manage, StepReboot, one, fleet.ReasonRebooting},
-		{"back, where nobody may reboot it", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, OldKernel: true}), manage, StepRolledBack, one, ""},
-		{"back, and rebooted once", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, OldKernel: true, MayReboot: true, Rebooted: true, Returned: true}), manage, StepRolledBack, one, ""},
+		{"back, where nobody may reboot it", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, OldKernel: true, Probes: fleet.VerdictPass}), manage, StepRolledBack, one, ""},
+		{"back, and rebooted once", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, OldKernel: true, MayReboot: true, Rebooted: true, Returned: true, Probes: fleet.VerdictPass}), manage, StepRolledBack, one, ""},
 		{"back, and rebooted into something else", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, MayReboot: true, Rebooted: true}), manage, StepFail, one, fleet.ReasonRollbackFailed},
 		{"the way back fails, and may be booted", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunFailed, Attempts: MaxRollBackAttempts, MayReboot: true}), manage, StepReboot, one, fleet.ReasonRebooting},
 		{"not before it was tried", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunFailed, Attempts: 1, MayReboot: true, Rebooted: true, Returned: true}), manage, StepRollBack, one, ""},
-		{"booted, and back", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunFailed, Attempts: MaxRollBackAttempts, MayReboot: true, Rebooted: true, Returned: true}), manage, StepRolledBack, one, ""},
+		{"booted, and back", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunFailed, Attempts: MaxRollBackAttempts, MayReboot: true, Rebooted: true, Returned: true, Probes: fleet.VerdictPass}), manage, StepRolledBack, one, ""},
+		{"booted, and verified first", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunFailed, Attempts: MaxRollBackAttempts, MayReboot: true, Rebooted: true, Returned: true}), manage, StepVerify, one, ""},
 		{"booted, and not back: never twice", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunFailed, Attempts: MaxRollBackAttempts, MayReboot: true, Rebooted: true}), manage, StepFail, one, fleet.ReasonRollbackFailed},
 		{"waits for a person to have it booted", want(two), settled(func(o *Observed) { o.NeedsBoot = "kernel" }), Policy{Mode: fleet.ModeManage, RebootAsks: true}, StepHold, two, fleet.ReasonRebootAsk},
 		{"who says so", want(two), settled(func(o *Observed) { o.NeedsBoot, o.BootAllowed = "kernel", true }), Policy{Mode: fleet.ModeManage, RebootAsks: true}, StepActivate, two, fleet.ReasonNewGeneration},
@@ -140,7 +142,21 @@ func TestDecide(t *testing.T) {
 		{"commits", want(three), flight(Change{Phase: PhaseVerified}), manage, StepCommit, two, ""},
 
 		{"starts the rollback", want(three), flight(Change{Phase: PhaseRollingBack, Run: RunNone}), manage, StepStart, one, ""},
-		{"rolled back", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded}), manage, StepRolledBack, one, ""},
+		{"back, and verified", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded}), manage, StepVerify, one, ""},
+		{"rolled back", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictPass, Reached: true, OnlineBefore: true}), manage, StepRolledBack, one, ""},
+		{"rolled back, without a coordinator as before", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictPass}), manage, StepRolledBack, one, ""},
+		{"back, and waits for the coordinator", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictPass, OnlineBefore: true}), manage, StepVerify, one, ""},
+		{"back, and out of reach", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictPass, OnlineBefore: true, Overdue: true}), manage, StepRolledBack, one, fleet.ReasonRollbackUnverified},
+		{"back, out of reach, and booted", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictPass, OnlineBefore: true, Overdue: true, MayReboot: true}), manage, StepReboot, one, fleet.ReasonRebooting},
+		{"back, and a probe fails", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictFail, Reached: true, Overdue: true}), manage, StepRolledBack, one, fleet.ReasonRollbackUnverified},
+		{"back, a probe fails, and booted", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictFail, Reached: true, Overdue: true, MayReboot: true}), manage, StepReboot, one, fleet.ReasonRebooting},
+		{"never twice", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictFail, Overdue: true, MayReboot: true, Rebooted: true, Returned: true}), manage, StepRolledBack, one, fleet.ReasonRollbackUnverified},
+		{"nor for what nobody can tell", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictInconclusive, Reached: true, Overdue: true, MayReboot: true}), manage, StepRolledBack, one, fleet.ReasonRollbackUnverified},
+		{"in doubt it looks again", want(two), settled(func(o *Observed) {
+			o.Doubt = doubt
+			o.Refused[two.Digest] = fleet.Reason{Code: fleet.ReasonProbeFailed}
+		}), manage, StepVerify, one, fleet.ReasonRollbackUnverified},
+		{"until something better comes", want(three), settled(func(o *Observed) { o.Doubt = doubt }), manage, StepAccept, three, fleet.ReasonNewGeneration},
 		{"rolls back again", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunLost, Attempts: 1}), manage, StepRollBack, one, ""},
 		{"never a loop", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunFailed, Attempts: MaxRollBackAttempts}), manage, StepFail, one, fleet.ReasonRollbackFailed},
 		{"stays failed", want(two), settled(func(o *Observed) { o.Broken, o.BrokenWith = true, two.Number }), manage, StepNothing, one, fleet.ReasonRollbackFailed},

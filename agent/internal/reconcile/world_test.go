@@ -23,7 +23,11 @@ type world struct {
 	// bad generations fail in the way named.
 	bad map[fleet.Digest]Run
 	// probes is how each generation's probes turn out.
-	probes      map[fleet.Digest]fleet.Verdict
+	probes map[fleet.Digest]fleet.Verdict
+	// wornOut is how what is gone back to turns out: the world changed since it was
+	// verified. Empty: it works.
+	wornOut     fleet.Verdict
+	heals       bool // by a reboot
 	online      bool
 	interrupted map[fleet.Digest]int
 	// superseded is the change, kept unverified, that the one in flight took the
@@ -136,7 +140,7 @@ func (w *world) carryOut(p Plan) bool {
 	case StepAdopt:
 		o.Adopted = true
 	case StepAccept:
-		o.Highest = p.Target
+		o.Highest, o.Doubt = p.Target, fleet.Reason{} // The journal is in another phase then.
 		if o.Broken && p.Target.Number.Compare(o.BrokenWith) > 0 {
 			o.Broken = false
 		}
@@ -172,6 +176,9 @@ func (w *world) carryOut(p Plan) bool {
 	case StepVerify:
 		w.looked++
 		c := o.Change
+		if c == nil || c.Phase == PhaseRollingBack {
+			return w.verifyBack(c)
+		}
 		c.Probes, c.Reached, c.Overdue = w.verdict(c.To), w.online, w.looked >= 3
 		return w.looked < 6
 	case StepVerified:
@@ -186,11 +193,32 @@ func (w *world) carryOut(p Plan) bool {
 	case StepRollBack:
 		w.intendRollBack(p)
 	case StepRolledBack:
+		if c := o.Change; p.Reason.Code == fleet.ReasonRollbackUnverified {
+			o.Doubt, w.looked = p.Reason, 0
+		} else if c.Probes != fleet.VerdictPass || c.OnlineBefore && !c.Reached {
+			panic("back, and nobody looked whether it works")
+		}
 		o.Current, o.Change, o.Unconfirmed = o.Change.From, nil, false
 		o.HasLastGood = false
 	case StepFail:
 		o.Change, o.Broken, o.BrokenWith = nil, true, o.Highest.Number
 	}
+	return true
+}
+
+// verifyBack verifies what is gone back to, or what runs and is in doubt.
+func (w *world) verifyBack(c *Change) bool {
+	verdict := w.wornOut
+	if verdict == "" {
+		verdict = fleet.VerdictPass
+	}
+	if c == nil {
+		if verdict == fleet.VerdictPass && w.online {
+			w.obs.Doubt = fleet.Reason{}
+		}
+		return w.looked < 6
+	}
+	c.Probes, c.Reached, c.Overdue = verdict, w.online, w.looked >= 3
 	return true
 }
 
@@ -214,6 +242,7 @@ func (w *world) intendRollBack(p Plan) {
 		o.Refused[c.To.Digest] = p.Reason
 	}
 	c.Phase, c.Run, c.Attempts, c.Cause = PhaseRollingBack, RunNone, 0, p.Reason
+	c.Probes, c.Reached, c.Overdue, w.looked = "", false, false, 0
 }
 
 // boot boots the host: with what was to be booted once, or with what boots by default,
@@ -224,6 +253,9 @@ func (w *world) boot(c *Change) {
 	if c.Phase == PhaseRollingBack {
 		// Only one that was asked for counts.
 		c.Rebooted, c.Returned, c.OldKernel = c.Rebooted || w.reboots > 0, true, false
+		if w.reboots > 0 && w.heals {
+			w.wornOut = ""
+		}
 		return
 	}
 	c.Booted, c.CameUp, c.BootNow = true, false, "what boots"
