@@ -49,6 +49,12 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 			way.back = other
 		}
 	}
+	correction := ps.Activation == nil && p.Target.Digest == ps.Current.Ref.Digest && !unsure(ps)
+	if correction {
+		if ok, err := w.correct(ctx, &way, ps); !ok || err != nil {
+			return err // Or the next decision sees that there is nothing to correct.
+		}
+	}
 	policy := o.Generation.Doc.Policy
 	var act *journal.Activation
 	if way.boot, err = w.bootFor(ctx, way, policy); err == nil {
@@ -71,7 +77,9 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	act.ID = w.runID(st.Seq, now, way.to.Ref)
 	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
 	act.Agent = w.a.agentStanding()
-	act.MayReboot = policy.Reboot == fleet.RebootAuto && w.reboots(way.to)
+	act.Correction = correction
+	// What boots may be what a person made of it.
+	act.MayReboot = policy.Reboot == fleet.RebootAuto && w.reboots(way.to) && !correction
 	act.Deadline = now.Add(policy.ActivationDeadline.Or(fleet.DefaultActivation) + policy.VerifyDeadline.Or(fleet.DefaultVerify))
 	w.note(func(f *facts) { f.runID, f.run = "", nil })
 	if err := w.a.roomToRun(way.to); err != nil {
@@ -140,6 +148,8 @@ type route struct {
 	again bool
 	// boot is the way there where it leads through a boot; nil for none.
 	boot *driver.Boot
+	// drift is what a person made of the host, where that is to be undone; nil for nothing.
+	drift *driver.Drift
 }
 
 // compose makes the actions: the driver's own, with the secrets' link flipped
@@ -157,10 +167,15 @@ func (w *worker) compose(ctx context.Context, r route, deadline time.Duration) (
 	} else if do, err = w.between(ctx, from, to); err != nil {
 		return nil, err
 	}
-	if from.Path == to.Path && !r.again {
+	switch {
+	case r.drift != nil:
+		if err := w.undoing(ctx, r, &do); err != nil {
+			return nil, err
+		}
+	case from.Path == to.Path && !r.again:
 		do.Activate, do.Rollback = driver.Action{}, driver.Action{}
 	}
-	if back.Path != from.Path {
+	if back.Path != from.Path && r.drift == nil {
 		// Also where the way leads to back itself: half an activation is not
 		// undone by doing nothing.
 		undo, err := w.between(ctx, back, to)

@@ -61,9 +61,13 @@ func (w *worker) uncommitted(run reconcile.Run, why string) error {
 	if run == reconcile.RunLost {
 		reason.Code, reason.Hint = fleet.ReasonActivationUnknown, "the host tries again by itself"
 	}
+	st := w.a.journal.State()
+	if act := st.Profile(w.profile).Activation; act != nil && act.Correction && run != reconcile.RunLost {
+		reason.Code = fleet.ReasonCorrectionFailed
+	}
 	w.log.Error("committing failed; rolling back", "detail", why)
 	w.note(func(f *facts) { f.runID, f.run = "", nil })
-	return w.append(journal.Record{Kind: journal.KindRollingBack, Reason: reason, Blameless: run == reconcile.RunLost})
+	return w.append(journal.Record{Kind: journal.KindRollingBack, Reason: reason, Blameless: reconcile.Blameless(reason)})
 }
 
 // strayed says that something else runs than what is on record, because of a

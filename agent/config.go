@@ -85,6 +85,9 @@ type Config struct {
 	Supervisor *watchdog.Supervisor
 	// Retry bounds waiting between attempts; zero fields take defaults.
 	Retry Retry
+	// Correction bounds how soon what was made of a host by hand is undone, where the
+	// policy has that; zero fields take defaults.
+	Correction Correction
 	// Plugins is about external drivers and probes.
 	Plugins PluginConfig
 	// BlobPace is the slowest transfer that is put up with; default
@@ -147,6 +150,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("configuring agent: plugin directory %q: want an absolute path", c.Plugins.Dir)
 	}
 	setDefault(&c.DeadMan.Margin, defaultMargin)
+	setDefault(&c.Correction.After, time.Minute)
+	setDefault(&c.Correction.Pause, time.Hour)
 	setDefault(&c.PollInterval, DefaultPollInterval)
 	setDefault(&c.Freshness.Interval, DefaultFreshnessInterval)
 	setDefault(&c.Retry.First, 500*time.Millisecond)

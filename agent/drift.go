@@ -39,6 +39,23 @@ func (w *worker) drift(ps journal.ProfileState) string {
 	return strings.Join(parts, ", ")
 }
 
+// saw notes what a person made of the profile, under the worker's lock, and says whether
+// that is news.
+func (w *worker) saw(drifted string) (news bool) {
+	if w.drifted == drifted {
+		return false
+	}
+	w.drifted, w.driftedSince = drifted, awake()
+	return true
+}
+
+// overridden says whether a person has changed what runs, or boots.
+func (w *worker) overridden() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.drifted != ""
+}
+
 // called is a path, with the generation that it is of.
 func called(ps journal.ProfileState, path string) string {
 	for _, known := range slices.Backward(ps.History) {
@@ -55,12 +72,13 @@ func (a *Agent) lookForDrift() {
 		st := a.journal.State()
 		now := w.drift(st.Profile(w.profile))
 		w.mu.Lock()
-		changed := w.drifted != now
-		w.drifted = now
+		changed := w.saw(now)
 		w.mu.Unlock()
 		if changed {
-			w.wake()
 			a.link.wantReport()
+		}
+		if changed || now != "" {
+			w.wake() // What stands may be corrected.
 		}
 	}
 }

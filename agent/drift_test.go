@@ -25,8 +25,12 @@ func (s switched) runs() string {
 	return path
 }
 
-func (s switched) Drift(context.Context, fleet.ProfileName, string) (driver.Drift, error) {
-	return driver.Drift{Runs: s.runs(), Boots: s.runs()}, nil
+func (s switched) Drift(ctx context.Context, p fleet.ProfileName, path string) (driver.Drift, error) {
+	now, err := s.Current(ctx, p)
+	if err != nil || now == path {
+		return driver.Drift{}, err
+	}
+	return driver.Drift{Runs: now, Boots: now}, nil
 }
 
 func (s switched) Current(ctx context.Context, p fleet.ProfileName) (string, error) {

@@ -39,16 +39,17 @@ func (w *worker) observe(now time.Time) inputs {
 	w.mu.Lock()
 	f := w.facts
 	if looks {
-		w.drifted = drifted
+		w.saw(drifted)
 	}
-	drifted = w.drifted
+	drifted, stands := w.drifted, w.stands()
 	w.mu.Unlock()
 	o := &in.observed
 	*o = reconcile.Observed{
 		Adopted: p.Adopted, Current: p.Current.Ref, Highest: p.Highest,
 		Refused: map[fleet.Digest]fleet.Reason{}, Fetched: f.fetched,
-		Drift: drifted,
+		Drift: drifted, DriftStands: stands,
 	}
+	o.CorrectAt, o.CorrectionFailed = w.mayCorrect(p, now)
 	if p.Asked != nil {
 		o.RollBackAsked = p.Asked.Reason
 	}
@@ -112,6 +113,7 @@ func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reco
 	pol := reconcile.Policy{Mode: fleet.ModeObserve}
 	newest := b.desired.Newest(w.profile)
 	if newest != nil {
+		pol.CorrectDrift = newest.Generation.Doc.Policy.Drift == fleet.DriftCorrect
 		pol.Mode = newest.Generation.Doc.Policy.Mode
 		if pol.Mode == "" {
 			pol.Mode = fleet.ModeManage
@@ -150,7 +152,7 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 		return nil
 	}
 	c := &reconcile.Change{
-		From: act.Back().Ref, To: act.To.Ref, Cause: p.Reason, OnlineBefore: act.OnlineBefore,
+		From: act.Back().Ref, To: act.To.Ref, Cause: p.Reason, OnlineBefore: act.OnlineBefore, Correction: act.Correction,
 	}
 	c.Fired = w.fired(act)
 	c.Boots, c.MayReboot = act.Boots, act.MayReboot

@@ -94,7 +94,7 @@ func (f facts) proof(c *reconcile.Change, id string) {
 // doubt is why what the host went back to is not known to work; its zero value where it
 // works, or nothing is in doubt.
 func (f facts) doubt(ps journal.ProfileState) fleet.Reason {
-	if ps.Phase != journal.PhaseRolledBack || ps.Reason.Code != fleet.ReasonRollbackUnverified {
+	if ps.Phase != journal.PhaseRolledBack || ps.Corrected != nil && ps.Corrected.Failed.Code != "" || ps.Reason.Code != fleet.ReasonRollbackUnverified {
 		return fleet.Reason{}
 	}
 	if f.verifyID == doubtID(ps) && f.probes == fleet.VerdictPass && f.reached {

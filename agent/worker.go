@@ -42,6 +42,8 @@ type worker struct {
 	said  said
 	// drifted is what a person had made of the profile at the last decision.
 	drifted string
+	// driftedSince is when that was seen first, in time awake.
+	driftedSince time.Time
 	// failing is the step that failed, while it is tried again.
 	failing *failing
 }

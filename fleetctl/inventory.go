@@ -239,6 +239,9 @@ func showPolicy(p inventory.Policy) string {
 	if p.Reboot != "" {
 		words = append(words, "reboot "+string(p.Reboot))
 	}
+	if p.Drift != "" {
+		words = append(words, "drift "+string(p.Drift))
+	}
 	if p.Agent != "" {
 		words = append(words, "agent "+string(p.Agent))
 	}

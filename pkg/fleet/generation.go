@@ -158,6 +158,9 @@ type Policy struct {
 	// Reboot says whether the host may be rebooted for what only a boot puts in place;
 	// default RebootNever.
 	Reboot RebootPolicy `json:"reboot,omitempty"`
+	// Drift says what follows when something else runs, or boots, than what was activated;
+	// default DriftReport.
+	Drift DriftPolicy `json:"drift,omitempty"`
 	// Agent says whether the agent belongs to the host after this generation; default
 	// AgentStays.
 	Agent AgentPolicy `json:"agent,omitempty"`
@@ -195,6 +198,18 @@ const (
 	// RebootAuto does that by itself, and reboots the host too where no other way leads
 	// back: it comes up with nobody at it.
 	RebootAuto RebootPolicy = "auto"
+)
+
+// DriftPolicy says what becomes of changes that are made on a host by hand.
+type DriftPolicy string
+
+// What becomes of them.
+const (
+	// DriftReport says that the host was changed, and leaves it as it is until the next
+	// generation.
+	DriftReport DriftPolicy = "report"
+	// DriftCorrect activates once more what was activated last.
+	DriftCorrect DriftPolicy = "correct"
 )
 
 // AgentPolicy says whether a generation may leave the host without an agent.

@@ -46,6 +46,11 @@ const (
 	ReasonRestoredOlder ReasonCode = "coordinator-restored-older"
 	// ReasonOverridden: something else runs, or boots, than what was activated last.
 	ReasonOverridden ReasonCode = "overridden"
+	// ReasonCorrecting: the host goes back to what was activated last, from what somebody
+	// made of it by hand.
+	ReasonCorrecting ReasonCode = "correcting"
+	// ReasonCorrectionFailed: that did not work, which is not held against the generation.
+	ReasonCorrectionFailed ReasonCode = "correction-failed"
 	// ReasonAgentMissing: after the activation no agent would be started on the host.
 	ReasonAgentMissing ReasonCode = "agent-missing"
 	// ReasonRebootAsk: the next generation is booted once a person at the machine says so.

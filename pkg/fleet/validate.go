@@ -146,6 +146,11 @@ func (p Policy) Validate() error {
 	default:
 		return invalid("policy reboot %q: use never, ask or auto", clip(string(p.Reboot)))
 	}
+	switch p.Drift {
+	case "", DriftReport, DriftCorrect:
+	default:
+		return invalid("policy drift %q: use report or correct", clip(string(p.Drift)))
+	}
 	switch p.Agent {
 	case "", AgentStays, AgentLeaves:
 	default:

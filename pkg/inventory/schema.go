@@ -165,6 +165,7 @@ func policySchema() object {
 		"verifyDeadline":     setting(duration("Bounds the checks after it, at most 1d; default 2m.")),
 		"onInconclusive":     setting(choice("What follows when checks say neither good nor bad; default rollback.", fleet.InconclusiveRollback, fleet.InconclusiveKeep)),
 		"reboot":             setting(choice("What only a boot puts in place, such as a kernel: never (default) says that the host needs one; ask and auto boot it once, and keep it when it was verified. ask waits for a person at the machine; auto comes up with nobody at it.", fleet.RebootNever, fleet.RebootAsk, fleet.RebootAuto)),
+		"drift":              setting(choice("What follows when somebody switched the host by hand: report (default) says so; correct activates once more what was activated last.", fleet.DriftReport, fleet.DriftCorrect)),
 		"agent":              setting(choice("leaves: the generation may leave the host without an agent; stays (default): one that does is rolled back.", fleet.AgentStays, fleet.AgentLeaves)),
 		"keepGenerations":    setting(object{"type": "integer", "minimum": 1, "maximum": fleet.MaxKeepGenerations, "description": "How many of the newest verified generations stay built on the host, what runs included; default 2."}),
 		"keepFor":            setting(duration("For how long a verified generation stays built beyond that, at most 365d; default no longer.")),

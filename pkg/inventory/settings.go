@@ -146,6 +146,9 @@ func (d *settingsDecoder) policy(n *node, p *Policy) {
 		"reboot": func(n *node) {
 			p.Reboot = enum(&d.decoder, n, "policy.reboot", fleet.RebootNever, fleet.RebootAsk, fleet.RebootAuto)
 		},
+		"drift": func(n *node) {
+			p.Drift = enum(&d.decoder, n, "policy.drift", fleet.DriftReport, fleet.DriftCorrect)
+		},
 		"agent": func(n *node) {
 			p.Agent = enum(&d.decoder, n, "policy.agent", fleet.AgentStays, fleet.AgentLeaves)
 		},

@@ -9,7 +9,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 )
 
 // setUpNixOS boots a host that runs a system which a person installed, as hosts
@@ -178,6 +177,8 @@ func nixosScenarios() []scenario {
 		}},
 		{"staged without a key, then signed", "publish --stage evaluates and pins the pushed revision, and no host sees it before fleetctl sign; then it is confirmed", stagedAndSigned},
 		{"an inventory from the flake", "fleetctl inventory import evaluates it with nix; the same again changes nothing", inventoryImported},
+		{"switched by hand, and corrected", "policy drift: correct: what was activated last runs and boots again within minutes, and status says why", switchedAndCorrected},
+		{"switched by hand, and not to be corrected", "what was activated last does not work any more: the host is as the person left it, and boots so; nothing is blamed, and fleet-agent retry corrects it once it is mended", switchedAndNotCorrected},
 		{"switched by hand", "status says overridden within a minute, held, and names what runs and boots; nothing undoes it, and the next release is confirmed", switchedByHand},
 		{"the source before, published again", "the old closure under a new number: confirmed, activated once more", sourceBefore},
 		{"operator's rollback", "through revert_to: the generation before runs, is confirmed and boots", operatorRollback},
@@ -290,47 +291,6 @@ func sameAgain(ctx context.Context, w *world) error {
 		return err
 	}
 	return w.isGood(ctx, deployed{w.good, number}, f.activations(w.good))
-}
-
-// byHand goes back to the system before as a person would.
-func byHand(ctx context.Context, w *world) error {
-	older := w.good
-	if err := w.becomesGood(ctx, release{}); err != nil {
-		return err
-	}
-	if _, err := w.web.Shell(ctx, `nix-env --profile /nix/var/nix/profiles/system --rollback
-$(readlink -f /nix/var/nix/profiles/system)/bin/switch-to-configuration switch`); err != nil {
-		return err
-	}
-	if err := w.runs(ctx, older); err != nil {
-		return fmt.Errorf("rolling back by hand: %w", err)
-	}
-	w.good = older
-	return nil
-}
-
-// lookTimeout is how long the agent may take to see what a person did: it looks each
-// minute.
-const lookTimeout = 90 * time.Second
-
-func switchedByHand(ctx context.Context, w *world) error {
-	if err := byHand(ctx, w); err != nil {
-		return err
-	}
-	p, err := w.until(ctx, lookTimeout, func(p profileStatus) bool { return p.Reason.Code == "overridden" })
-	if err == nil && p.State != "held" {
-		err = fmt.Errorf("it is %s", p)
-	}
-	if err == nil {
-		err = says(p.Reason.Message, w.good.toplevel, "runs and boots")
-	}
-	if err == nil {
-		err = w.runs(ctx, w.good)
-	}
-	if err != nil {
-		return err
-	}
-	return w.becomesGood(ctx, release{})
 }
 
 func sourceBefore(ctx context.Context, w *world) error {

@@ -28,6 +28,9 @@ func (p *ProfileState) activating(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, err
 	}
 	p.Activation, p.Superseded = a.clone(), p.Activation
+	if a.Correction {
+		p.Corrected = &Correction{Digest: a.To.Ref.Digest, Time: r.Time}
+	}
 	p.drop(a.To.Ref)
 	if p.Staged.Is(a.To.Ref) {
 		p.Staged = Built{}
@@ -42,6 +45,9 @@ func (p *ProfileState) withdrawn(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, p.wrong(r, "no activation that could be taken back")
 	}
 	to := p.Activation.To
+	if p.Activation.Correction {
+		p.Corrected = nil
+	}
 	p.Activation, p.Superseded = p.Superseded, nil
 	p.undo(to)
 	_, refused := p.Refused[to.Ref.Digest]
@@ -83,7 +89,14 @@ func (p *ProfileState) rollingBack(r *Record) (fleet.Ref, error) {
 	}
 	ref := p.Activation.To.Ref
 	blame := !r.Blameless
-	if r.Blameless && ref.Digest != "" {
+	switch {
+	case p.Activation.Correction:
+		blame = false
+		// What was only cut short is tried again, when another correction may be.
+		if p.Corrected != nil && r.Reason.Code != fleet.ReasonActivationUnknown {
+			p.Corrected.Failed = r.Reason
+		}
+	case r.Blameless && ref.Digest != "":
 		if p.Interrupted == nil || len(p.Interrupted) >= MaxRefused {
 			p.Interrupted = map[fleet.Digest]int{}
 		}
@@ -108,7 +121,9 @@ func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
 	phase := PhaseStuck
 	if r.Kind == KindRolledBack {
 		phase = PhaseRolledBack
-		p.Current = p.Activation.Back()
+		if !p.Activation.Correction {
+			p.Current = p.Activation.Back()
+		}
 	}
 	p.Activation = nil
 	p.undo(to)

@@ -34,6 +34,7 @@ func (p *ProfileState) clone() *ProfileState {
 	c.Refused = maps.Clone(p.Refused)
 	c.Interrupted = maps.Clone(p.Interrupted)
 	c.Asked = clonePtr(p.Asked)
+	c.Corrected = clonePtr(p.Corrected)
 	c.Held = clonePtr(p.Held)
 	c.History = slices.Clone(p.History)
 	c.Activation = p.Activation.clone()

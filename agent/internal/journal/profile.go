@@ -231,6 +231,9 @@ func (p *ProfileState) forgive(r *Record) (fleet.Ref, error) {
 	}
 	delete(p.Refused, r.Digest)
 	delete(p.Interrupted, r.Digest)
+	if p.Corrected != nil && p.Corrected.Digest == r.Digest {
+		p.Corrected = nil
+	}
 	if p.Activation != nil && p.Activation.From.Ref.Digest == r.Digest {
 		p.Activation.Forgiven = true
 	}

@@ -100,6 +100,10 @@ type Activation struct {
 	// MayReboot says that the host may be rebooted with nobody at it, to come back from
 	// this activation.
 	MayReboot bool `json:"may_reboot,omitempty"`
+	// Correction says that To is on record as running already, and that something else
+	// was made of it by hand: where that is gone back to, nothing on record changes, and
+	// To is not to blame.
+	Correction bool `json:"correction,omitempty"`
 	// Deadline is when, by wall time, verification must have been decided.
 	Deadline time.Time `json:"deadline,omitzero"`
 }
@@ -135,6 +139,14 @@ type Refusal struct {
 type Asked struct {
 	Digest fleet.Digest `json:"digest"`
 	Reason fleet.Reason `json:"reason"`
+}
+
+// Correction is the newest attempt to undo what was made of a generation by hand.
+type Correction struct {
+	Digest fleet.Digest `json:"digest"`
+	Time   time.Time    `json:"time"`
+	// Failed is why it was gone back from; its code is empty where it was not.
+	Failed fleet.Reason `json:"failed,omitzero"`
 }
 
 // Good is a generation that was verified on this host.
@@ -185,6 +197,9 @@ type ProfileState struct {
 	Interrupted map[fleet.Digest]int `json:"interrupted,omitempty"`
 	// Asked is a person's wish to leave what runs; nil where there is none.
 	Asked *Asked `json:"asked,omitempty"`
+	// Corrected is the newest correction; nil where there was none, or a person wants
+	// another one.
+	Corrected *Correction `json:"corrected,omitempty"`
 	// Held says why an activation that could start doesn't; nil when not held.
 	Held *fleet.Reason `json:"held,omitempty"`
 	// History holds the verified generations that aren't refused, the newest

@@ -88,8 +88,13 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 	if target.Number.Compare(o.Highest.Number) > 0 {
 		return Plan{Step: StepAccept, Target: target, Reason: why(d, target)}
 	}
+	reason := why(d, target)
 	if target.Digest == o.Current.Digest && !o.Unsure {
-		return settled(d, o, p)
+		rest, correct := correction(now, d, o, p)
+		if !correct {
+			return rest
+		}
+		reason = rest.Reason
 	}
 	if p.Mode != fleet.ModeManage {
 		return Plan{Step: StepHold, Target: target, Reason: fleet.Reason{
@@ -116,11 +121,11 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 				Hint:    "run fleet-agent reboot on the host when that suits",
 			}}
 		}
-		return Plan{Step: StepActivate, Target: target, Reason: why(d, target)}
+		return Plan{Step: StepActivate, Target: target, Reason: reason}
 	case o.Fetched == target.Digest:
-		return Plan{Step: StepBuild, Target: target, Reason: why(d, target)}
+		return Plan{Step: StepBuild, Target: target, Reason: reason}
 	}
-	return Plan{Step: StepFetch, Target: target, Reason: why(d, target)}
+	return Plan{Step: StepFetch, Target: target, Reason: reason}
 }
 
 // settled says why nothing is to be done while the target runs.

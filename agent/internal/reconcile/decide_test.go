@@ -21,12 +21,14 @@ func TestConverges(t *testing.T) {
 		highest := uint64(0)
 		for range rapid.IntRange(1, 6).Draw(t, "rounds") {
 			w.online = rapid.Bool().Draw(t, "online")
+			w.policy.CorrectDrift = rapid.Bool().Draw(t, "corrects drift")
 			w.wornOut = rapid.SampledFrom([]fleet.Verdict{"", "", "", fleet.VerdictFail, fleet.VerdictInconclusive}).Draw(t, "worn out")
 			w.heals = rapid.Bool().Draw(t, "heals")
 			publish(t, w, &highest)
 			crashes := rapid.IntRange(0, 4).Draw(t, "crashes")
 			settle(t, w, crashes)
 			atRest(t, w)
+			correctedByHand(t, w)
 		}
 	})
 }
@@ -116,6 +118,43 @@ func publish(t *rapid.T, w *world, highest *uint64) {
 	}
 }
 
+// correctedByHand has a person switch a host that rests, now and then to what fails when
+// it is to be left: where the policy corrects that, what is on record runs again, or it was
+// tried once and nothing is blamed for it.
+func correctedByHand(t *rapid.T, w *world) {
+	if w.obs.Change != nil || w.obs.Unconfirmed || w.obs.Current.Digest == "" || w.obs.Current != w.running || !rapid.Bool().Draw(t, "by hand") {
+		return
+	}
+	w.policy.CorrectDrift = rapid.Bool().Draw(t, "corrects")
+	w.policy.OnInconclusive = ""
+	left, refused := w.obs.Current, len(w.obs.Refused)
+	how, fails := w.bad[left.Digest]
+	if !fails && rapid.Bool().Draw(t, "correction fails") {
+		w.bad[left.Digest], how = RunFailed, RunFailed
+		defer delete(w.bad, left.Digest)
+	}
+	w.byHand(ref(90))
+	desired := w.desired.Target != nil && *w.desired.Target == left
+	settle(t, w, rapid.IntRange(0, 2).Draw(t, "crashes by hand"))
+	switch failed := w.obs.CorrectionFailed.Code != ""; {
+	case len(w.obs.Refused) != refused:
+		t.Fatalf("something is blamed for what a person did (%s): %v", how, w.log)
+	case w.obs.Current != left && desired:
+		t.Fatalf("%s is on record: %v", w.obs.Current.Number, w.log)
+	case !desired:
+	case w.policy.CorrectDrift && !failed && w.running != left: // What was cut short was tried again an hour later.
+		t.Fatalf("not corrected, and did not fail: %v", w.log)
+	case !w.policy.CorrectDrift && w.running == left:
+		t.Fatalf("corrected although the policy leaves it: %v", w.log)
+	}
+	// The person puts it back.
+	if w.obs.Change == nil && w.running != w.obs.Current && w.obs.Current == left {
+		w.byHand(left)
+	}
+	settle(t, w, 0)
+	atRest(t, w)
+}
+
 func settle(t *rapid.T, w *world, crashes int) {
 	for range 200 {
 		if crashes > 0 && rapid.IntRange(0, 3).Draw(t, "crash now") == 0 {
@@ -139,6 +178,9 @@ func atRest(t *rapid.T, w *world) {
 	}
 	if c := o.Change; c != nil && (c.Phase != PhaseVerifying || !c.Overdue) {
 		t.Fatalf("at rest in the middle of %s: %v", c.Phase, w.log)
+	}
+	if o.Drift != "" && o.CorrectionFailed.Code != "" {
+		return // As a person left it, and that is known.
 	}
 	if o.Current != w.running {
 		t.Fatalf("the journal says %s runs, but %s does: %v", o.Current.Number, w.running.Number, w.log)

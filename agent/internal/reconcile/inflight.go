@@ -56,6 +56,11 @@ func unstarted(now time.Time, d Desired, o Observed, p Policy) Plan {
 	// An intent to activate what runs was made because that is unsure.
 	o.Unsure = c.To.Digest == o.Current.Digest
 	again := towards(now, d, o, p)
+	if c.Correction && !p.CorrectDrift {
+		return Plan{Step: StepWithdraw, Target: c.To, Reason: fleet.Reason{
+			Code: fleet.ReasonOverridden, Message: "the policy leaves what was made of it by hand",
+		}}
+	}
 	if c.Boots && c.Booted {
 		// What leads there was for another boot, and so was a person's word.
 		return Plan{Step: StepWithdraw, Target: c.To, Reason: fleet.Reason{
@@ -96,6 +101,8 @@ func activating(c *Change) Plan {
 func verifying(d Desired, o Observed, p Policy) (Plan, bool) {
 	c := o.Change
 	switch {
+	case o.RollBackAsked.Code != "" && c.Correction:
+		return rollBack(c, o.RollBackAsked.Code, o.RollBackAsked.Message), true
 	case o.RollBackAsked.Code != "":
 		return Plan{Step: StepRollBack, Target: c.From, Reason: o.RollBackAsked}, true
 	case c.Orphaned != "":
@@ -206,6 +213,12 @@ func rebooting(why string) fleet.Reason {
 }
 
 func rollBack(c *Change, code fleet.ReasonCode, message string) Plan {
+	if c.Correction && code != fleet.ReasonActivationUnknown {
+		return Plan{Step: StepRollBack, Target: c.From, Reason: fleet.Reason{
+			Code: fleet.ReasonCorrectionFailed, Message: message,
+			Hint: "see fleet-agent logs; the host is left as it was made by hand until a new generation comes, or fleet-agent retry tries again",
+		}}
+	}
 	return Plan{Step: StepRollBack, Target: c.From, Reason: fleet.Reason{
 		Code: code, Message: message,
 		Hint: "see fleet-agent logs; publish a new generation, or retry this one with fleetctl retry, or here with fleet-agent retry",

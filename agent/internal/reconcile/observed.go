@@ -33,6 +33,9 @@ type Policy struct {
 	StaleHolds bool
 	// RebootAsks has a generation that needs a boot wait for a person.
 	RebootAsks bool
+	// CorrectDrift has what was activated last be activated once more where a person made
+	// something else of it.
+	CorrectDrift bool
 	// OnInconclusive of the generation in flight.
 	OnInconclusive fleet.OnInconclusive
 }
@@ -81,6 +84,9 @@ type Change struct {
 	Phase Phase
 	// To is what is, or was being, activated; From what the host returns to.
 	From, To fleet.Ref
+	// Correction says that To was on record as running before, and what a person made of
+	// it is being undone; from the journal.
+	Correction bool
 	// Cause of a rollback, from the journal.
 	Cause fleet.Reason
 	// Attempts counts the runs of the rollback that ended badly.
@@ -138,6 +144,12 @@ type Observed struct {
 	// Drift is what a person made of Current on the host, for people; empty where it
 	// runs, and boots, as it was activated.
 	Drift string
+	// DriftStands says that it has been so for a while: nobody is in the midst of it.
+	// CorrectAt is when that may be undone at the earliest, and CorrectionFailed why the
+	// newest attempt came to nothing; its code is empty where it did not.
+	DriftStands      bool
+	CorrectAt        time.Time
+	CorrectionFailed fleet.Reason
 	// LastGood is the newest verified generation before the one in question;
 	// HasLastGood tells generation 0 from none.
 	LastGood    fleet.Ref

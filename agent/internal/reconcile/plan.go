@@ -71,7 +71,9 @@ type Plan struct {
 
 // Blameless says whether a rollback for that reason leaves the generation free
 // of blame: it was interrupted, and may be tried again a few times.
-func Blameless(r fleet.Reason) bool { return r.Code == fleet.ReasonActivationUnknown }
+func Blameless(r fleet.Reason) bool {
+	return r.Code == fleet.ReasonActivationUnknown || r.Code == fleet.ReasonCorrectionFailed
+}
 
 // Same says whether work on p may go on where q is wanted: the reasons may
 // have changed, the work is the same.

@@ -86,6 +86,10 @@ func (w *world) check(t *rapid.T, p Plan) {
 	if p.Step == StepStart && c.Phase == PhaseActivating {
 		w.checkAllowed(t, p)
 	}
+	if o := w.obs; p.Step == StepActivate && p.Target == o.Current && !o.Unsure &&
+		(!w.policy.CorrectDrift || !o.DriftStands || o.CorrectionFailed.Code != "" || w.now.Before(o.CorrectAt)) {
+		t.Fatalf("corrects %+v", o)
+	}
 	if p.Step != StepActivate {
 		return
 	}
@@ -140,6 +144,7 @@ func (w *world) carryOut(p Plan) bool {
 	case StepAdopt:
 		o.Adopted = true
 	case StepAccept:
+		o.CorrectionFailed, o.CorrectAt = fleet.Reason{}, time.Time{}
 		o.Highest, o.Doubt = p.Target, fleet.Reason{} // The journal is in another phase then.
 		if o.Broken && p.Target.Number.Compare(o.BrokenWith) > 0 {
 			o.Broken = false
@@ -151,6 +156,10 @@ func (w *world) carryOut(p Plan) bool {
 	case StepActivate:
 		o.Staged, o.Fetched = "", ""
 		from := o.Current
+		if p.Target == o.Current && !o.Unsure {
+			w.correct(p)
+			break
+		}
 		w.superseded = o.Change
 		if o.Change != nil { // kept, unverified: last-good stays what it was
 			from = o.Change.From
@@ -165,6 +174,7 @@ func (w *world) carryOut(p Plan) bool {
 		w.start(o.Change)
 	case StepWithdraw:
 		o.Staged, o.Change, w.superseded = o.Change.To.Digest, w.superseded, nil
+		w.see()
 	case StepAwait:
 		w.finish(o.Change)
 	case StepReboot:
@@ -185,7 +195,11 @@ func (w *world) carryOut(p Plan) bool {
 		o.Change.Phase, o.Unconfirmed, o.Acked = PhaseVerified, true, false
 	case StepCommit:
 		// What runs is no place to go back to, as after a revert from what was kept.
-		o.LastGood, o.HasLastGood, o.Change = o.Change.From, o.Change.From != o.Current, nil
+		if !o.Change.Correction {
+			o.LastGood, o.HasLastGood = o.Change.From, o.Change.From != o.Current
+		}
+		o.Change = nil
+		w.see()
 		delete(w.interrupted, o.Current.Digest)
 		o.Acked = w.online
 	case StepConfirm:
@@ -193,17 +207,52 @@ func (w *world) carryOut(p Plan) bool {
 	case StepRollBack:
 		w.intendRollBack(p)
 	case StepRolledBack:
-		if c := o.Change; p.Reason.Code == fleet.ReasonRollbackUnverified {
+		if c := o.Change; p.Reason.Code == fleet.ReasonRollbackUnverified && !c.Correction {
 			o.Doubt, w.looked = p.Reason, 0
-		} else if c.Probes != fleet.VerdictPass || c.OnlineBefore && !c.Reached {
+		} else if p.Reason.Code != fleet.ReasonRollbackUnverified && c.Probes != fleet.VerdictPass || c.OnlineBefore && !c.Reached {
 			panic("back, and nobody looked whether it works")
+		}
+		if o.Change.Correction {
+			o.Change = nil
+			w.see()
+			break
 		}
 		o.Current, o.Change, o.Unconfirmed = o.Change.From, nil, false
 		o.HasLastGood = false
 	case StepFail:
+		if o.Change.Correction {
+			o.Change = nil
+			w.see()
+			break
+		}
 		o.Change, o.Broken, o.BrokenWith = nil, true, o.Highest.Number
 	}
 	return true
+}
+
+// correct begins to undo what a person made of the host.
+func (w *world) correct(p Plan) {
+	w.obs.Change = &Change{
+		Phase: PhaseActivating, From: w.running, To: p.Target, OnlineBefore: w.online, Run: RunNone, Correction: true,
+	}
+	w.obs.Drift, w.obs.DriftStands = "", false
+	w.obs.CorrectAt = w.now.Add(time.Hour)
+	w.looked, w.reboots = 0, 0
+}
+
+// byHand has a person switch the host.
+func (w *world) byHand(to fleet.Ref) {
+	w.running = to
+	w.see()
+}
+
+// see looks for what a person made of the host.
+func (w *world) see() {
+	o := &w.obs
+	o.Drift, o.DriftStands = "", false
+	if o.Change == nil && o.Current.Digest != "" && w.running != o.Current {
+		o.Drift, o.DriftStands = w.running.Number.String()+" runs", true
+	}
 }
 
 // verifyBack verifies what is gone back to, or what runs and is in doubt.
@@ -235,10 +284,15 @@ func (w *world) intendRollBack(p Plan) {
 		return
 	}
 	o.RollBackAsked = fleet.Reason{}
-	if Blameless(p.Reason) {
+	if c.Correction && p.Reason.Code == fleet.ReasonCorrectionFailed {
+		o.CorrectionFailed = p.Reason
+	}
+	if c.Correction {
+		// Nothing is to blame.
+	} else if Blameless(p.Reason) {
 		w.interrupted[c.To.Digest]++
 	}
-	if c.To.Digest != "" && (!Blameless(p.Reason) || w.interrupted[c.To.Digest] >= 3) {
+	if c.To.Digest != "" && !c.Correction && (!Blameless(p.Reason) || w.interrupted[c.To.Digest] >= 3) {
 		o.Refused[c.To.Digest] = p.Reason
 	}
 	c.Phase, c.Run, c.Attempts, c.Cause = PhaseRollingBack, RunNone, 0, p.Reason

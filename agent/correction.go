@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/pkg/driver"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// Correction bounds how soon what was made of a host by hand is undone.
+type Correction struct {
+	// After is for how long, awake, it must have been as it is: whoever switches a host is
+	// in the midst of it for a while. Default a minute.
+	After time.Duration
+	// Pause is between two corrections of one generation: a person, or another tool, that
+	// wants something else must not be fought every minute. Default an hour.
+	Pause time.Duration
+}
+
+// stands says, under the worker's lock, whether what a person made of the profile has
+// been so for a while.
+func (w *worker) stands() bool {
+	return w.drifted != "" && awake().Sub(w.driftedSince) >= w.a.config.Correction.After
+}
+
+// mayCorrect is when what runs may be corrected again at the earliest, and why the newest
+// attempt came to nothing.
+func (w *worker) mayCorrect(ps journal.ProfileState, now time.Time) (at time.Time, failed fleet.Reason) {
+	c := ps.Corrected
+	if c == nil || c.Digest != ps.Current.Ref.Digest {
+		return time.Time{}, fleet.Reason{}
+	}
+	at = c.Time.Add(w.a.config.Correction.Pause)
+	if latest := now.Add(w.a.config.Correction.Pause); at.After(latest) {
+		at = latest // The clock was set back since.
+	}
+	return at, c.Failed
+}
+
+// correct has a route lead from what a person made of a host to what is on record, and
+// back to just that. ok is false where nothing is to be corrected any more.
+func (w *worker) correct(ctx context.Context, way *route, ps journal.ProfileState) (ok bool, err error) {
+	_, d, err := w.maker(ps.Current)
+	if err != nil {
+		return false, err
+	}
+	dr, err := driver.DriftOf(ctx, d, w.profile, ps.Current.Path)
+	if err != nil || dr == (driver.Drift{}) {
+		return false, err //nolint:wrapcheck // It says what failed.
+	}
+	way.drift = &dr
+	return true, nil
+}
+
+// undoing makes of the way to what is on record one that undoes a person's changes: what
+// runs already is not activated, and the way back leads to what ran and to what booted
+// before, which need not be the same.
+func (w *worker) undoing(ctx context.Context, r route, do *driver.Activation) error {
+	switch {
+	case r.drift.Runs == "":
+		do.Activate = driver.Action{}
+	case r.drift.Boots == "":
+		// What boots stays: a person tried something until the next boot.
+		there, err := w.between(ctx, r.from, r.back)
+		if err != nil {
+			return err
+		}
+		do.Rollback = there.Activate
+	default:
+		undo, err := w.between(ctx, r.back, r.to)
+		if err != nil {
+			return err
+		}
+		do.Rollback = undo.Rollback
+	}
+	return nil
+}
