@@ -60,6 +60,11 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	if way.boot, err = w.bootFor(ctx, way, policy); err == nil {
 		act, err = w.compose(ctx, way, policy.ActivationDeadline.Or(fleet.DefaultActivation))
 	}
+	if correction && err != nil {
+		// What the person runs has no way, say: nothing is wrong with what was staged.
+		w.later(ctx, p, fleet.ReasonCorrectionFailed, fmt.Errorf("composing the way: %w", err))
+		return nil
+	}
 	if errors.Is(err, driver.ErrNotBuilt) {
 		// The next attempt looks again whether what was staged is whole.
 		w.note(func(f *facts) { f.built = "" })
@@ -77,7 +82,7 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	act.ID = w.runID(st.Seq, now, way.to.Ref)
 	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
 	act.Agent = w.a.agentStanding()
-	act.Correction = correction
+	w.askBefore(ctx, act, o.Generation.Doc.Reach)
 	// What boots may be what a person made of it.
 	act.MayReboot = policy.Reboot == fleet.RebootAuto && w.reboots(way.to) && !correction
 	act.Deadline = now.Add(policy.ActivationDeadline.Or(fleet.DefaultActivation) + policy.VerifyDeadline.Or(fleet.DefaultVerify))
@@ -156,8 +161,8 @@ type route struct {
 // in front of them. Where only the secrets differ, only they change.
 func (w *worker) compose(ctx context.Context, r route, deadline time.Duration) (*journal.Activation, error) {
 	from, to, back := r.from, r.to, r.back
-	act := &journal.Activation{From: from, To: to}
-	if !back.Is(from.Ref) || back.Path != from.Path {
+	act := &journal.Activation{From: from, To: to, Undoes: r.madeBy()}
+	if r.drift == nil && (!back.Is(from.Ref) || back.Path != from.Path) {
 		act.RollbackTo = &back
 	}
 	var do driver.Activation

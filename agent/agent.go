@@ -80,6 +80,8 @@ type Agent struct {
 	// profile's state changes.
 	progress *watchdog.Progress
 	decided  chan struct{}
+	// newest is poked when another generation of the system is the newest.
+	newest chan struct{}
 
 	// taking is held while documents are taken, whoever brings them, and while
 	// the trust root is reset.
@@ -124,7 +126,7 @@ func New(c Config) (*Agent, error) {
 		config: c, workers: map[fleet.ProfileName]*worker{},
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
 		bootID: c.BootID, run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
-		rootMoved: make(chan struct{}, 1), progress: watchdog.NewProgress(awake), decided: make(chan struct{}, 1),
+		rootMoved: make(chan struct{}, 1), progress: watchdog.NewProgress(awake), decided: make(chan struct{}, 1), newest: make(chan struct{}, 1),
 	}
 	a.cluttered.Store(true) // By the one before, which may have been killed.
 	const restart = "make room on this host's disk, then start the agent again: what runs goes on"
@@ -274,6 +276,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return a.refreshLoop(ctx, b) })
 		g.Go(func() error { return a.reportLoop(ctx, b) })
 		g.Go(func() error { return a.tick(ctx, b) })
+		g.Go(func() error { return a.witnessLoop(ctx, b) })
 		if a.config.Freshness.Key != "" {
 			g.Go(func() error { return a.attestLoop(ctx, b) })
 		}

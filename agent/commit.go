@@ -29,7 +29,7 @@ func (w *worker) commit(ctx context.Context) error {
 	if act.Commit.IsZero() {
 		return w.settle(ctx, done)
 	}
-	if other, strayed := w.strayed(ctx, act.To); strayed {
+	if other, strayed := w.strayed(ctx, act.To); strayed && !w.specialises(act.To) {
 		return w.uncommitted(reconcile.RunLost, "before it was made what boots, "+other.Path+" came to run")
 	}
 	for n := 1; ; n++ {
@@ -53,6 +53,12 @@ func (w *worker) commit(ctx context.Context) error {
 	}
 }
 
+// specialises says whether a specialisation of what was built runs.
+func (w *worker) specialises(built journal.Built) bool {
+	is, _ := w.runs(built)
+	return is
+}
+
 // uncommitted records the intent to go back from what was verified.
 func (w *worker) uncommitted(run reconcile.Run, why string) error {
 	reason := fleet.Reason{
@@ -62,7 +68,7 @@ func (w *worker) uncommitted(run reconcile.Run, why string) error {
 		reason.Code, reason.Hint = fleet.ReasonActivationUnknown, "the host tries again by itself"
 	}
 	st := w.a.journal.State()
-	if act := st.Profile(w.profile).Activation; act != nil && act.Correction && run != reconcile.RunLost {
+	if act := st.Profile(w.profile).Activation; act != nil && act.Undoes != nil && run != reconcile.RunLost {
 		reason.Code = fleet.ReasonCorrectionFailed
 	}
 	w.log.Error("committing failed; rolling back", "detail", why)

@@ -102,8 +102,9 @@ func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (con
 	}
 	again := control.Retried{Target: *d.Target}
 	forgive := forgivable(ps, d.Target.Digest)
-	if c := ps.Corrected; c != nil && c.Digest == d.Target.Digest && w.overridden() {
+	if c := ps.Corrected; c != nil && c.Digest == d.Target.Digest && (w.overridden() || ps.Phase == journal.PhaseStuck) {
 		forgive = append(forgive, c.Digest)
+		w.waitNoLonger()
 	}
 	if len(forgive) == 0 {
 		if again.Waited = w.waiting(d.Target.Digest); again.Waited.Code == "" {

@@ -25,6 +25,14 @@ func (w *worker) stands() bool {
 	return w.drifted != "" && awake().Sub(w.driftedSince) >= w.a.config.Correction.After
 }
 
+// waitNoLonger has what a person made of the profile count as if it had been so for long:
+// another person wants it undone now.
+func (w *worker) waitNoLonger() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.driftedSince = time.Time{}
+}
+
 // mayCorrect is when what runs may be corrected again at the earliest, and why the newest
 // attempt came to nothing.
 func (w *worker) mayCorrect(ps journal.ProfileState, now time.Time) (at time.Time, failed fleet.Reason) {
@@ -32,11 +40,10 @@ func (w *worker) mayCorrect(ps journal.ProfileState, now time.Time) (at time.Tim
 	if c == nil || c.Digest != ps.Current.Ref.Digest {
 		return time.Time{}, fleet.Reason{}
 	}
-	at = c.Time.Add(w.a.config.Correction.Pause)
-	if latest := now.Add(w.a.config.Correction.Pause); at.After(latest) {
-		at = latest // The clock was set back since.
+	if c.Time.After(now) {
+		return time.Time{}, c.Failed // The clock was set back since: nobody knows when that was.
 	}
-	return at, c.Failed
+	return c.Time.Add(w.a.config.Correction.Pause), c.Failed
 }
 
 // correct has a route lead from what a person made of a host to what is on record, and
@@ -51,29 +58,51 @@ func (w *worker) correct(ctx context.Context, way *route, ps journal.ProfileStat
 		return false, err //nolint:wrapcheck // It says what failed.
 	}
 	way.drift = &dr
+	if dr.Runs == "" {
+		way.back = ps.Current // A specialisation of it, perhaps.
+	}
 	return true, nil
+}
+
+// madeBy is what a correction undoes, for the intent.
+func (r route) madeBy() *journal.ByHand {
+	if r.drift == nil {
+		return nil
+	}
+	return &journal.ByHand{Made: r.back, Runs: r.drift.Runs, Boots: r.drift.Boots}
+}
+
+// madeStill says whether a host is as the person left it of whom a correction was
+// composed. What can't be told is taken to be so.
+func (w *worker) madeStill(act *journal.Activation) bool {
+	_, d, err := w.maker(act.To)
+	if err != nil {
+		return true
+	}
+	dr, err := driver.DriftOf(context.Background(), d, w.profile, act.To.Path)
+	return err != nil || dr.Runs == act.Undoes.Runs && dr.Boots == act.Undoes.Boots
 }
 
 // undoing makes of the way to what is on record one that undoes a person's changes: what
 // runs already is not activated, and the way back leads to what ran and to what booted
 // before, which need not be the same.
 func (w *worker) undoing(ctx context.Context, r route, do *driver.Activation) error {
-	switch {
-	case r.drift.Runs == "":
+	if r.drift.Runs == "" {
 		do.Activate = driver.Action{}
-	case r.drift.Boots == "":
-		// What boots stays: a person tried something until the next boot.
-		there, err := w.between(ctx, r.from, r.back)
+		return nil
+	}
+	way, err := w.between(ctx, r.back, r.to)
+	if err != nil {
+		return err
+	}
+	do.Activate, do.Rollback = way.Activate, way.Rollback
+	if r.drift.Boots == "" {
+		// What boots stays: the person tried something until the next boot.
+		there, err := w.between(ctx, r.to, r.back)
 		if err != nil {
 			return err
 		}
 		do.Rollback = there.Activate
-	default:
-		undo, err := w.between(ctx, r.back, r.to)
-		if err != nil {
-			return err
-		}
-		do.Rollback = undo.Rollback
 	}
 	return nil
 }

@@ -4,28 +4,25 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
 	"github.com/cameronraysmith/fleet/agent/internal/control"
-	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
 // corrected is a host whose policy undoes what is done by hand, and which runs a second
 // generation that fails while a file is there.
-func corrected(t *testing.T) (h *host, to *atomic.Value, broken string, two fleet.Ref) {
+func corrected(t *testing.T) (h *host, broken string, two fleet.Ref) {
 	t.Helper()
-	h, to, broken = newHost(t), &atomic.Value{}, filepath.Join(t.TempDir(), "broken")
-	h.wrap = func(d *bundledriver.Driver) driver.Driver { return switched{d, to} }
+	h, broken = newHost(t), filepath.Join(t.TempDir(), "broken")
+	h.switchable()
 	h.config.Correction = Correction{After: 100 * time.Millisecond}
 	h.start()
 	h.confirmed(1, "one")
 	two = h.publish(2, "two", "! test -e "+broken, func(g *fleet.Generation) { g.Policy.Drift = fleet.DriftCorrect })
 	h.coord.WaitState(fleet.StateConfirmed, two)
-	return h, to, broken, two
+	return h, broken, two
 }
 
 // looks has the agent look for what was done by hand, as it does each minute, until the
@@ -45,8 +42,8 @@ func confirmedAgain(p control.Profile) bool {
 // TestDriftCorrected: once it was so for a while, not again too soon, and at once where a
 // person says so.
 func TestDriftCorrected(t *testing.T) {
-	h, to, _, two := corrected(t)
-	h.switchBack(to, "one")
+	h, _, two := corrected(t)
+	h.switchTo("one")
 	p := h.looks("corrected", confirmedAgain)
 	h.expectServing("two")
 	if p.Current != two || len(p.Refused) != 0 {
@@ -61,12 +58,14 @@ func TestDriftCorrected(t *testing.T) {
 		return false
 	})
 
-	h.switchBack(to, "one")
+	h.switchTo("one")
 	p = h.looks("held", func(p control.Profile) bool { return strings.Contains(p.Reason.Message, "corrected not long ago") })
 	if p.State != fleet.StateHeld || p.Reason.Code != fleet.ReasonOverridden {
 		t.Errorf("status: %+v", p)
 	}
 	h.expectServing("one")
+	// At once, and not when it was so for a while.
+	h.agent.config.Correction.After = time.Hour
 	if _, err := h.client().Retry(t.Context(), fleet.System); err != nil {
 		t.Fatal(err)
 	}
@@ -82,11 +81,11 @@ func TestDriftCorrected(t *testing.T) {
 // TestCorrectionFails: the host is left as the person had it, nothing is blamed, and it is
 // not tried again by itself, also after a restart.
 func TestCorrectionFails(t *testing.T) {
-	h, to, broken, two := corrected(t)
+	h, broken, two := corrected(t)
 	if err := os.WriteFile(broken, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.switchBack(to, "one")
+	h.switchTo("one")
 	failed := func(p control.Profile) bool { return strings.Contains(p.Reason.Message, "correcting that failed") }
 	p := h.looks("back", failed)
 	if p.State != fleet.StateHeld || p.Reason.Code != fleet.ReasonOverridden || p.Current != two || len(p.Refused) != 0 ||

@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
@@ -13,51 +12,47 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
-// switched is a driver whose host a person switched by hand to another path, until the
-// agent goes somewhere from there.
-type switched struct {
-	*bundledriver.Driver
-	to *atomic.Value // string
-}
-
-func (s switched) runs() string {
-	path, _ := s.to.Load().(string)
-	return path
-}
+// switched is a driver that knows what a person makes of the host.
+type switched struct{ *bundledriver.Driver }
 
 func (s switched) Drift(ctx context.Context, p fleet.ProfileName, path string) (driver.Drift, error) {
 	now, err := s.Current(ctx, p)
 	if err != nil || now == path {
-		return driver.Drift{}, err
+		return driver.Drift{}, err //nolint:wrapcheck // A test's.
 	}
 	return driver.Drift{Runs: now, Boots: now}, nil
 }
 
-func (s switched) Current(ctx context.Context, p fleet.ProfileName) (string, error) {
-	if path := s.runs(); path != "" {
-		return path, nil
-	}
-	return s.Driver.Current(ctx, p) //nolint:wrapcheck // A test's.
+// switchable has a host be one that a person can switch.
+func (h *host) switchable() {
+	h.wrap = func(d *bundledriver.Driver) driver.Driver { return switched{d} }
 }
 
-func (s switched) Activation(ctx context.Context, p fleet.ProfileName, from, to string) (driver.Activation, error) {
-	s.to.Store("")
-	return s.Driver.Activation(ctx, p, from, to) //nolint:wrapcheck // A test's.
-}
-
-// switchBack goes to the generation before, as a person would.
-func (h *host) switchBack(to *atomic.Value, version string) {
+// switchTo goes to a generation as a person would.
+func (h *host) switchTo(version string) {
 	h.t.Helper()
 	st := h.agent.journal.State()
 	for _, known := range st.Profile(fleet.System).History {
-		if b, err := os.ReadFile(known.Path + "/version"); err == nil && string(b) == version {
-			to.Store(known.Path)
-			if err := os.WriteFile(h.serving(), b, 0o600); err != nil {
-				h.t.Fatal(err)
-			}
-			h.agent.lookForDrift() // As it does each minute.
-			return
+		b, err := os.ReadFile(known.Path + "/version")
+		if err != nil || string(b) != version {
+			continue
 		}
+		way, err := h.agent.drivers[bundledriver.Name].Activation(h.t.Context(), fleet.System, "", known.Path)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		link := way.Activate.Steps[0].Link
+		if err := os.Remove(link.Path); err != nil {
+			h.t.Fatal(err)
+		}
+		if err := os.Symlink(link.Target, link.Path); err != nil {
+			h.t.Fatal(err)
+		}
+		if err := os.WriteFile(h.serving(), b, 0o600); err != nil {
+			h.t.Fatal(err)
+		}
+		h.agent.lookForDrift() // As it does each minute.
+		return
 	}
 	h.t.Fatalf("nothing of version %s is on record", version)
 }
@@ -65,12 +60,12 @@ func (h *host) switchBack(to *atomic.Value, version string) {
 // TestOverridden: what a person switched to by hand is said and named, here and there,
 // and left alone; the next generation is activated from it.
 func TestOverridden(t *testing.T) {
-	h, to := newHost(t), &atomic.Value{}
-	h.wrap = func(d *bundledriver.Driver) driver.Driver { return switched{d, to} }
+	h := newHost(t)
+	h.switchable()
 	h.start()
 	h.confirmed(1, "one")
 	two := h.confirmed(2, "two")
-	h.switchBack(to, "one")
+	h.switchTo("one")
 	got := h.says("generation 1.1 (")
 	if got.State != fleet.StateHeld || got.Reason.Code != fleet.ReasonOverridden || !strings.Contains(got.Reason.Message, "runs and boots") || got.Current != two {
 		t.Errorf("status says %+v", got)
@@ -79,13 +74,12 @@ func TestOverridden(t *testing.T) {
 	h.expectServing("one")
 
 	// Back by hand as well.
-	to.Store("")
-	h.agent.lookForDrift()
+	h.switchTo("two")
 	waitProfile(t, h, "as it was left", func(p control.Profile) bool {
 		return p.State == fleet.StateConfirmed && p.Reason.Code == fleet.ReasonUpToDate
 	})
 
-	h.switchBack(to, "one")
+	h.switchTo("one")
 	h.says("generation 1.1 (")
 	// What does not work leads back to what the person had made.
 	h.publish(3, "three", "exit 1")
@@ -98,7 +92,7 @@ func TestOverridden(t *testing.T) {
 	// Also where there is something else to say first.
 	h.publish(5, "five", "exit 1")
 	waitProfile(t, h, "back from what fails", func(p control.Profile) bool { return p.State == fleet.StateRolledBack && p.Current.Number.Seq == 4 })
-	h.switchBack(to, "two")
+	h.switchTo("two")
 	if got := h.says("generation 1.2 ("); got.Reason.Code == fleet.ReasonOverridden || !strings.Contains(got.Reason.Message, "not tried again") {
 		t.Errorf("status says %+v", got)
 	}

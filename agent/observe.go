@@ -70,7 +70,8 @@ func (w *worker) observe(now time.Time) inputs {
 		(p.Confirmed.Digest != p.Current.Ref.Digest || p.Phase == journal.PhaseVerified) {
 		o.Unconfirmed, o.Acked = true, w.acked()
 	}
-	if _, bad := p.Refused[p.Ref.Digest]; p.Phase == journal.PhaseStuck && bad {
+	_, bad := p.Refused[p.Ref.Digest]
+	if bad = bad || p.Ref.Digest == p.Current.Ref.Digest && o.CorrectionFailed.Code != ""; p.Phase == journal.PhaseStuck && bad {
 		o.Broken, o.BrokenWith = true, p.Highest.Number
 	}
 	o.Change, o.Doubt = w.change(p, f), f.doubt(p)
@@ -152,7 +153,7 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 		return nil
 	}
 	c := &reconcile.Change{
-		From: act.Back().Ref, To: act.To.Ref, Cause: p.Reason, OnlineBefore: act.OnlineBefore, Correction: act.Correction,
+		From: act.Back().Ref, To: act.To.Ref, Cause: p.Reason, OnlineBefore: act.OnlineBefore, Correction: act.Undoes != nil,
 	}
 	c.Fired = w.fired(act)
 	c.Boots, c.MayReboot = act.Boots, act.MayReboot
@@ -160,9 +161,10 @@ func (w *worker) change(p journal.ProfileState, f facts) *reconcile.Change {
 	case journal.PhaseActivating:
 		c.Phase = reconcile.PhaseActivating
 		c.Run, c.RunDetail = w.runOf(activateRun(act), f)
-		if act.Boots {
+		if act.Boots || act.Undoes != nil {
 			w.booted(c, act)
 		}
+		c.Stale = act.Undoes != nil && c.Run == reconcile.RunNone && !w.madeStill(act)
 	case journal.PhaseActivated:
 		c.Phase = reconcile.PhaseVerifying
 		w.booted(c, act)

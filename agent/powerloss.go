@@ -94,7 +94,7 @@ func (w *worker) inspect(ctx context.Context) error {
 	ps := st.Profile(w.profile)
 	needed := []journal.Built{ps.Staged, ps.Current, ps.LastGood}
 	if act := ps.Activation; act != nil {
-		needed = append(needed, act.Back(), act.To)
+		needed = append(needed, act.LeadsTo(), act.To)
 	}
 	var looked, mended, unmended []string
 	for _, b := range needed {

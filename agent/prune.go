@@ -78,7 +78,7 @@ func (a *Agent) prune(ctx context.Context) {
 	for name, p := range st.Profiles {
 		kept := append(a.retained(name, *p), p.Current, p.LastGood, p.Staged, p.Undone)
 		if p.Activation != nil {
-			kept = append(kept, p.Activation.From, p.Activation.To, p.Activation.Back())
+			kept = append(kept, p.Activation.From, p.Activation.To, p.Activation.Back(), p.Activation.LeadsTo())
 		}
 		for _, b := range kept {
 			if b.Path != "" {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
-	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -161,6 +160,8 @@ func (w *worker) returned(c *reconcile.Change, act *journal.Activation) {
 	}
 	c.Rebooted = since != "" && since != w.a.bootID
 	switch {
+	case since != "" && !c.Rebooted && !w.rebooting.Load():
+		c.MayReboot = false // That was asked for, and came to nothing.
 	case c.Rebooted:
 		is, now := w.runs(act.Back())
 		c.Returned = is || now == ""
@@ -173,10 +174,6 @@ func (w *worker) returned(c *reconcile.Change, act *journal.Activation) {
 
 // bootsBack says whether what boots is certainly what is gone back to.
 func (w *worker) bootsBack(act *journal.Activation) bool {
-	st, err := w.a.executor.Status(commitRun(act, 1))
-	if err == nil && st.Phase == execute.PhaseAbsent {
-		return true // Nothing has changed that yet.
-	}
 	_, d, err := w.maker(act.Back())
 	if err != nil {
 		return false
@@ -205,6 +202,8 @@ func (w *worker) reboot(ctx context.Context, p reconcile.Plan) error {
 	if err := w.a.config.Reboot(ctx); err != nil {
 		return fmt.Errorf("rebooting the host: %w", err)
 	}
+	w.rebooting.Store(true)
+	defer w.rebooting.Store(false)
 	if err := sleep(ctx, rebootWithin); err != nil {
 		return err
 	}

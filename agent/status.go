@@ -49,7 +49,7 @@ func (a *Agent) snapshot() control.Status {
 		if said.plan.Reason.Code != "" {
 			p.Reason = said.plan.Reason
 		}
-		if state, ok := stateOf(said.plan); ok && !wentBack(ps) {
+		if state, ok := stateOf(said.plan); ok && (said.plan.Step != reconcile.StepVerify || !wentBack(ps)) {
 			p.State = state
 		} else if state, ok := settledState(said, ps); ok {
 			p.State = state

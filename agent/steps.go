@@ -123,7 +123,7 @@ func (w *worker) acceptNow(p reconcile.Plan) error {
 func (w *worker) fetch(ctx context.Context, p reconcile.Plan) error {
 	o, d, err := w.target(p)
 	if errors.Is(err, driver.ErrSource) {
-		return w.fail(p, fleet.ReasonBuildFailed, err)
+		return w.fail(ctx, p, fleet.ReasonBuildFailed, err)
 	}
 	if err != nil {
 		return err
@@ -214,7 +214,13 @@ func (w *worker) later(ctx context.Context, p reconcile.Plan, code fleet.ReasonC
 }
 
 // fail remembers that a generation can't be brought to run here.
-func (w *worker) fail(p reconcile.Plan, code fleet.ReasonCode, err error) error {
+func (w *worker) fail(ctx context.Context, p reconcile.Plan, code fleet.ReasonCode, err error) error {
+	st := w.a.journal.State()
+	if ps := st.Profile(w.profile); ps.Current.Is(p.Target) && ps.CurrentVerified() {
+		// It works here, and was only to be activated once more.
+		w.later(ctx, p, code, err)
+		return nil
+	}
 	w.log.Warn("generation failed", "number", p.Target.Number.String(), "reason", string(code), "error", err)
 	return w.append(journal.Record{Kind: journal.KindFailed, Ref: p.Target, Reason: fleet.Reason{
 		Code: code, Message: err.Error(), Hint: "mend the source and publish a new generation",
@@ -246,7 +252,7 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.Is(err, driver.ErrSource):
-		return w.fail(p, fleet.ReasonBuildFailed, err)
+		return w.fail(ctx, p, fleet.ReasonBuildFailed, err)
 	case err != nil:
 		w.refetch(p)
 		w.later(ctx, p, fleet.ReasonBuildFailed, err)

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/probe"
-	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -54,6 +52,7 @@ func (w *worker) verifyNew(ctx context.Context, act *journal.Activation) error {
 		return w.unable(err, fleet.DefaultVerify)
 	}
 	t := trial{of: act.To, doc: g, ran: act.Activate, deadline: g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)}
+	t.witnesses(act, g.Reach)
 	if late {
 		// By policy: the switch must not take it back.
 		if ok, err := w.settleSwitch(act, deadman.Kept); !ok || err != nil {
@@ -83,7 +82,7 @@ func (w *worker) begin(id string) (late bool) {
 	f := &w.facts
 	if f.verifyID != id {
 		f.verifyID, f.probes, f.probeDetail, f.reached, f.overdue, f.again, f.unable = id, "", "", false, false, 0, time.Time{}
-		f.orphaned = ""
+		f.orphaned, f.reachDetail, f.witnessed = "", "", false
 	}
 	return f.overdue
 }
@@ -125,6 +124,9 @@ type trial struct {
 	// ran is what brought it to run; a plugin's probes run in the same.
 	ran      driver.Action
 	deadline time.Duration
+	// here are the witnesses that answered before, outside those that reached the
+	// coordinator on this host.
+	here, outside []fleet.Witness
 	// alone says that it needs no coordinator: the host had none before.
 	alone bool
 }
@@ -145,16 +147,28 @@ func (w *worker) verifyWithin(ctx context.Context, t trial) error {
 	defer cancel()
 	var verdict fleet.Verdict
 	var why fleet.Reason
-	var reached bool
+	var reached, witnessed bool
+	var unreached string
 	eg, limited := errgroup.WithContext(limited)
+	asking, answered := context.WithCancel(limited)
+	defer answered()
 	eg.Go(func() error {
 		verdict, why = probe.Verify(ctx, probes, deadline, w.watched(probe.In(env)))
 		return nil
 	})
 	eg.Go(func() error {
-		if reached = t.alone || w.reach(limited); reached {
+		defer answered()
+		reached = t.alone || w.reach(limited)
+		if reached && len(t.outside) > 0 {
+			unreached, reached = w.reachOutside(limited, t)
+		}
+		if reached {
 			w.arrived()
 		}
+		return nil
+	})
+	eg.Go(func() error {
+		witnessed = w.bearWitness(asking, t)
 		return nil
 	})
 	if err := eg.Wait(); err != nil {
@@ -163,7 +177,7 @@ func (w *worker) verifyWithin(ctx context.Context, t trial) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	w.log.Info("verification", "probes", string(verdict), "detail", why.Message, "reached", reached)
+	w.log.Info("verification", "probes", string(verdict), "detail", why.Message, "reached", reached, "witnessed", witnessed)
 	if (verdict != fleet.VerdictPass || !reached) && sleptSince(began, beganAwake, w.a.config.Now()) {
 		// A network takes a while to come back: what failed around a sleep says
 		// nothing, and is tried for the whole deadline again.
@@ -171,7 +185,7 @@ func (w *worker) verifyWithin(ctx context.Context, t trial) error {
 	}
 	w.note(func(f *facts) {
 		f.probes, f.probeDetail = verdict, why.Message
-		f.reached = reached
+		f.reached, f.reachDetail, f.witnessed = reached, unreached, witnessed && !reached
 		f.overdue = verdict != fleet.VerdictPass || !reached
 	})
 	return nil
@@ -199,15 +213,11 @@ func (w *worker) verified() error {
 }
 
 // reach reports over a new connection until the coordinator answers or ctx
-// ends. A refusal is an answer: a coordinator with a full disk says nothing
-// against the host. That it acknowledged is needed for confirmed only.
+// ends. That it acknowledged is needed for confirmed only.
 func (w *worker) reach(ctx context.Context) bool {
 	b := w.a.bound.Load()
 	for wait := reachFirst; ; wait = min(2*wait, reachMax) {
-		_, err := w.a.report(ctx, b, b.client.Reach)
-		// A refusal is an answer, also one for want of room on the coordinator's
-		// disk; and a full disk here is not the network's fault.
-		if refused := (*sync.RefusedError)(nil); err == nil || errors.As(err, &refused) || errors.Is(err, errAckNotKept) {
+		if w.a.reachOnce(ctx, b) == nil {
 			return true
 		}
 		if sleep(ctx, spread(wait)+wait/2) != nil {
@@ -232,7 +242,7 @@ func (w *worker) probes(ctx context.Context, t trial) ([]fleet.Probe, probe.Env,
 	// What a plugin said before the activation, so that none is needed to verify
 	// what it built.
 	do := driver.Activation{Activate: t.ran}
-	if fleet.IsBuiltinDriver(name) {
+	if fleet.IsBuiltinDriver(name) || lastExec(t.ran) == nil {
 		do, err = d.Activation(ctx, w.profile, "", t.of.Path)
 	}
 	if err != nil {

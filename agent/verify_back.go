@@ -18,8 +18,11 @@ func backID(act *journal.Activation) string { return act.ID + "-back" }
 func (w *worker) verifyBack(ctx context.Context, act *journal.Activation) error {
 	w.rearm(ctx, act)
 	w.begin(backID(act))
-	t := w.trialOf(act.Back())
+	t := w.trialOf(act.LeadsTo())
 	t.ran, t.alone = act.Rollback, !act.OnlineBefore
+	if g, err := w.a.bound.Load().desired.LoadAccepted(act.To.Ref.Digest); err == nil {
+		t.witnesses(act, g.Reach) // It names who was asked before.
+	}
 	if err := w.handBack(ctx, act, t.deadline); err != nil {
 		return err
 	}
@@ -87,14 +90,15 @@ func (w *worker) trialOf(b journal.Built) trial {
 func (f facts) proof(c *reconcile.Change, id string) {
 	if f.verifyID == id {
 		c.Probes, c.ProbeDetail, c.Reached, c.Overdue = f.probes, f.probeDetail, f.reached, f.overdue
-		c.Orphaned = f.orphaned
+		c.Orphaned, c.ReachDetail, c.Witnessed = f.orphaned, f.reachDetail, f.witnessed
 	}
 }
 
 // doubt is why what the host went back to is not known to work; its zero value where it
 // works, or nothing is in doubt.
 func (f facts) doubt(ps journal.ProfileState) fleet.Reason {
-	if ps.Phase != journal.PhaseRolledBack || ps.Corrected != nil && ps.Corrected.Failed.Code != "" || ps.Reason.Code != fleet.ReasonRollbackUnverified {
+	corrected := ps.Ref.Digest == ps.Current.Ref.Digest // Then a person's own runs.
+	if ps.Phase != journal.PhaseRolledBack || corrected || ps.Reason.Code != fleet.ReasonRollbackUnverified {
 		return fleet.Reason{}
 	}
 	if f.verifyID == doubtID(ps) && f.probes == fleet.VerdictPass && f.reached {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	stdsync "sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/deadman"
@@ -36,6 +37,9 @@ type worker struct {
 	// inspected says that what a power loss may have damaged was looked at; guarded
 	// by the agent's mu.
 	inspected bool
+
+	// rebooting says that the host is about to go down: it was asked to, and will.
+	rebooting atomic.Bool
 
 	mu    stdsync.Mutex
 	facts facts
@@ -75,6 +79,8 @@ type facts struct {
 	probes      fleet.Verdict
 	probeDetail string
 	reached     bool
+	reachDetail string // why not, where there is more to say
+	witnessed   bool
 	overdue     bool
 	orphaned    string // why no agent would be started
 	// bootAllowed is the staged generation that a person lets the host be rebooted for.
@@ -297,8 +303,12 @@ func (w *worker) decide(now time.Time) reconcile.Plan {
 	changed := w.said.plan.Step != plan.Step || w.said.plan.Target != plan.Target ||
 		w.said.plan.Reason.Code != next.plan.Reason.Code || w.said.mode != next.mode ||
 		next.plan.Reason.Code == fleet.ReasonOverridden && w.said.plan.Reason != next.plan.Reason
+	another := w.profile == fleet.System && w.said.desired != next.desired
 	w.said = next
 	w.mu.Unlock()
+	if another {
+		poke(w.a.newest)
+	}
 	if changed {
 		w.log.Info("decided", "step", string(plan.Step), "number", plan.Target.Number.String(),
 			"reason", string(next.plan.Reason.Code))

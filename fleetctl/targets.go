@@ -49,6 +49,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 		machines = slices.DeleteFunc(w.fleet.Machines(), func(m inventory.Machine) bool { return m.Disabled })
 	}
 	slices.SortFunc(machines, func(a, b inventory.Machine) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	witnesses := w.witnesses()
 	for _, m := range machines {
 		if _, banned := w.banned[m.Name]; banned {
 			left.banned = append(left.banned, string(m.Name))
@@ -70,6 +71,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 		if err != nil {
 			return nil, left, err
 		}
+		t.Reach = w.reach(m.Name, dep.Witness, witnesses)
 		targets = append(targets, t)
 	}
 	if len(targets) == 0 {

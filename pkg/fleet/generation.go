@@ -75,6 +75,8 @@ type Generation struct {
 	// Plugins pins the external drivers and probes that source and probes name.
 	// Critical MUST list "plugins" then.
 	Plugins []Plugin `json:"plugins,omitempty"`
+	// Reach is about who else can tell what is out of reach; nil for nobody.
+	Reach *Reach `json:"reach,omitempty"`
 	// RevertTo lists earlier generations that the coordinator may send the
 	// host back to on its own.
 	RevertTo []Ref `json:"revert_to,omitempty"`

@@ -54,6 +54,9 @@ func (g *Generation) Validate() error {
 	if err := g.validatePlugins(); err != nil {
 		return err
 	}
+	if err := g.Reach.Validate(); err != nil {
+		return err
+	}
 	if len(g.RevertTo) > MaxRevertTo {
 		return invalid("revert_to lists %d generations, at most %d", len(g.RevertTo), MaxRevertTo)
 	}

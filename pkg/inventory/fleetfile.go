@@ -3,9 +3,7 @@ package inventory
 import (
 	"fmt"
 	"maps"
-	"net"
 	"path/filepath"
-	"strconv"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -202,7 +200,7 @@ func (d *fileDecoder) coordinator(n *node) {
 		},
 		"address": func(n *node) {
 			s := d.text(n, "coordinator.address")
-			if n.kind == kindString && !isHostPort(s) {
+			if n.kind == kindString && !fleet.IsHostPort(s) {
 				d.invalid(n.at, `write host:port, such as "cinnabar.zt:7443"`, "coordinator.address is %s", quote(s))
 			}
 			d.f.coordinator.Address = s
@@ -211,15 +209,6 @@ func (d *fileDecoder) coordinator(n *node) {
 	if n.kind == kindMap && n.get("address") == nil {
 		d.invalid(n.at, `add "address: host:port"`, "coordinator has no address")
 	}
-}
-
-func isHostPort(s string) bool {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil || host == "" {
-		return false
-	}
-	number, err := strconv.ParseUint(port, 10, 16)
-	return err == nil && number > 0
 }
 
 func (d *fileDecoder) operators(n *node) {

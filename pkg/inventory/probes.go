@@ -49,7 +49,7 @@ func (d *settingsDecoder) probe(e entry) fleet.Probe {
 		"contains": func(n *node) { p.Contains = d.text(n, what+": contains") },
 		"address": func(n *node) {
 			p.Address = d.text(n, what+": address")
-			if n.kind == kindString && !isHostPort(p.Address) {
+			if n.kind == kindString && !fleet.IsHostPort(p.Address) {
 				d.invalid(n.at, `write host:port, such as "127.0.0.1:80"`, "%s: address is %s", what, quote(p.Address))
 			}
 		},

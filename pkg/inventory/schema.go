@@ -145,6 +145,7 @@ func settingsSchema(more object) object {
 		"probes":  setting(ref("probes")),
 		"policy":  setting(ref("policy")),
 		"secrets": setting(ref("secrets")),
+		"witness": setting(text("host:port, on the network of the coordinator, where the machine's agent tells others that it is there; {machine} stands for the machine's name.", addressPattern)),
 		"plugins": setting(mapOf("Drivers and probes of one's own, by name.", labelPattern, setting(ref("plugin")))),
 	}
 	maps.Copy(props, more)

@@ -23,6 +23,9 @@ type Deployment struct {
 	Policy Policy        `json:"policy"`
 	// Secrets by name.
 	Secrets map[fleet.SecretName]Secret `json:"secrets,omitempty"`
+	// Witness is host:port where the machine's agent answers other hosts; empty where it
+	// does not.
+	Witness string `json:"witness,omitempty"`
 	// Age is the recipient that the machine's secrets are encrypted to, see
 	// [ParseRecipient]; empty where the fleet file leaves it to the machine's
 	// key.json, see [MachineKey].
@@ -119,6 +122,15 @@ func (d *settingsDecoder) deployment(n *node) Deployment {
 		"policy":  func(n *node) { d.policy(n, &dep.Policy) },
 		"secrets": func(n *node) { dep.Secrets = d.secrets(n) },
 		"plugins": func(n *node) { dep.Plugins = d.plugins(n) },
+		"witness": func(n *node) {
+			dep.Witness = d.text(n, "witness")
+			if d.machine != nil {
+				dep.Witness = strings.ReplaceAll(dep.Witness, attrMachine, string(d.machine.Name))
+			}
+			if n.kind == kindString && !fleet.IsHostPort(dep.Witness) {
+				d.invalid(n.at, `write host:port, such as "{machine}.zt:7444"`, "witness is %s", quote(n.text))
+			}
+		},
 		"age": func(n *node) {
 			dep.Age = d.text(n, "age")
 			if _, err := ParseRecipient(dep.Age); n.kind == kindString && err != nil {

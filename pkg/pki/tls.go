@@ -165,3 +165,42 @@ func verify(chain, cas []*x509.Certificate, f fleet.FleetID, now time.Time, grac
 	}
 	return nil
 }
+
+// witnessProtocol is what a witness and who asks it agree on, so that neither passes for
+// the other side of another protocol.
+const witnessProtocol = "fleet-witness/1"
+
+// WitnessServerTLS lets hosts of the fleet in, and nobody else.
+func WitnessServerTLS(c ServerConfig) *tls.Config {
+	config := ServerTLS(c)
+	config.ClientAuth = tls.RequireAnyClientCert
+	config.NextProtos = []string{witnessProtocol}
+	config.VerifyConnection = func(cs tls.ConnectionState) error {
+		return verifyWitness(cs, c.CAs(), c.Fleet, c.Now())
+	}
+	return config
+}
+
+// WitnessClientTLS checks that the server is the host of that machine.
+func WitnessClientTLS(c ClientConfig, m fleet.MachineName) *tls.Config {
+	config := ClientTLS(c)
+	config.NextProtos = []string{witnessProtocol}
+	config.VerifyConnection = func(cs tls.ConnectionState) error {
+		if err := verifyWitness(cs, c.CAs(), c.Fleet, c.Now()); err != nil {
+			return err
+		}
+		id, err := IdentityOf(cs.PeerCertificates[0])
+		if err == nil && id != HostIdentity(c.Fleet, m) {
+			err = fmt.Errorf("%w: %s is not machine %s", ErrIdentity, id, m)
+		}
+		return err
+	}
+	return config
+}
+
+func verifyWitness(cs tls.ConnectionState, cas []*x509.Certificate, f fleet.FleetID, now time.Time) error {
+	if cs.NegotiatedProtocol != witnessProtocol {
+		return fmt.Errorf("%w: the other side does not speak %s", ErrIdentity, witnessProtocol)
+	}
+	return verify(cs.PeerCertificates, cas, f, now, 0, KindHost)
+}

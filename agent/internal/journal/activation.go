@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -28,8 +29,12 @@ func (p *ProfileState) activating(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, err
 	}
 	p.Activation, p.Superseded = a.clone(), p.Activation
-	if a.Correction {
-		p.Corrected = &Correction{Digest: a.To.Ref.Digest, Time: r.Time}
+	if a.Undoes != nil {
+		next := &Correction{Digest: a.To.Ref.Digest, Time: r.Time}
+		if was := p.Corrected; was != nil && was.Digest == next.Digest {
+			next.CutShort = was.CutShort
+		}
+		p.Corrected = next
 	}
 	p.drop(a.To.Ref)
 	if p.Staged.Is(a.To.Ref) {
@@ -45,8 +50,8 @@ func (p *ProfileState) withdrawn(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, p.wrong(r, "no activation that could be taken back")
 	}
 	to := p.Activation.To
-	if p.Activation.Correction {
-		p.Corrected = nil
+	if p.Activation.Undoes != nil && p.Corrected != nil {
+		p.Corrected.Time = time.Time{} // Nothing was done.
 	}
 	p.Activation, p.Superseded = p.Superseded, nil
 	p.undo(to)
@@ -79,6 +84,9 @@ func (p *ProfileState) verified(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, err
 	}
 	p.remember(Good{Built: p.Current, Time: r.Time})
+	if p.Activation.Undoes == nil {
+		p.Corrected = nil
+	}
 	p.enter(r, PhaseVerified, p.Current.Ref)
 	return p.Current.Ref, nil
 }
@@ -89,14 +97,10 @@ func (p *ProfileState) rollingBack(r *Record) (fleet.Ref, error) {
 	}
 	ref := p.Activation.To.Ref
 	blame := !r.Blameless
-	switch {
-	case p.Activation.Correction:
-		blame = false
-		// What was only cut short is tried again, when another correction may be.
-		if p.Corrected != nil && r.Reason.Code != fleet.ReasonActivationUnknown {
-			p.Corrected.Failed = r.Reason
-		}
-	case r.Blameless && ref.Digest != "":
+	if p.Activation.Undoes != nil {
+		p.Corrected.failed(r.Reason)
+	}
+	if r.Blameless && ref.Digest != "" {
 		if p.Interrupted == nil || len(p.Interrupted) >= MaxRefused {
 			p.Interrupted = map[fleet.Digest]int{}
 		}
@@ -111,6 +115,20 @@ func (p *ProfileState) rollingBack(r *Record) (fleet.Ref, error) {
 	return ref, nil
 }
 
+// failed notes that a correction was gone back from. What was only cut short is tried
+// again, when another one may be.
+func (c *Correction) failed(why fleet.Reason) {
+	switch {
+	case c == nil:
+		return // By an agent that does not know corrections.
+	case why.Code == fleet.ReasonActivationUnknown:
+		if c.CutShort++; c.CutShort < MaxCutShort {
+			return
+		}
+	}
+	c.Failed = why
+}
+
 // rolledBack ends a rollback, well or badly. The reason stays the one it began
 // with where there is no other.
 func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
@@ -121,9 +139,7 @@ func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
 	phase := PhaseStuck
 	if r.Kind == KindRolledBack {
 		phase = PhaseRolledBack
-		if !p.Activation.Correction {
-			p.Current = p.Activation.Back()
-		}
+		p.Current = p.Activation.Back()
 	}
 	p.Activation = nil
 	p.undo(to)

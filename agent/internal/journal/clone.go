@@ -45,6 +45,8 @@ func (p *ProfileState) clone() *ProfileState {
 func (a *Activation) clone() *Activation {
 	c := clonePtr(a)
 	if c != nil {
+		c.Witnesses, c.Outside = slices.Clone(a.Witnesses), slices.Clone(a.Outside)
+		c.Undoes = clonePtr(a.Undoes)
 		c.RollbackTo = clonePtr(a.RollbackTo)
 		c.Activate = cloneAction(a.Activate)
 		c.Commit = cloneAction(a.Commit)

@@ -76,6 +76,9 @@ func (p *ProfileState) apply(r *Record) (fleet.Ref, error) {
 		}
 		// Not before: what is verified, and can't be made what boots, is interrupted too.
 		p.Activation, p.Interrupted = nil, nil
+		if p.Corrected != nil {
+			p.Corrected.CutShort = 0
+		}
 		return p.Current.Ref, nil
 	case KindConfirmed:
 		return p.confirmed(r)

@@ -94,16 +94,20 @@ type Activation struct {
 	// Agent is how the agent's service stood before; empty where there is none, or nobody
 	// knew.
 	Agent AgentStanding `json:"agent,omitempty"`
+	// Witnesses answered this host right before, and Outside, where the coordinator runs
+	// on it, reached that.
+	Witnesses []fleet.MachineName `json:"witnesses,omitempty"`
+	Outside   []fleet.MachineName `json:"outside,omitempty"`
 	// Boots says that what is activated is booted: Activate ends before the boot, and
 	// what is booted is verified.
 	Boots bool `json:"boots,omitempty"`
 	// MayReboot says that the host may be rebooted with nobody at it, to come back from
 	// this activation.
 	MayReboot bool `json:"may_reboot,omitempty"`
-	// Correction says that To is on record as running already, and that something else
-	// was made of it by hand: where that is gone back to, nothing on record changes, and
-	// To is not to blame.
-	Correction bool `json:"correction,omitempty"`
+	// Undoes is what was made by hand of To, which is on record as running already; nil
+	// but for a correction. Rollback leads back to it, and changes nothing on record: so
+	// it is not what Back returns, by which an older agent goes.
+	Undoes *ByHand `json:"undoes,omitempty"`
 	// Deadline is when, by wall time, verification must have been decided.
 	Deadline time.Time `json:"deadline,omitzero"`
 }
@@ -128,6 +132,15 @@ func (a *Activation) Back() Built {
 	return a.From
 }
 
+// LeadsTo is what runs after a rollback of the activation: where Back is on record, or
+// what a person had made of that.
+func (a *Activation) LeadsTo() Built {
+	if a.Undoes != nil {
+		return a.Undoes.Made
+	}
+	return a.Back()
+}
+
 // Refusal remembers why a generation isn't tried (again).
 type Refusal struct {
 	Ref    fleet.Ref    `json:"ref"`
@@ -141,13 +154,29 @@ type Asked struct {
 	Reason fleet.Reason `json:"reason"`
 }
 
+// ByHand is what a person made of a generation.
+type ByHand struct {
+	// Made is what ran.
+	Made Built `json:"made"`
+	// Runs and Boots are the paths that ran and booted instead; empty where the generation
+	// did.
+	Runs  string `json:"runs,omitempty"`
+	Boots string `json:"boots,omitempty"`
+}
+
 // Correction is the newest attempt to undo what was made of a generation by hand.
 type Correction struct {
 	Digest fleet.Digest `json:"digest"`
 	Time   time.Time    `json:"time"`
-	// Failed is why it was gone back from; its code is empty where it was not.
+	// CutShort counts the attempts that were interrupted, since the last that was not.
+	CutShort int `json:"cut_short,omitempty"`
+	// Failed is why nothing more is tried; its code is empty where something may be.
 	Failed fleet.Reason `json:"failed,omitzero"`
 }
+
+// MaxCutShort is how often a correction may be interrupted until it counts as failed: less
+// than MaxInterrupted, so that no generation is refused for it, by older agents neither.
+const MaxCutShort = MaxInterrupted - 1
 
 // Good is a generation that was verified on this host.
 type Good struct {

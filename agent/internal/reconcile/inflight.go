@@ -40,7 +40,7 @@ func inFlight(now time.Time, d Desired, o Observed, p Policy) (plan Plan, done b
 	case PhaseVerified:
 		return Plan{Step: StepCommit, Target: c.To}, true
 	case PhaseRollingBack:
-		return rollingBack(c), true
+		return rollingBack(d, o), true
 	}
 	// A phase that no version of this program writes: the only safe way is back.
 	return rollBack(c, fleet.ReasonInternal, fmt.Sprintf("the journal names an unknown phase %q", c.Phase)), true
@@ -56,9 +56,9 @@ func unstarted(now time.Time, d Desired, o Observed, p Policy) Plan {
 	// An intent to activate what runs was made because that is unsure.
 	o.Unsure = c.To.Digest == o.Current.Digest
 	again := towards(now, d, o, p)
-	if c.Correction && !p.CorrectDrift {
+	if c.Correction && (c.Stale || c.Booted || !p.CorrectDrift) {
 		return Plan{Step: StepWithdraw, Target: c.To, Reason: fleet.Reason{
-			Code: fleet.ReasonOverridden, Message: "the policy leaves what was made of it by hand",
+			Code: fleet.ReasonOverridden, Message: "what was made of it by hand is another thing by now, or the policy leaves it",
 		}}
 	}
 	if c.Boots && c.Booted {
@@ -92,6 +92,9 @@ func activating(c *Change) Plan {
 		return rollBack(c, fleet.ReasonActivationHung, c.RunDetail)
 	case RunNone, RunLost:
 	}
+	if c.Correction && c.Booted && c.CameUp {
+		return Plan{Step: StepActivated, Target: c.To} // What boots was what it leads to.
+	}
 	// Lost, or a word that is none: how far it came is unknown, so back.
 	return rollBack(c, fleet.ReasonActivationUnknown, "the activation was interrupted and left no result")
 }
@@ -113,8 +116,10 @@ func verifying(d Desired, o Observed, p Policy) (Plan, bool) {
 		return Plan{Step: StepVerified, Target: c.To}, true
 	case !c.Overdue:
 		return Plan{Step: StepVerify, Target: c.To}, true
+	case c.Probes == fleet.VerdictPass && c.Witnessed:
+		return Plan{Step: StepVerified, Target: c.To}, true
 	}
-	code, message := fleet.ReasonUnreachable, "the coordinator could not be reached over a new connection"
+	code, message := fleet.ReasonUnreachable, unreached(c)
 	if c.Probes != fleet.VerdictPass {
 		code, message = fleet.ReasonInconclusive, "probes are inconclusive"
 		if c.ProbeDetail != "" {
@@ -144,7 +149,8 @@ func supersedes(d Desired, o Observed) bool {
 	return !no && (d.Revert || d.Target.Number.Compare(o.Change.To.Number) > 0)
 }
 
-func rollingBack(c *Change) Plan {
+func rollingBack(d Desired, o Observed) Plan {
+	c := o.Change
 	switch c.Run {
 	case RunNone:
 		return Plan{Step: StepStart, Target: c.From, Reason: c.Cause}
@@ -157,7 +163,7 @@ func rollingBack(c *Change) Plan {
 		if c.OldKernel && c.MayReboot && !c.Rebooted {
 			return Plan{Step: StepReboot, Target: c.From, Reason: rebooting("to come back to all of what boots: " + c.Cause.Message)}
 		}
-		return back(c)
+		return back(d, o)
 	case RunFailed, RunHung, RunLost:
 	}
 	// Attempts counts the runs of this rollback, the one that just ended too.
@@ -165,7 +171,7 @@ func rollingBack(c *Change) Plan {
 		return Plan{Step: StepRollBack, Target: c.From, Reason: c.Cause}
 	}
 	if c.Rebooted && c.Returned {
-		return back(c)
+		return back(d, o)
 	}
 	if c.MayReboot && !c.Rebooted {
 		return Plan{Step: StepReboot, Target: c.From, Reason: rebooting(fmt.Sprintf("rolling back failed %d times, and what boots is what it goes back to: %s", c.Attempts, c.RunDetail))}
@@ -176,26 +182,42 @@ func rollingBack(c *Change) Plan {
 // back weighs what is known of a host that went back: a way back is proved like a way
 // there. What does not work then is booted once, where that may be and leads back; after
 // that nothing is left to try, and the host says so.
-func back(c *Change) Plan {
-	lost := c.OnlineBefore && !c.Reached
+func back(d Desired, o Observed) Plan {
+	c := o.Change
+	lost := c.OnlineBefore && !c.Reached && (!c.Witnessed || !c.Overdue)
 	switch {
 	case c.Probes == fleet.VerdictPass && !lost:
 		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
+	case c.Probes != fleet.VerdictFail && !c.Overdue && supersedes(d, o):
+		return unproved(c, "something newer is to run, and nobody waited for that")
 	case c.Probes != fleet.VerdictFail && !c.Overdue:
 		return Plan{Step: StepVerify, Target: c.From}
 	}
-	why := "the coordinator could not be reached over a new connection"
+	why := unreached(c)
 	if c.Probes != fleet.VerdictPass {
 		why = c.ProbeDetail
 	}
 	if c.MayReboot && !c.Rebooted && (c.Probes == fleet.VerdictFail || c.Probes == fleet.VerdictPass) {
 		return Plan{Step: StepReboot, Target: c.From, Reason: rebooting("it went back, and what it went back to does not work: " + why)}
 	}
+	return unproved(c, why)
+}
+
+// unproved ends a way back that nobody knows to have helped.
+func unproved(c *Change, why string) Plan {
 	return Plan{Step: StepRolledBack, Target: c.From, Reason: fleet.Reason{
 		Code:    fleet.ReasonRollbackUnverified,
 		Message: fmt.Sprintf("what this host went back to does not prove to work: %s; it went back because: %s", why, c.Cause.Message),
 		Hint:    "look at the host: it goes on probing, and nothing more is tried by itself; publish a new generation once it is known what is wrong",
 	}}
+}
+
+// unreached is why nobody could be reached.
+func unreached(c *Change) string {
+	if c.ReachDetail != "" {
+		return c.ReachDetail
+	}
+	return "the coordinator could not be reached over a new connection"
 }
 
 func failed(c *Change, message string) Plan {

@@ -87,6 +87,9 @@ type Change struct {
 	// Correction says that To was on record as running before, and what a person made of
 	// it is being undone; from the journal.
 	Correction bool
+	// Stale says that the host is not as it was when the way of a correction, of which
+	// nothing ran yet, was made.
+	Stale bool
 	// Cause of a rollback, from the journal.
 	Cause fleet.Reason
 	// Attempts counts the runs of the rollback that ended badly.
@@ -107,6 +110,11 @@ type Change struct {
 	// Reached says that the coordinator answered over a connection opened
 	// after the activation, or after the rollback.
 	Reached bool
+	// ReachDetail is why it did not, for people; empty where there is no more to say.
+	ReachDetail string
+	// Witnessed says that, while the coordinator is out of reach, a witness answers that
+	// did so before the activation: the host is well connected.
+	Witnessed bool
 	// Boots says that what is activated is booted, and MayReboot that the host may be
 	// rebooted with nobody at it.
 	Boots, MayReboot bool

@@ -39,6 +39,18 @@ func TestDecide(t *testing.T) {
 			change(o)
 		})
 	}
+	corrected := func(change func(*Observed)) Observed {
+		return overridden(func(o *Observed) {
+			o.DriftStands = true
+			change(o)
+		})
+	}
+	correct := Policy{Mode: fleet.ModeManage, CorrectDrift: true}
+	// One that runs two, by hand, while one is on record.
+	correcting := func(c Change) Observed {
+		c.From, c.To, c.Correction = two, one, true
+		return settled(func(o *Observed) { o.Highest, o.Staged, o.Change = one, "", &c })
+	}
 	for _, c := range []struct {
 		name   string
 		d      Desired
@@ -152,6 +164,24 @@ func TestDecide(t *testing.T) {
 		{"back, a probe fails, and booted", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictFail, Reached: true, Overdue: true, MayReboot: true}), manage, StepReboot, one, fleet.ReasonRebooting},
 		{"never twice", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictFail, Overdue: true, MayReboot: true, Rebooted: true, Returned: true}), manage, StepRolledBack, one, fleet.ReasonRollbackUnverified},
 		{"nor for what nobody can tell", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictInconclusive, Reached: true, Overdue: true, MayReboot: true}), manage, StepRolledBack, one, fleet.ReasonRollbackUnverified},
+		{"back, and something newer is to run", want(three), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, MayReboot: true}), manage, StepRolledBack, one, fleet.ReasonRollbackUnverified},
+		{"out of reach, and witnessed", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictPass, Overdue: true, OnlineBefore: true, Witnessed: true}), manage, StepVerified, two, ""},
+		{"witnessed, and it may come yet", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictPass, OnlineBefore: true, Witnessed: true}), manage, StepVerify, two, ""},
+		{"a probe is inconclusive, and witnessed", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictInconclusive, Overdue: true, OnlineBefore: true, Witnessed: true}), manage, StepRollBack, one, fleet.ReasonInconclusive},
+		{"back, out of reach, and witnessed", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunSucceeded, Probes: fleet.VerdictPass, OnlineBefore: true, Overdue: true, MayReboot: true, Witnessed: true}), manage, StepRolledBack, one, ""},
+		{"corrects", want(one), corrected(same), correct, StepActivate, one, fleet.ReasonCorrecting},
+		{"not at the first look", want(one), corrected(func(o *Observed) { o.DriftStands = false }), correct, StepNothing, one, fleet.ReasonOverridden},
+		{"not again so soon", want(one), corrected(func(o *Observed) { o.CorrectAt = now.Add(time.Minute) }), correct, StepHold, one, fleet.ReasonOverridden},
+		{"not what failed", want(one), corrected(func(o *Observed) { o.CorrectionFailed = fleet.Reason{Code: fleet.ReasonCorrectionFailed} }), correct, StepNothing, one, fleet.ReasonOverridden},
+		{"not while paused", want(one), corrected(same), Policy{Mode: fleet.ModeManage, CorrectDrift: true, Paused: "lunch"}, StepNothing, one, fleet.ReasonOverridden},
+		{"not while it observes", want(one), corrected(same), Policy{Mode: fleet.ModeObserve, CorrectDrift: true}, StepNothing, one, fleet.ReasonOverridden},
+		{"nor what was not acknowledged", want(one), corrected(func(o *Observed) { o.Unconfirmed = true }), correct, StepNothing, one, fleet.ReasonAwaitingAck},
+		{"a correction goes wrong", want(one), correcting(Change{Phase: PhaseVerifying, Probes: fleet.VerdictFail}), correct, StepRollBack, two, fleet.ReasonCorrectionFailed},
+		{"a correction is cut short", want(one), correcting(Change{Phase: PhaseActivating, Run: RunLost}), correct, StepRollBack, two, fleet.ReasonActivationUnknown},
+		{"a correction is cut short by a boot into it", want(one), correcting(Change{Phase: PhaseActivating, Run: RunLost, Booted: true, CameUp: true}), correct, StepActivated, one, ""},
+		{"a correction that never began", want(one), correcting(Change{Phase: PhaseActivating, Run: RunNone}), correct, StepStart, one, ""},
+		{"what it was to undo is another thing", want(one), correcting(Change{Phase: PhaseActivating, Run: RunNone, Stale: true}), correct, StepWithdraw, one, fleet.ReasonOverridden},
+		{"the policy leaves it by now", want(one), correcting(Change{Phase: PhaseActivating, Run: RunNone}), manage, StepWithdraw, one, fleet.ReasonOverridden},
 		{"in doubt it looks again", want(two), settled(func(o *Observed) {
 			o.Doubt = doubt
 			o.Refused[two.Digest] = fleet.Reason{Code: fleet.ReasonProbeFailed}

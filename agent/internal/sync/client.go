@@ -248,3 +248,32 @@ func ReasonOf(err error) fleet.Reason {
 		Hint: "check that the coordinator runs and that this host can connect to it",
 	}
 }
+
+// Strange says whether the coordinator, or something in its place, takes connections and
+// fails the handshake, within that time for each address.
+func (c *Client) Strange(ctx context.Context, within time.Duration) bool {
+	for _, address := range c.config.Addresses {
+		if c.strange(ctx, address, within) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Client) strange(ctx context.Context, address string, within time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	open := c.config.Dial
+	if open == nil {
+		var d net.Dialer
+		open = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
+	}
+	raw, err := open(ctx, address)
+	if err != nil {
+		return false
+	}
+	conn := tls.Client(raw, c.config.TLS)
+	err = conn.HandshakeContext(ctx)
+	_ = conn.Close() // Nothing was said.
+	return err != nil
+}

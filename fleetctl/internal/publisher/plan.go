@@ -145,7 +145,7 @@ func (b *builder) begin(target Target, gen fleet.Generation) (*item, error) {
 	gen.Machine, gen.Profile = target.Machine, target.Profile
 	gen.Number, gen.Release = number, b.pl.id
 	gen.Issued, gen.Expires = b.pl.issued, b.pl.issued.Add(expiry)
-	gen.RevertTo = b.h.revertTo(s)
+	gen.RevertTo, gen.Reach = b.h.revertTo(s), target.Reach
 	// An agent that does not know the rule must not skip it.
 	const rule = "policy.freshness"
 	if gen.Policy.Freshness != 0 && !slices.Contains(gen.Critical, rule) {

@@ -126,6 +126,8 @@ type Target struct {
 	Plugins []inventory.Plugin
 	Probes  []fleet.Probe
 	Policy  fleet.Policy
+	// Reach is who can tell what is out of reach; nil for nobody.
+	Reach *fleet.Reach
 	// Expiry of the generation; 0 means fleet.DefaultExpiry.
 	Expiry  time.Duration
 	Secrets []Secret

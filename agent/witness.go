@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	stdsync "sync"
+	"time"
+
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/agent/internal/witness"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/pki"
+)
+
+const (
+	// witnessFirst is how long the coordinator may take to answer before anybody else is
+	// asked; witnessPause is between two rounds of that.
+	witnessFirst = time.Second
+	witnessPause = 3 * time.Second
+	// hereWithin and outsideWithin bound what a witness may take: one that is slower is
+	// taken to be away.
+	hereWithin    = 2 * time.Second
+	outsideWithin = 8 * time.Second
+	// listenAgain is how soon an address is tried again that can't be listened on, such
+	// as that of a network which is not up yet.
+	listenAgain = 30 * time.Second
+)
+
+// reachOf is the newest signed word about who can tell what is out of reach.
+func (a *Agent) reachOf(b *bound) fleet.Reach {
+	if o := b.desired.Newest(fleet.System); o != nil && o.Generation.Doc.Reach != nil {
+		return *o.Generation.Doc.Reach
+	}
+	return fleet.Reach{}
+}
+
+// witnessLoop answers other hosts where the newest generation says so.
+func (a *Agent) witnessLoop(ctx context.Context, b *bound) error {
+	l := a.progress.Loop("witness", "beginning", oneMoment)
+	defer l.Ends()
+	for {
+		l.Waits()
+		address := a.reachOf(b).Answers
+		if address == "" {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-a.newest:
+			}
+			continue
+		}
+		err := a.answerAt(ctx, b, address)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err == nil {
+			continue // It is another one by now.
+		}
+		a.config.Log.Warn("this host can't answer others as a witness; it tries again", "address", address, "error", err)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-a.newest:
+		case <-time.After(listenAgain):
+		}
+	}
+}
+
+// answerAt answers until ctx ends, or the newest generation has another address.
+func (a *Agent) answerAt(ctx context.Context, b *bound, address string) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return err //nolint:wrapcheck // It says all.
+	}
+	a.config.Log.Info("answering others as a witness", "address", address)
+	s := &witness.Server{
+		TLS: pki.WitnessServerTLS(pki.ServerConfig{
+			Certificate: a.identity.Certificate, CAs: a.identity.CAs, Fleet: b.fleet, Now: a.now,
+		}),
+		Reach: func(ctx context.Context) error { return a.reachOnce(ctx, b) },
+		Log:   a.config.Log,
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, l) }()
+	for {
+		select {
+		case err := <-served:
+			return err
+		case <-a.newest:
+			if a.reachOf(b).Answers != address {
+				cancel()
+				return <-served
+			}
+		}
+	}
+}
+
+// reachOnce reports over a new connection, once. A refusal is an answer: a coordinator
+// with a full disk says nothing against the host; nor does a full disk here.
+func (a *Agent) reachOnce(ctx context.Context, b *bound) error {
+	_, err := a.report(ctx, b, b.client.Reach)
+	if refused := (*sync.RefusedError)(nil); errors.As(err, &refused) || errors.Is(err, errAckNotKept) {
+		return nil
+	}
+	return err
+}
+
+// ask puts a question to all witnesses at once, and returns those that say yes, and why
+// the others don't.
+func (a *Agent) ask(ctx context.Context, witnesses []fleet.Witness, ask witness.Ask, within time.Duration) (yes []fleet.MachineName, no error) {
+	b := a.bound.Load()
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	errs := make([]error, len(witnesses))
+	var wg stdsync.WaitGroup
+	for i, w := range witnesses {
+		wg.Go(func() {
+			config := pki.WitnessClientTLS(pki.ClientConfig{
+				Certificate: a.identity.Certificate, CAs: a.identity.CAs, Fleet: b.fleet, Now: a.now,
+			}, w.Machine)
+			if err := witness.Put(ctx, config, w.Address, ask); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", w.Machine, err)
+			}
+		})
+	}
+	wg.Wait()
+	for i, w := range witnesses {
+		if errs[i] == nil {
+			yes = append(yes, w.Machine)
+		}
+	}
+	return yes, errors.Join(errs...)
+}
+
+// askBefore notes in the intent to activate who answers now: only that counts afterwards.
+func (w *worker) askBefore(ctx context.Context, act *journal.Activation, r *fleet.Reach) {
+	if r == nil || len(r.Witnesses) == 0 || !act.OnlineBefore {
+		return
+	}
+	if !r.Coordinator {
+		act.Witnesses, _ = w.a.ask(ctx, r.Witnesses, witness.Here, hereWithin) // Who does not answer is no witness.
+		return
+	}
+	var no error
+	if act.Outside, no = w.a.ask(ctx, r.Witnesses, witness.Coordinator, outsideWithin); len(act.Outside) == 0 && ctx.Err() == nil {
+		w.log.Warn("nobody reaches the coordinator on this host from outside: whether others do afterwards can't be told", "error", no)
+	}
+}
+
+// among are the witnesses that are named.
+func among(all []fleet.Witness, names []fleet.MachineName) []fleet.Witness {
+	return slices.DeleteFunc(slices.Clone(all), func(w fleet.Witness) bool { return !slices.Contains(names, w.Machine) })
+}
+
+// witnesses has a verification count on those that answered before the activation.
+func (t *trial) witnesses(act *journal.Activation, r *fleet.Reach) {
+	if r != nil {
+		t.here, t.outside = among(r.Witnesses, act.Witnesses), among(r.Witnesses, act.Outside)
+	}
+}
+
+// reachOutside is reach for a host that the coordinator runs on: it is reached where
+// somebody else does.
+func (w *worker) reachOutside(ctx context.Context, t trial) (why string, ok bool) {
+	for {
+		yes, no := w.a.ask(ctx, t.outside, witness.Coordinator, outsideWithin)
+		if len(yes) > 0 {
+			return "", true
+		}
+		if no != nil && ctx.Err() == nil {
+			why = "nobody reaches the coordinator on this host from outside: " + strings.ReplaceAll(no.Error(), "\n", "; ")
+		}
+		if sleep(ctx, spread(witnessPause)) != nil {
+			return why, false
+		}
+	}
+}
+
+// bearWitness asks, until ctx ends, those that answered before whether this host reaches
+// them still, and says what came of it last: one that answers says that the coordinator
+// is what is out of reach. But where that takes connections and is not who it should be,
+// or does not take this host for who it is, that is between the two.
+func (w *worker) bearWitness(ctx context.Context, t trial) (witnessed bool) {
+	if len(t.here) == 0 {
+		return false
+	}
+	for wait := witnessFirst; sleep(ctx, wait) == nil; wait = witnessPause {
+		round := context.WithoutCancel(ctx) // The deadline must not make a no of a yes.
+		yes, _ := w.a.ask(round, t.here, witness.Here, hereWithin)
+		witnessed = len(yes) > 0 && !w.a.bound.Load().client.Strange(round, hereWithin)
+	}
+	return witnessed
+}
