@@ -25,7 +25,7 @@ const (
 	// hereWithin and outsideWithin bound what a witness may take: one that is slower is
 	// taken to be away.
 	hereWithin    = 2 * time.Second
-	outsideWithin = 8 * time.Second
+	outsideWithin = 7 * time.Second
 	// listenAgain is how soon an address is tried again that can't be listened on, such
 	// as that of a network which is not up yet.
 	listenAgain = 30 * time.Second
@@ -83,8 +83,15 @@ func (a *Agent) answerAt(ctx context.Context, b *bound, address string) error {
 		TLS: pki.WitnessServerTLS(pki.ServerConfig{
 			Certificate: a.identity.Certificate, CAs: a.identity.CAs, Fleet: b.fleet, Now: a.now,
 		}),
-		Reach: func(ctx context.Context) error { return a.reachOnce(ctx, b) },
-		Log:   a.config.Log,
+		Reach: func(ctx context.Context) error {
+			err := a.reachOnce(ctx, b)
+			if err != nil && a.inFlight() {
+				// Perhaps of the same release as who asks, and broken in the same way.
+				err = witness.ErrBusy
+			}
+			return err
+		},
+		Log: a.config.Log,
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -184,18 +191,21 @@ func (w *worker) reachOutside(ctx context.Context, t trial) (why string, ok bool
 	}
 }
 
-// bearWitness asks, until ctx ends, those that answered before whether this host reaches
-// them still, and says what came of it last: one that answers says that the coordinator
-// is what is out of reach. But where that takes connections and is not who it should be,
-// or does not take this host for who it is, that is between the two.
+// bearWitness asks, until ctx ends, those that answered before whether they reach the
+// coordinator, and says what came of the last round. One that says no shows that this host
+// is well connected, and the coordinator is not. One that says yes shows that it is this
+// host. So does a coordinator that takes connections and fails the handshake: that is
+// between the two.
 func (w *worker) bearWitness(ctx context.Context, t trial) (witnessed bool) {
 	if len(t.here) == 0 {
 		return false
 	}
 	for wait := witnessFirst; sleep(ctx, wait) == nil; wait = witnessPause {
-		round := context.WithoutCancel(ctx) // The deadline must not make a no of a yes.
-		yes, _ := w.a.ask(round, t.here, witness.Here, hereWithin)
-		witnessed = len(yes) > 0 && !w.a.bound.Load().client.Strange(round, hereWithin)
+		yes, no := w.a.ask(ctx, t.here, witness.Coordinator, outsideWithin)
+		if ctx.Err() != nil {
+			break // Half a round says nothing.
+		}
+		witnessed = len(yes) == 0 && errors.Is(no, witness.ErrNo) && !w.a.bound.Load().client.Strange(ctx, hereWithin)
 	}
 	return witnessed
 }

@@ -27,8 +27,8 @@ type peer struct {
 	certificate tls.Certificate
 	address     string
 	// out is whether it reaches the coordinator no longer.
-	out  atomic.Bool
-	stop func()
+	out, busy atomic.Bool
+	stop      func()
 }
 
 func newPeer(h *host, m fleet.MachineName) *peer {
@@ -63,6 +63,9 @@ func (p *peer) answers() {
 	s := &witness.Server{
 		TLS: pki.WitnessServerTLS(pki.ServerConfig{Certificate: p.own, CAs: p.cas, Fleet: agenttest.FleetID, Now: time.Now}),
 		Reach: func(context.Context) error {
+			if p.busy.Load() {
+				return witness.ErrBusy
+			}
 			if p.out.Load() {
 				return errors.New("connection refused")
 			}
@@ -116,7 +119,10 @@ func TestWitnessed(t *testing.T) {
 	p.answers()
 	h.start()
 	h.confirmed(1, "good")
-	next := p.midway(false, h.coord.Stop)
+	next := p.midway(false, func() {
+		h.coord.Stop()
+		p.out.Store(true)
+	})
 	if q := waitLocal(t, h, fleet.StateVerified); q.Current != next || len(q.Refused) != 0 {
 		t.Errorf("status: %+v", q)
 	}
@@ -134,6 +140,8 @@ func TestNotWitnessed(t *testing.T) {
 	}{
 		"the witness is out of reach too": {true, func(p *peer) { p.stop() }},
 		"the witness came only then":      {false, func(p *peer) { p.answers() }},
+		"the witness reaches it":          {true, func(p *peer) { p.out.Store(false) }},
+		"the witness can't tell":          {true, func(p *peer) { p.busy.Store(true) }},
 		"something else is in the coordinator's place": {true, func(p *peer) {
 			l, err := net.Listen("tcp", p.h.coord.Address) //nolint:noctx // A test's.
 			if err != nil {
@@ -164,6 +172,7 @@ func TestNotWitnessed(t *testing.T) {
 			good := h.confirmed(1, "good")
 			p.midway(false, func() {
 				h.coord.Stop()
+				p.out.Store(true)
 				row.then(p)
 			})
 			q := waitProfile(t, h, "one that went back", goneBack)

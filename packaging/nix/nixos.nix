@@ -52,6 +52,9 @@ in
       assertions = arguments.assertions cfg.agent;
       # Nix runs git for flakes that are in git; the operator's own comes first.
       environment.systemPackages = [ cfg.package (lib.lowPrio pkgs.gitMinimal) ];
+      networking.firewall.interfaces = mkIf (cfg.agent.witnessPort != null && cfg.agent.meshInterface != null) {
+        ${cfg.agent.meshInterface}.allowedTCPPorts = [ cfg.agent.witnessPort ];
+      };
 
       systemd.services.fleet-agent = ofAgent {
         description = "fleet agent";

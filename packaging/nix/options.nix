@@ -64,6 +64,18 @@ in
         with the versions that follow it. Null: the join string alone says it.
       '';
     };
+    witnessPort = mkOption {
+      type = orNull types.port;
+      default = null;
+      example = 7444;
+      description = "Port at which this host answers others as a witness, where the fleet file says that it is one: the firewall of NixOS lets hosts reach it on `meshInterface`. Null: the firewall is left as it is.";
+    };
+    meshInterface = mkOption {
+      type = orNull (types.strMatching "[^/[:space:]]{1,15}");
+      default = null;
+      example = "ztmesh0";
+      description = "Interface of the mesh, on which `witnessPort` is opened. It is opened nowhere else.";
+    };
     observe = mkOption {
       type = types.bool;
       default = false;

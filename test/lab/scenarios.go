@@ -35,6 +35,7 @@ func groups() []group {
 		{"Bundles", setUpBundles, bundleScenarios()},
 		{"Out paths", setUpBundles, outPathScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios(), goneScenarios())},
+		{"Five hosts", setUpFive, fiveScenarios()},
 		{"Agents", setUpAgents, agentScenarios()},
 		{"Reboots", setUpReboots, rebootScenarios()},
 		{"Services", setUpNixOS, serviceScenarios()},

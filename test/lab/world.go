@@ -79,6 +79,8 @@ type world struct {
 	booted string
 	// agentUnit is the agent's unit where systems bring it.
 	agentUnit string
+	// five is the world of five hosts, where that is set up.
+	five *five
 	// given says that the hosts have units that others brought, so that the programs
 	// install none.
 	given bool
@@ -97,10 +99,8 @@ func (w *world) boot(ctx context.Context, o hosts) error {
 	if err := os.MkdirAll(flake, 0o755); err != nil {
 		return err
 	}
-	for _, program := range []string{"fleet-agent", "fleet-coordinator", "fleetctl"} {
-		if err := copyFile(filepath.Join(w.bin, program), filepath.Join(bin, program), 0o755); err != nil {
-			return fmt.Errorf("%w; run make build first", err)
-		}
+	if err := w.copyPrograms(); err != nil {
+		return err
 	}
 	if o.crashPoints {
 		if err := w.compile(ctx, "fleet-agent", "./cmd/fleet-agent", "build", "-tags", "grpcnotrace,crashpoints", "-trimpath"); err != nil {
@@ -128,6 +128,16 @@ func (w *world) boot(ctx context.Context, o hosts) error {
 	eg.Go(func() error { return w.ops.Boot(ectx) })
 	eg.Go(func() error { return w.web.Boot(ectx) })
 	return eg.Wait()
+}
+
+// copyPrograms puts the programs where the hosts have them.
+func (w *world) copyPrograms() error {
+	for _, program := range []string{"fleet-agent", "fleet-coordinator", "fleetctl"} {
+		if err := copyFile(filepath.Join(w.bin, program), filepath.Join(w.lab.Dir(), "bin", program), 0o755); err != nil {
+			return fmt.Errorf("%w; run make build first", err)
+		}
+	}
+	return nil
 }
 
 // configure writes what an installation of the hosts would have written.
@@ -166,11 +176,16 @@ func (w *world) fleetctl(ctx context.Context, args ...string) (string, error) {
 
 // found makes the fleet and starts its coordinator.
 func (w *world) found(ctx context.Context) error {
+	return w.foundAt(ctx, opsName, func(ctx context.Context) error { return w.fleetFile(ctx, bundleSource, patient) })
+}
+
+// foundAt is found for a coordinator on that machine, and a fleet's file of one's own.
+func (w *world) foundAt(ctx context.Context, machine string, file func(context.Context) error) error {
 	if _, err := w.ops.Run(ctx, "fleetctl", "init", repo, "--fleet", "lab", "--operator", "me",
-		"--coordinator-machine", opsName, "--address", w.address()); err != nil {
+		"--coordinator-machine", machine, "--address", w.address()); err != nil {
 		return err
 	}
-	if err := w.fleetFile(ctx, bundleSource, patient); err != nil {
+	if err := file(ctx); err != nil {
 		return err
 	}
 	_, err := w.ops.Shell(ctx, `

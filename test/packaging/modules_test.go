@@ -161,6 +161,10 @@ func TestPorts(t *testing.T) {
 	if len(all.Allowed) > 0 || len(all.Interfaces) != 1 || !slices.Equal(all.Interfaces["ztmesh0"].Allowed, []int{8443}) {
 		t.Errorf("with a mesh: %+v", all)
 	}
+	witness := e.AgentAll.Firewall
+	if len(witness.Allowed) > 0 || len(witness.Interfaces) != 1 || !slices.Equal(witness.Interfaces["ztmesh0"].Allowed, []int{7444}) {
+		t.Errorf("of a witness: %+v", witness)
+	}
 	if n := len(e.Nothing.Services) + len(e.DarwinNone.Daemons) + len(e.DarwinNone.Activation); n > 0 {
 		t.Errorf("with nothing enabled there is %+v, %+v", e.Nothing, e.DarwinNone)
 	}

@@ -25,6 +25,7 @@ type Server struct {
 	// TLS is pki.WitnessServerTLS.
 	TLS *tls.Config
 	// Reach reaches for the coordinator over a new connection.
+	// Reach may return ErrBusy.
 	Reach func(context.Context) error
 	Log   *slog.Logger
 
@@ -113,7 +114,10 @@ func (s *Server) answer(ctx context.Context, raw net.Conn) error {
 	switch Ask(ask) {
 	case Here:
 	case Coordinator:
-		if err := s.reached(ctx); err != nil {
+		switch err := s.reached(ctx); {
+		case errors.Is(err, ErrBusy):
+			answer = "busy"
+		case err != nil:
 			answer = "no " + plain(err.Error())
 		}
 	default:
@@ -162,7 +166,7 @@ func (s *Server) carryOut(ctx context.Context, r *reach) {
 	s.mu.Lock()
 	s.next = nil
 	s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, answerWithin/2)
+	ctx, cancel := context.WithTimeout(ctx, reachWithin)
 	defer cancel()
 	r.err = s.Reach(ctx)
 	s.ended = time.Now() //nolint:forbidigo // Monotonic.

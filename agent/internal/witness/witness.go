@@ -3,8 +3,8 @@
 // hosts of its fleet: that it is there, or whether it reaches the coordinator itself, over
 // a connection that it opens for that.
 //
-// A question is a line, the name of an Ask; so is the answer: "yes", or "no" with a space
-// and why. Then both hang up.
+// A question is a line, the name of an Ask; so is the answer: "yes", or "no" or "busy"
+// with a space and why. Then both hang up.
 package witness
 
 import (
@@ -34,12 +34,17 @@ const (
 	// handshakeWithin bounds how long a peer may take to say who it is and what it asks;
 	// answerWithin how long an answer may take after that.
 	handshakeWithin = 5 * time.Second
-	answerWithin    = 15 * time.Second
+	answerWithin    = 10 * time.Second
+	// reachWithin bounds one attempt to reach the coordinator.
+	reachWithin = 4 * time.Second
 )
 
 var (
 	// ErrNo is a witness's answer: it does not reach the coordinator, or refuses to say.
 	ErrNo = errors.New("the witness says no")
+	// ErrBusy is the answer of a witness that can't say no in good faith: its own host is
+	// being changed, and may be what is broken.
+	ErrBusy = errors.New("the witness can't tell")
 	// errLine is about a line that is too long, or has no end.
 	errLine = errors.New("want one short line")
 )
@@ -58,11 +63,16 @@ func readLine(r io.Reader, most int64) (string, error) {
 
 // answered is what an answer means.
 func answered(line string) error {
-	switch why, no := strings.CutPrefix(line, "no"); {
-	case line == "yes":
-		return nil
-	case no:
-		return fmt.Errorf("%w: %s", ErrNo, plain(strings.TrimSpace(why)))
+	word, why, _ := strings.Cut(line, " ")
+	switch word {
+	case "yes":
+		if why == "" {
+			return nil
+		}
+	case "no":
+		return fmt.Errorf("%w: %s", ErrNo, plain(why))
+	case "busy":
+		return fmt.Errorf("%w: %s", ErrBusy, plain(why))
 	}
 	return errLine
 }

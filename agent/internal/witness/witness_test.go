@@ -182,7 +182,7 @@ func TestHostilePeers(t *testing.T) {
 	}
 
 	for name, says := range map[string]string{
-		"nothing": "", "no line": "yes", "too much": strings.Repeat("yes", 1000) + "\n", "nonsense": "perhaps\n", "almost": "yes \n",
+		"nothing": "", "no line": "yes", "too much": strings.Repeat("yes", 1000) + "\n", "nonsense": "perhaps\n", "almost": "yes sir\n",
 	} {
 		l, err := tls.Listen("tcp", "127.0.0.1:0", pki.WitnessServerTLS(pki.ServerConfig{
 			Certificate: a.certificate(host("galena"), time.Minute), CAs: a.cas, Fleet: fleetID, Now: time.Now,

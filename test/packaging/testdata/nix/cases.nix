@@ -24,6 +24,8 @@ let
     caPins = [ (digest "a") (digest "b") ];
     rootPin = digest "c";
     observe = true;
+    witnessPort = 7444;
+    meshInterface = "ztmesh0";
     ageIdentity = "/etc/age.key";
     pollInterval = "1m30s";
     deadManMargin = "90s";
