@@ -152,9 +152,15 @@ func runInventoryShow(o *options, args []string) error {
 	if p.JSON() {
 		return p.Value(view)
 	}
-	rows := make([][]string, len(view.Machines))
-	for i, m := range view.Machines {
-		rows[i] = m.row(p, file.fleet)
+	var rows [][]string
+	for _, m := range view.Machines {
+		rows = append(rows, m.row(p, file.fleet))
+		if m.Deployment == nil {
+			continue
+		}
+		for _, q := range m.Deployment.Profiles {
+			rows = append(rows, []string{"  " + string(q.Name), "", "", "", showSource(file.fleet, q.Source), showPolicy(q.Policy), dashed(probeNames(q.Probes)), "-"})
+		}
 	}
 	p.Table([]string{"MACHINE", "CLASS", "TAGS", "ENABLED", "SOURCE", "POLICY", "PROBES", "SECRETS"}, rows)
 	return nil
@@ -172,15 +178,19 @@ func (m machineView) row(p *ui.Printer, f *inventory.Fleet) []string {
 	case m.Deployment == nil:
 		return append(row, "-", "-", "-", "-")
 	}
-	probes := make([]string, len(m.Deployment.Probes))
-	for i, probe := range m.Deployment.Probes {
-		probes[i] = probe.Name
-	}
 	secrets := make([]string, 0, len(m.Deployment.Secrets))
 	for _, name := range slices.Sorted(maps.Keys(m.Deployment.Secrets)) {
 		secrets = append(secrets, string(name))
 	}
-	return append(row, showSource(f, m.Deployment.Source), showPolicy(m.Deployment.Policy), dashed(probes), dashed(secrets))
+	return append(row, showSource(f, m.Deployment.Source), showPolicy(m.Deployment.Policy), dashed(probeNames(m.Deployment.Probes)), dashed(secrets))
+}
+
+func probeNames(probes []fleet.Probe) []string {
+	names := make([]string, len(probes))
+	for i, probe := range probes {
+		names[i] = probe.Name
+	}
+	return names
 }
 
 func dashed(list []string) string {

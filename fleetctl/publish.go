@@ -18,8 +18,9 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
-const publishHelp = `Publish a release: one signed generation for each MACHINE (default: all that are
-not disabled and have a source). Hosts see all of it or nothing.
+const publishHelp = `Publish a release: one signed generation for each profile of each MACHINE (default:
+all that are not disabled and have a source or profiles). Hosts see all of it or
+nothing.
 
 Bundles and plugins are pinned by digest. Flakes are locked, evaluated once for all
 machines and pinned by revision, hash and out path; with build: true in fleet.yaml,
@@ -221,7 +222,7 @@ func showPublished(o *options, res *publisher.Result, dryRun bool, left leftOut,
 		p.Printf("Release %s is signed, and more signatures are needed: have who holds another key run \"fleetctl sign %s\".\nCommit releases/.\n", res.Release, res.Release)
 		return nil
 	}
-	p.Printf("Published release %s for %s.\n", res.Release, plural(len(res.Generations), "machine"))
+	p.Printf("Published release %s for %s.\n", res.Release, generationsText(res.Generations))
 	changed := []string{"releases/"}
 	if slices.ContainsFunc(res.Generations, func(g publisher.Generation) bool { return g.SecretsChanged > 0 }) {
 		changed = append(changed, "secrets/")
@@ -231,6 +232,22 @@ func showPublished(o *options, res *publisher.Result, dryRun bool, left leftOut,
 	}
 	p.Printf("Commit %s; follow it with \"fleetctl status\".\n", strings.Join(changed, ", "))
 	return nil
+}
+
+// generationsText counts machines, and other profiles where there are any.
+func generationsText(list []publisher.Generation) string {
+	machines := map[fleet.MachineName]bool{}
+	homes := 0
+	for _, g := range list {
+		machines[g.Machine] = true
+		if g.Profile.User() != "" {
+			homes++
+		}
+	}
+	if homes == 0 {
+		return plural(len(machines), "machine")
+	}
+	return plural(len(machines), "machine") + ", " + plural(homes, "home") + " on them"
 }
 
 func secretsText(g publisher.Generation) string {

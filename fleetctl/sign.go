@@ -147,7 +147,7 @@ func runSign(ctx context.Context, o *options, opts *signOptions, name string) er
 	if !p.JSON() {
 		showReview(p, r, o.Now())
 	}
-	if err := o.confirm(fmt.Sprintf("Sign release %s for %s?", id, plural(len(r.Changes), "machine")), opts.Yes); err != nil {
+	if err := o.confirm(fmt.Sprintf("Sign release %s for %s?", id, generationsText(afterOf(r.Changes))), opts.Yes); err != nil {
 		return err
 	}
 	done, err := pub.Sign(ctx, r)
@@ -165,6 +165,13 @@ func runSign(ctx context.Context, o *options, opts *signOptions, name string) er
 	}
 	p.Printf("Signed and committed release %s. Commit releases/, secrets/ and hosts/ where they changed; follow it with \"fleetctl status\".\n", id)
 	return nil
+}
+
+func afterOf(changes []publisher.Change) (list []publisher.Generation) {
+	for _, c := range changes {
+		list = append(list, c.After)
+	}
+	return list
 }
 
 func resultOf(c publisher.Change) changeResult {

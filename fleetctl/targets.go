@@ -24,7 +24,8 @@ type leftOut struct {
 	banned   []string
 }
 
-// selectTargets turns names, or none for all, into targets. Of all machines
+// selectTargets turns names, or none for all, into targets: the machine's system,
+// and its other profiles. Of all machines
 // the disabled ones, the banned ones and those without a source are left out;
 // a named one of these is an error.
 func selectTargets(w *workspace, names []string) (targets []publisher.Target, left leftOut, err error) {
@@ -59,7 +60,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 		if err != nil {
 			return nil, left, err
 		}
-		if dep.Source.IsZero() {
+		if dep.Source.IsZero() && len(dep.Profiles) == 0 {
 			if len(names) > 0 {
 				return nil, left, ui.WithHint(fmt.Errorf("%s has no source: %w", m.Name, errNotSelectable),
 					fmt.Sprintf("set source: {bundle: DIR} or {flake: .} for it in fleet.yaml, below settings.machine.%s, say", m.Name))
@@ -67,12 +68,21 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 			left.noSource = append(left.noSource, string(m.Name))
 			continue
 		}
-		t, err := target(w, m, dep)
-		if err != nil {
-			return nil, left, err
+		if !dep.Source.IsZero() {
+			t, err := target(w, m, dep)
+			if err != nil {
+				return nil, left, err
+			}
+			t.Reach = w.reach(m.Name, dep.Witness, witnesses)
+			targets = append(targets, t)
 		}
-		t.Reach = w.reach(m.Name, dep.Witness, witnesses)
-		targets = append(targets, t)
+		for _, p := range dep.Profiles {
+			targets = append(targets, publisher.Target{
+				Machine: m.Name, Profile: p.Name, Source: p.Source, Plugins: p.Plugins,
+				Probes: p.Probes, Policy: p.Policy.Policy, Expiry: time.Duration(p.Policy.Expiry), Age: dep.Age,
+				Reach: w.reach(m.Name, "", witnesses), // The system's generation has this machine answer.
+			})
+		}
 	}
 	if len(targets) == 0 {
 		return nil, left, ui.WithHint(errors.New("no machine has anything to publish"), "set source: {bundle: DIR} or {flake: .} below settings in fleet.yaml")
@@ -80,6 +90,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 	return targets, left, nil
 }
 
+// target is the system of a machine.
 func target(w *workspace, m inventory.Machine, dep inventory.Deployment) (publisher.Target, error) {
 	t := publisher.Target{
 		Machine: m.Name, Profile: fleet.System, Source: dep.Source, Plugins: dep.Plugins,

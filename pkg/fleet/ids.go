@@ -88,6 +88,15 @@ func ParseProfileName(s string) (ProfileName, error) {
 	return "", fmt.Errorf("%w: profile %q: use \"system\" or \"home/<user>\"", ErrName, clip(s))
 }
 
+// User is the user of a home profile; empty for the system's.
+func (p ProfileName) User() string {
+	user, ok := strings.CutPrefix(string(p), "home/")
+	if !ok {
+		return ""
+	}
+	return user
+}
+
 // FileName is the profile's name as one path element.
 func (p ProfileName) FileName() string { return strings.ReplaceAll(string(p), "/", "-") }
 

@@ -100,7 +100,11 @@ type ExternalSource struct {
 
 // IsBuiltinDriver says whether a driver is part of agents.
 func IsBuiltinDriver(name string) bool {
-	return name == DriverBundle || name == DriverNixOS || name == DriverNix
+	switch name {
+	case DriverBundle, DriverNixOS, DriverNix, DriverHome:
+		return true
+	}
+	return false
 }
 
 func (s Source) validateExternal() error {

@@ -15,6 +15,8 @@ const (
 	DriverNixOS = "nixos"
 	// DriverNix runs the activate program of an out path, as system-manager has.
 	DriverNix = "nix"
+	// DriverHome activates a generation of home-manager as the profile's user.
+	DriverHome = "home"
 )
 
 // Limits on sources.
@@ -130,7 +132,7 @@ func (s Source) Validate() error {
 		if s.Bundle == nil {
 			return invalid("source of driver bundle has no bundle")
 		}
-	case DriverNixOS, DriverNix:
+	case DriverNixOS, DriverNix, DriverHome:
 		if s.Flake == nil && s.StorePath == nil {
 			return invalid("source of driver %s has neither a flake nor a store path", s.Driver)
 		}

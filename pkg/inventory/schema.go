@@ -75,6 +75,11 @@ func rootSchema() object {
 		"probe":           probeSchema(),
 		"probes":          mapOf(fmt.Sprintf("Health checks by name, at most %d.", fleet.MaxProbes), probeName.String(), setting(ref("probe"))),
 		"plugin":          pluginSchema(),
+		"profile": fields("A home, built and activated as its user.", object{
+			"source": setting(ref("source")),
+			"probes": setting(ref("probes")),
+			"policy": setting(ref("policy")),
+		}),
 		"secret":          secretSchema(),
 		"secrets":         mapOf("Secrets by name.", namePattern, setting(ref("secret"))),
 		"settings":        settingsSchema(nil),
@@ -146,6 +151,8 @@ func settingsSchema(more object) object {
 		"policy":  setting(ref("policy")),
 		"secrets": setting(ref("secrets")),
 		"witness": setting(text("host:port, on the network of the coordinator, where the machine's agent tells others that it is there; {machine} stands for the machine's name.", addressPattern)),
+		"platform": setting(text("What the machine is for Nix, such as aarch64-linux. Default: aarch64-darwin for the class darwin, else x86_64-linux.", platformPattern)),
+		"profiles": setting(mapOf("Profiles beside the system, by name.", `^home/[a-z_][a-z0-9_-]{0,31}$`, setting(ref("profile")))),
 		"plugins": setting(mapOf("Drivers and probes of one's own, by name.", labelPattern, setting(ref("plugin")))),
 	}
 	maps.Copy(props, more)
@@ -179,11 +186,11 @@ func sourceSchema() object {
 	s := fields("Where generations come from: a bundle, a flake or a store path.", object{
 		"bundle":    setting(text("Directory of a bundle; needs no Nix.", pathPattern)),
 		"flake":     setting(text("A flake: a path such as ., or a URL. Default: the fleet's repository.", refPattern)),
-		"attr":      setting(text("What to build of the flake; {machine} stands for the machine's name.", attrPattern)),
+		"attr":      setting(text("What to build of the flake; {machine} stands for the machine's name, {platform} for what it is for Nix, {user} for the user of a home profile.", attrPattern)),
 		"url":       setting(text("Where hosts find the flake, where that is another place.", `^[a-z][a-z0-9+]*:[!-"$-~]+$`)),
 		"build":     setting(object{"type": "boolean", "description": "Publish builds too, and signs the content of the whole closure."}),
 		"storePath": setting(text("/nix/store/HASH-NAME, or a link to it.", pathPattern)),
-		"driver":    setting(text("bundle, nix, nixos, or the name of a plugin. Default: by source and class.", labelPattern)),
+		"driver":    setting(text("bundle, nix, nixos, home, or the name of a plugin. Default: by source, profile and class.", labelPattern)),
 		"config":    setting(object{"type": "object", "description": "For the driver of a plugin: any map."}),
 		"files":     setting(text("For the driver of a plugin: a directory that is shipped.", pathPattern)),
 	})

@@ -26,6 +26,8 @@ type Deployment struct {
 	// Witness is host:port where the machine's agent answers other hosts; empty where it
 	// does not.
 	Witness string `json:"witness,omitempty"`
+	// Profiles beside the system, by name.
+	Profiles []Profile `json:"profiles,omitempty"`
 	// Age is the recipient that the machine's secrets are encrypted to, see
 	// [ParseRecipient]; empty where the fleet file leaves it to the machine's
 	// key.json, see [MachineKey].
@@ -112,11 +114,18 @@ type settingsDecoder struct {
 	complete bool
 	// machine is set with complete.
 	machine *Machine
+	// nix is the machine's platform, as Nix calls it.
+	nix string
+	// user is that of the home profile that is read; empty for the system's.
+	user string
 }
 
 func (d *settingsDecoder) deployment(n *node) Deployment {
 	dep := Deployment{Policy: Policy{Expiry: fleet.Duration(fleet.DefaultExpiry)}}
+	d.nix = d.platform(n.get("platform")) // Sources need it.
 	d.fields(n, "settings", map[string]func(*node){
+		"platform": func(*node) {},
+		"profiles": func(*node) {},
 		"source":  func(n *node) { dep.Source = d.source(n) },
 		"probes":  func(n *node) { dep.Probes = d.probes(n) },
 		"policy":  func(n *node) { d.policy(n, &dep.Policy) },
@@ -138,6 +147,7 @@ func (d *settingsDecoder) deployment(n *node) Deployment {
 			}
 		},
 	})
+	d.profiles(n.get("profiles"), &dep) // They need the rest.
 	d.usedPlugins(n, &dep)
 	return dep
 }

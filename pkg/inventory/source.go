@@ -40,16 +40,30 @@ func (s Source) IsZero() bool { return s == Source{} }
 // IsExternal says whether the driver is a plugin.
 func (s Source) IsExternal() bool { return s.Driver != "" && !fleet.IsBuiltinDriver(s.Driver) }
 
-// attrMachine stands for the machine's name in source.attr.
-const attrMachine = "{machine}"
+// What stands in source.attr for the machine's name, for its platform as Nix
+// calls it, and, in that of a home profile, for the user.
+const (
+	attrMachine  = "{machine}"
+	attrPlatform = "{platform}"
+	attrUser     = "{user}"
+)
 
 // defaultAttr is what flakes call the thing that a driver wants: nixosSystem
-// puts it there, and system-manager's makeSystemConfig.
+// puts it there, system-manager's makeSystemConfig, and who calls home-manager's
+// homeManagerConfiguration for each user and kind of machine.
 func defaultAttr(driver string) string {
-	if driver == fleet.DriverNixOS {
+	switch driver {
+	case fleet.DriverNixOS:
 		return "nixosConfigurations." + attrMachine + ".config.system.build.toplevel"
+	case fleet.DriverHome:
+		return `homeConfigurations."` + attrUser + "@" + attrPlatform + `".activationPackage`
 	}
 	return "systemConfigs." + attrMachine
+}
+
+// filled puts names for what stands for them.
+func (d *settingsDecoder) filled(attr string) string {
+	return strings.NewReplacer(attrMachine, string(d.machine.Name), attrPlatform, d.nix, attrUser, d.user).Replace(attr)
 }
 
 // flakeSchemes are the kinds of flake references that name where something is.
@@ -66,7 +80,7 @@ const maxFlakeRef = 2048
 func (d *settingsDecoder) source(n *node) (s Source) {
 	d.fields(n, "source", map[string]func(*node){
 		"driver": func(n *node) {
-			names := []driverName{fleet.DriverBundle, fleet.DriverNix, fleet.DriverNixOS}
+			names := []driverName{fleet.DriverBundle, fleet.DriverNix, fleet.DriverNixOS, fleet.DriverHome}
 			s.Driver = string(enum(&d.decoder, n, "source.driver", append(names, d.f.plugins...)...))
 		},
 		"bundle": func(n *node) {
@@ -108,7 +122,7 @@ func (d *settingsDecoder) completeSource(n *node, s *Source) {
 			kinds = append(kinds, e.key)
 		}
 	}
-	if len(set) == 0 {
+	if len(set) == 0 && d.user == "" {
 		return
 	}
 	for _, key := range set {
@@ -145,7 +159,7 @@ func (d *settingsDecoder) completeSource(n *node, s *Source) {
 	if kind == "flake" && s.Attr == "" && n.get("attr") == nil {
 		s.Attr = defaultAttr(s.Driver)
 	}
-	s.Attr = strings.ReplaceAll(s.Attr, attrMachine, string(d.machine.Name))
+	s.Attr = d.filled(s.Attr)
 	if kind != "flake" {
 		for _, key := range []string{"attr", "url", "build"} {
 			if slices.Contains(set, key) {
@@ -159,6 +173,8 @@ func (d *settingsDecoder) defaultDriver(kind string) string {
 	switch {
 	case kind == "bundle":
 		return fleet.DriverBundle
+	case d.user != "":
+		return fleet.DriverHome
 	case d.machine.Class == fleet.ClassNixOS:
 		return fleet.DriverNixOS
 	}
@@ -175,10 +191,20 @@ func (d *settingsDecoder) checkDriver(n *node, kind, driver string) {
 	switch {
 	case (kind == "bundle") != (driver == fleet.DriverBundle):
 		d.add(at, ErrConflict, fmt.Sprintf("source is a %s, and its driver is %s", kind, driver), "leave the driver out: it follows from the source and the class")
+	case (driver == fleet.DriverNixOS || driver == fleet.DriverHome) && (driver == fleet.DriverHome) != (d.user != ""):
+		d.add(at, ErrConflict, fmt.Sprintf("source.driver is %s, which is not for the profile %s", driver, d.profileName()),
+			"home is for profiles home/<user>, nixos for the system of a machine")
 	case driver == fleet.DriverNixOS && d.machine.Class != fleet.ClassNixOS:
 		d.add(at, ErrConflict, fmt.Sprintf("source.driver is nixos, and machine %s is of class %s", d.machine.Name, d.machine.Class),
 			"write driver: nix for an out path with an activate program, or correct the machine's class")
 	}
+}
+
+func (d *settingsDecoder) profileName() fleet.ProfileName {
+	if d.user == "" {
+		return fleet.System
+	}
+	return fleet.ProfileName("home/" + d.user)
 }
 
 // flake reads a flake reference. Paths become absolute.
@@ -261,8 +287,13 @@ func (d *settingsDecoder) attr(n *node) string {
 	if n.kind != kindString {
 		return ""
 	}
-	// A name of a machine fits wherever this does.
-	if _, err := nix.ParseAttrPath(strings.ReplaceAll(s, attrMachine, "machine")); err != nil {
+	if d.user == "" && strings.Contains(s, attrUser) {
+		d.invalid(n.at, "only that of a profile home/<user> has one", "source.attr names a user: %s", quote(s))
+		return ""
+	}
+	// The names that stand there later fit wherever this does.
+	names := strings.NewReplacer(attrMachine, "machine", attrPlatform, "platform", attrUser, "user")
+	if _, err := nix.ParseAttrPath(names.Replace(s)); err != nil {
 		d.add(n.at, ErrInvalid, "source.attr: "+err.Error(), "write a path such as nixosConfigurations."+attrMachine+".config.system.build.toplevel")
 		return ""
 	}

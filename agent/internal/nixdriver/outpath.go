@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -123,16 +122,12 @@ func (d *OutPath) durable() driver.Step {
 }
 
 func (d *OutPath) step(profile fleet.ProfileName, name, path, previous string) driver.Step {
-	user, ok := strings.CutPrefix(string(profile), "home/")
-	if !ok {
-		user = ""
-	}
 	return driver.Step{Exec: &driver.Exec{
 		Argv: []string{filepath.Join(path, name)},
 		Env: []string{
 			"PATH=" + d.config.Path, "FLEET_PROFILE=" + string(profile), "FLEET_OUT=" + path, "FLEET_PREVIOUS=" + previous,
 		},
-		User: user, Dir: path,
+		User: profile.User(), Dir: path,
 	}}
 }
 

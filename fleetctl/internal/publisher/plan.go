@@ -98,7 +98,7 @@ func (p *Publisher) plan(ctx context.Context, t *release.Trust, h *history, pins
 		}
 		it, err := prepare(ctx, target)
 		if err != nil {
-			return nil, fmt.Errorf("preparing %s: %w", target.Machine, err)
+			return nil, fmt.Errorf("preparing %s: %w", target.name(), err)
 		}
 		pl.items = append(pl.items, *it)
 	}

@@ -163,7 +163,7 @@ func (p *Publisher) Stage(ctx context.Context, req Request) (*Result, error) {
 	for _, target := range req.Targets {
 		pin, err := b.pin(target.Source)
 		if err != nil {
-			return nil, fmt.Errorf("preparing %s: %w", target.Machine, err)
+			return nil, fmt.Errorf("preparing %s: %w", target.name(), err)
 		}
 		settings, err := settingsOf(target)
 		if err != nil {

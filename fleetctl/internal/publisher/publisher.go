@@ -136,6 +136,14 @@ type Target struct {
 	Age string
 }
 
+// name is what people call it.
+func (t Target) name() string {
+	if t.Profile == fleet.System || t.Profile == "" {
+		return string(t.Machine)
+	}
+	return string(t.Machine) + ", " + string(t.Profile)
+}
+
 // Secret is one secret of a target.
 type Secret struct {
 	Name fleet.SecretName
