@@ -23,15 +23,19 @@ func (w *worker) drift(ps journal.ProfileState) string {
 		return ""
 	}
 	var parts []string
+	boots, not := " boots", " runs, which does not boot"
+	if w.profile.User() != "" { // No boot activates a home.
+		boots, not = " is its Nix profile", " runs, which is not its Nix profile"
+	}
 	switch {
 	case d.Runs != "" && d.Boots == d.Runs:
-		parts = append(parts, called(ps, d.Runs)+" runs and boots")
+		parts = append(parts, called(ps, d.Runs)+" runs and"+boots)
 	case d.Runs != "" && d.Boots != "":
-		parts = append(parts, called(ps, d.Runs)+" runs", called(ps, d.Boots)+" boots")
+		parts = append(parts, called(ps, d.Runs)+" runs", called(ps, d.Boots)+boots)
 	case d.Runs != "":
-		parts = append(parts, called(ps, d.Runs)+" runs, which does not boot")
+		parts = append(parts, called(ps, d.Runs)+not)
 	case d.Boots != "":
-		parts = append(parts, called(ps, d.Boots)+" boots, which does not run")
+		parts = append(parts, called(ps, d.Boots)+boots+", which does not run")
 	}
 	if d.Gone {
 		parts = append(parts, ps.Current.Path+" is gone")
@@ -66,19 +70,20 @@ func called(ps journal.ProfileState, path string) string {
 	return path
 }
 
-// lookForDrift has profiles decide again that a person changed, or put back.
+// lookForDrift has profiles decide again that a person changed, or put back, and those
+// that the host keeps from going on.
 func (a *Agent) lookForDrift() {
 	for _, w := range a.sorted() {
 		st := a.journal.State()
 		now := w.drift(st.Profile(w.profile))
 		w.mu.Lock()
-		changed := w.saw(now)
+		changed, hindered := w.saw(now), w.hindered
 		w.mu.Unlock()
 		if changed {
 			a.link.wantReport()
 		}
-		if changed || now != "" {
-			w.wake() // What stands may be corrected.
+		if changed || hindered || now != "" {
+			w.wake() // What stands may be corrected, and what hindered may be over.
 		}
 	}
 }

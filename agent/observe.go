@@ -29,6 +29,10 @@ func (w *worker) observe(now time.Time) inputs {
 	in.desired, _ = b.desired.Desired(b.host(w.profile, p.Highest), now)
 	in.policy = w.policy(b, st, p)
 
+	o := &in.observed
+	if t := in.desired.Target; t != nil && p.Activation == nil && t.Digest != p.Current.Ref.Digest {
+		o.Hindrance = w.hindrance(*t)
+	}
 	// On the way to something else drift decides nothing, and need not be looked for.
 	// With an activation it is over.
 	target := in.desired.Target
@@ -42,10 +46,11 @@ func (w *worker) observe(now time.Time) inputs {
 		w.saw(drifted)
 	}
 	drifted, stands := w.drifted, w.stands()
+	w.hindered = o.Hindrance.Code != ""
 	w.mu.Unlock()
-	o := &in.observed
 	*o = reconcile.Observed{
-		Adopted: p.Adopted, Current: p.Current.Ref, Highest: p.Highest,
+		Hindrance: o.Hindrance,
+		Adopted:   p.Adopted, Current: p.Current.Ref, Highest: p.Highest,
 		Refused: map[fleet.Digest]fleet.Reason{}, Fetched: f.fetched,
 		Drift: drifted, DriftStands: stands,
 	}

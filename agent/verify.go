@@ -209,6 +209,7 @@ func (w *worker) verified() error {
 			}})
 		}
 	}
+	defer w.a.unhinder()
 	return w.append(recs...)
 }
 

@@ -48,6 +48,9 @@ type worker struct {
 	drifted string
 	// driftedSince is when that was seen first, in time awake.
 	driftedSince time.Time
+	// hindered says that the host kept the target from being activated at the last
+	// decision.
+	hindered bool
 	// failing is the step that failed, while it is tried again.
 	failing *failing
 }

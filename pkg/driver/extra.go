@@ -63,6 +63,24 @@ type Drifter interface {
 	Drift(ctx context.Context, profile fleet.ProfileName, path string) (Drift, error)
 }
 
+// Hinderer is the extra ability to tell what of the host keeps a profile from being
+// built and activated, whatever its generation is.
+type Hinderer interface {
+	// Hindrance names it, with what to do about it; the zero Reason where there is
+	// none. It MUST only look, and be quick: it is asked each minute.
+	Hindrance(ctx context.Context, profile fleet.ProfileName) (fleet.Reason, error)
+}
+
+// HindranceOf asks d, or the built-in driver behind d; with one that can't be asked
+// there is none.
+func HindranceOf(ctx context.Context, d Driver, profile fleet.ProfileName) (fleet.Reason, error) {
+	h, ok := BuiltIn(d).(Hinderer)
+	if !ok {
+		return fleet.Reason{}, nil
+	}
+	return h.Hindrance(ctx, profile)
+}
+
 // DriftOf asks d, or the built-in driver behind d; one that can't be asked knows of
 // none.
 func DriftOf(ctx context.Context, d Driver, profile fleet.ProfileName, path string) (Drift, error) {

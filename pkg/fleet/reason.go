@@ -65,6 +65,12 @@ const (
 	// ReasonRebootNeeded: what runs is what is desired, but for what only a reboot
 	// puts in place.
 	ReasonRebootNeeded ReasonCode = "reboot-needed"
+	// What of a host keeps a home profile from being activated, as long as it is so:
+	// its user is none of the host's; the home directory is not there, or not the
+	// user's; home-manager is part of the system, which activates that home itself.
+	ReasonNoUser       ReasonCode = "no-such-user"
+	ReasonHomeUnusable ReasonCode = "home-unusable"
+	ReasonHomeInSystem ReasonCode = "home-in-system"
 	ReasonStale        ReasonCode = "not-fresh"
 	ReasonWithheld     ReasonCode = "withheld"
 	// The ways of a plugin to be of no use. None is blamed on a generation: the

@@ -70,11 +70,11 @@ func rootSchema() object {
 		props["fleet"] = text("The fleet's id. It never changes.", labelPattern) // Not without a value.
 	}
 	root["$defs"] = object{
-		"source":          sourceSchema(),
-		"policy":          policySchema(),
-		"probe":           probeSchema(),
-		"probes":          mapOf(fmt.Sprintf("Health checks by name, at most %d.", fleet.MaxProbes), probeName.String(), setting(ref("probe"))),
-		"plugin":          pluginSchema(),
+		"source": sourceSchema(),
+		"policy": policySchema(),
+		"probe":  probeSchema(),
+		"probes": mapOf(fmt.Sprintf("Health checks by name, at most %d.", fleet.MaxProbes), probeName.String(), setting(ref("probe"))),
+		"plugin": pluginSchema(),
 		"profile": fields("A home, built and activated as its user.", object{
 			"source": setting(ref("source")),
 			"probes": setting(ref("probes")),
@@ -146,14 +146,14 @@ func inventorySchema() object {
 
 func settingsSchema(more object) object {
 	props := object{
-		"source":  setting(ref("source")),
-		"probes":  setting(ref("probes")),
-		"policy":  setting(ref("policy")),
-		"secrets": setting(ref("secrets")),
-		"witness": setting(text("host:port, on the network of the coordinator, where the machine's agent tells others that it is there; {machine} stands for the machine's name.", addressPattern)),
+		"source":   setting(ref("source")),
+		"probes":   setting(ref("probes")),
+		"policy":   setting(ref("policy")),
+		"secrets":  setting(ref("secrets")),
+		"witness":  setting(text("host:port, on the network of the coordinator, where the machine's agent tells others that it is there; {machine} stands for the machine's name.", addressPattern)),
 		"platform": setting(text("What the machine is for Nix, such as aarch64-linux. Default: aarch64-darwin for the class darwin, else x86_64-linux.", platformPattern)),
 		"profiles": setting(mapOf("Profiles beside the system, by name.", `^home/[a-z_][a-z0-9_-]{0,31}$`, setting(ref("profile")))),
-		"plugins": setting(mapOf("Drivers and probes of one's own, by name.", labelPattern, setting(ref("plugin")))),
+		"plugins":  setting(mapOf("Drivers and probes of one's own, by name.", labelPattern, setting(ref("plugin")))),
 	}
 	maps.Copy(props, more)
 	return fields("", props)

@@ -126,11 +126,11 @@ func (d *settingsDecoder) deployment(n *node) Deployment {
 	d.fields(n, "settings", map[string]func(*node){
 		"platform": func(*node) {},
 		"profiles": func(*node) {},
-		"source":  func(n *node) { dep.Source = d.source(n) },
-		"probes":  func(n *node) { dep.Probes = d.probes(n) },
-		"policy":  func(n *node) { d.policy(n, &dep.Policy) },
-		"secrets": func(n *node) { dep.Secrets = d.secrets(n) },
-		"plugins": func(n *node) { dep.Plugins = d.plugins(n) },
+		"source":   func(n *node) { dep.Source = d.source(n) },
+		"probes":   func(n *node) { dep.Probes = d.probes(n) },
+		"policy":   func(n *node) { d.policy(n, &dep.Policy) },
+		"secrets":  func(n *node) { dep.Secrets = d.secrets(n) },
+		"plugins":  func(n *node) { dep.Plugins = d.plugins(n) },
 		"witness": func(n *node) {
 			dep.Witness = d.text(n, "witness")
 			if d.machine != nil {

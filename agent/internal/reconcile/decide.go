@@ -103,6 +103,10 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 			Hint:    "set policy mode manage, and drop a local override if there is one",
 		}}
 	}
+	if o.Hindrance.Code != "" {
+		// The generation is not to blame, and is gone on with when the host has changed.
+		return Plan{Step: StepHold, Target: target, Reason: o.Hindrance}
+	}
 	if o.Wait != nil && now.Before(o.Wait.Until) {
 		return Plan{Step: StepHold, Target: target, Until: o.Wait.Until, Reason: o.Wait.Reason}
 	}

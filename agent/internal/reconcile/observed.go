@@ -149,6 +149,9 @@ type Observed struct {
 	// Unsure says that Current was never verified and no change is in flight: a
 	// rollback from it failed.
 	Unsure bool
+	// Hindrance is what of the host keeps the target from being built and activated,
+	// while that is so; the zero Reason for nothing.
+	Hindrance fleet.Reason
 	// Drift is what a person made of Current on the host, for people; empty where it
 	// runs, and boots, as it was activated.
 	Drift string
