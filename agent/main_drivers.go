@@ -9,7 +9,7 @@ import (
 )
 
 // openDrivers opens the built-in drivers that make sense on this host: bundles
-// everywhere, nix where there is one, nixos where that is what runs.
+// everywhere, nix and home where there is a nix, nixos where that is what runs.
 func (o *runOptions) openDrivers(bundles string) (_ map[string]driver.Driver, stop func() error, err error) {
 	bundle, err := bundledriver.New(bundledriver.Config{Root: bundles, Path: o.path})
 	if err != nil {
@@ -19,6 +19,7 @@ func (o *runOptions) openDrivers(bundles string) (_ map[string]driver.Driver, st
 	nix := nixdriver.Config{Path: o.path, MaxJobs: o.maxJobs}
 	if nixdriver.HasNix(nix) {
 		drivers[nixdriver.NameOutPath] = nixdriver.NewOutPath(nix)
+		drivers[nixdriver.NameHome] = nixdriver.NewHome(nix)
 		if nixdriver.IsNixOS("/") {
 			drivers[nixdriver.NameNixOS] = nixdriver.NewNixOS(nix)
 		}

@@ -16,7 +16,10 @@ import (
 // build makes a source ready: one nix process builds or substitutes it and makes
 // it a root. What it returns is durable, so that the agent may say that it is
 // staged.
-func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func(driver.Progress), program string) (string, error) {
+//
+// A flake is evaluated and built as a user where as is one; what that user's process
+// says is looked at as anybody's.
+func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func(driver.Progress), program string, as *account) (string, error) {
 	if req.Source.Driver != b.name {
 		return "", fmt.Errorf("building: %w: source is for driver %q", driver.ErrSource, req.Source.Driver)
 	}
@@ -36,7 +39,7 @@ func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func
 			progress(driver.Progress{Message: line})
 		}
 	}
-	path, err := b.realise(ctx, req.Source, link, said)
+	path, err := b.realise(ctx, req.Source, link, said, as)
 	if err != nil && ctx.Err() == nil {
 		if old := b.tooOld(ctx); old != nil {
 			err = old
@@ -65,7 +68,7 @@ func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func
 
 // realise has nix build or substitute the source, rooted by link. A pinned path
 // that is here already is not evaluated again.
-func (b *base) realise(ctx context.Context, source fleet.Source, link string, said func(string)) (string, error) {
+func (b *base) realise(ctx context.Context, source fleet.Source, link string, said func(string), as *account) (string, error) {
 	if pinned := source.OutPath(); pinned != "" {
 		_, err := os.Lstat(b.at(pinned))
 		if source.StorePath != nil || err == nil && !b.damage.any() {
@@ -79,7 +82,7 @@ func (b *base) realise(ctx context.Context, source fleet.Source, link string, sa
 	if source.Flake == nil {
 		return "", fmt.Errorf("%w: it is neither a flake nor a store path", driver.ErrSource)
 	}
-	return b.buildFlake(ctx, *source.Flake, link, said)
+	return b.buildFlake(ctx, *source.Flake, link, said, as)
 }
 
 func (b *base) nixBuild(ctx context.Context, link string, said func(string), what ...string) (string, error) {

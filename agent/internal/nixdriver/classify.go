@@ -36,6 +36,8 @@ var passing = []string{
 	"cannot connect to", "cannot open connection to remote store", "unexpected end-of-file", "Nix daemon disconnected",
 	"database is locked", "database is busy", "SQLite database", "interrupted by the user",
 	"opening pseudoterminal master", "Text file busy",
+	// What a user may not do on this host.
+	"is not allowed to connect to the Nix daemon", "is not owned by current user",
 }
 
 // passingInLogs are words of builders that fetch: their derivations fail like

@@ -63,11 +63,20 @@ func (b *base) run(ctx context.Context, said func(string), most int, args ...str
 func (b *base) runProgram(ctx context.Context, program string, said func(string), most int, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = b.environ()
+	return b.runCommand(ctx, cmd, said, most)
+}
+
+// runCommand runs a command of nix, which has its environment already.
+func (b *base) runCommand(ctx context.Context, cmd *exec.Cmd, said func(string), most int) ([]byte, error) {
+	args := cmd.Args[1:]
 	cmd.Dir = "/"
 	out := &limited{most: most}
 	lines := &lineWriter{said: said}
 	cmd.Stdout, cmd.Stderr = out, lines
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
 	// Told, nix ends its builders, which are not of its group.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killGrace

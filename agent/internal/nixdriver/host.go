@@ -33,4 +33,5 @@ func osRelease(file string) map[string]string {
 const (
 	NameNixOS   = fleet.DriverNixOS
 	NameOutPath = fleet.DriverNix
+	NameHome    = fleet.DriverHome
 )

@@ -1,8 +1,9 @@
 // Package nixdriver has the built-in drivers of profiles that Nix builds:
-// "nixos", which switches a NixOS system, and "nix", which runs the activate
-// program of an out path, as system-manager has.
+// "nixos", which switches a NixOS system, "home", which activates a generation of
+// home-manager as its user, and "nix", which runs the activate program of an out
+// path, as system-manager has.
 //
-// Both build with one nix process and keep what the agent needs from garbage
+// All build with one nix process and keep what the agent needs from garbage
 // collection by links in one directory below Nix's roots, each named like its
 // store path. An activation names everything by path, never by the number of a
 // profile's generation: what was recorded is what is gone back to.
@@ -13,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"time"
@@ -39,6 +41,9 @@ type Config struct {
 	Deadline time.Duration
 	// BuildTimeout of one build; default DefaultBuildTimeout.
 	BuildTimeout time.Duration
+	// Lookup finds a user of the host; default os/user's, which asks macOS itself
+	// and reads /etc/passwd elsewhere.
+	Lookup func(name string) (*user.User, error)
 	// MaxJobs is how many derivations are built at a time, as nix takes it; default
 	// what Nix is configured to.
 	MaxJobs string
@@ -50,6 +55,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Deadline == 0 {
 		c.Deadline = driver.DefaultDeadline
+	}
+	if c.Lookup == nil {
+		c.Lookup = user.Lookup
 	}
 	if c.BuildTimeout == 0 {
 		c.BuildTimeout = DefaultBuildTimeout
@@ -65,7 +73,7 @@ const (
 	currentSystem = "/run/current-system"
 )
 
-// base is what both drivers share.
+// base is what the drivers share.
 type base struct {
 	name     string
 	config   Config

@@ -63,7 +63,7 @@ func (d *NixOS) Build(ctx context.Context, req driver.BuildRequest, progress fun
 	if req.Profile != fleet.System {
 		return "", fmt.Errorf("building: %w: driver nixos has the profile %s only, not %s", driver.ErrSource, fleet.System, req.Profile)
 	}
-	return d.build(ctx, req, progress, switchProgram)
+	return d.build(ctx, req, progress, switchProgram, nil)
 }
 
 // Activation implements driver.Driver. From nothing means from the system that
@@ -169,20 +169,28 @@ func (d *NixOS) undo(from, to, profiled string) ([]driver.Step, error) {
 	return append(steps, boot, set, d.sync()), nil
 }
 
-// setProfile names nix-env by where it is in the store: the system that is left
-// may have none in its PATH.
 func (d *NixOS) setProfile(path string) (driver.Step, error) {
-	program, err := d.nix()
+	program, err := d.nixEnv()
 	if err != nil {
 		return driver.Step{}, err
 	}
-	if program, err = filepath.EvalSymlinks(program); err != nil {
-		return driver.Step{}, fmt.Errorf("finding nix-env: %w", err)
-	}
 	return driver.Step{Exec: &driver.Exec{
-		Argv: []string{filepath.Join(filepath.Dir(program), "nix-env"), "--profile", d.at(systemProfile), "--set", path},
+		Argv: []string{program, "--profile", d.at(systemProfile), "--set", path},
 		Env:  d.environment(),
 	}}, nil
+}
+
+// nixEnv names nix-env by where it is in the store: what is left may have none in
+// its PATH.
+func (b *base) nixEnv() (string, error) {
+	program, err := b.nix()
+	if err != nil {
+		return "", err
+	}
+	if program, err = filepath.EvalSymlinks(program); err != nil {
+		return "", fmt.Errorf("finding nix-env: %w", err)
+	}
+	return filepath.Join(filepath.Dir(program), "nix-env"), nil
 }
 
 func (d *NixOS) sync() driver.Step {

@@ -66,7 +66,7 @@ func (d *OutPath) Current(_ context.Context, profile fleet.ProfileName) (string,
 
 // Build implements driver.Driver.
 func (d *OutPath) Build(ctx context.Context, req driver.BuildRequest, progress func(driver.Progress)) (string, error) {
-	path, err := d.build(ctx, req, progress, "")
+	path, err := d.build(ctx, req, progress, "", nil)
 	if err != nil {
 		return "", err
 	}

@@ -23,7 +23,7 @@ func (b *base) root(path string) string {
 func (b *base) keep(path string) error { return atomicfile.Symlink(path, b.root(path)) }
 
 // Prune removes the roots of paths that are not kept; Nix's garbage collection
-// takes the rest. Both drivers share the roots, and are asked with what all
+// takes the rest. The drivers share the roots, and are asked with what all
 // profiles keep.
 func (b *base) Prune(ctx context.Context, keep []string) ([]string, error) {
 	entries, err := os.ReadDir(b.at(rootsDir))

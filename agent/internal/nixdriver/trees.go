@@ -30,13 +30,17 @@ var treeNamed = regexp.MustCompile(storeDir + `/[0-9a-z]{32}-source\b`)
 // after a power loss in the midst of a build a tree may be valid and empty, and
 // nothing says so but what it evaluates to. So what fails by its source's fault
 // has its trees compared with the database first.
-func (b *base) buildFlake(ctx context.Context, f fleet.FlakeSource, link string, said func(string)) (string, error) {
+func (b *base) buildFlake(ctx context.Context, f fleet.FlakeSource, link string, said func(string), as *account) (string, error) {
 	expr, err := expression(f)
 	if err != nil {
 		return "", err
 	}
-	what := append(b.hookless(ctx), "--pure-eval", "--expr", expr)
-	path, err := b.nixBuild(ctx, link, said, what...)
+	build := func() (string, error) { return b.nixBuildAs(ctx, *as, link, said, expr) }
+	if as == nil || b.damage.any() { // Only root may repair.
+		what := append(b.hookless(ctx), "--pure-eval", "--expr", expr)
+		build = func() (string, error) { return b.nixBuild(ctx, link, said, what...) }
+	}
+	path, err := build()
 	if !errors.Is(err, driver.ErrSource) {
 		return path, err
 	}
@@ -49,7 +53,7 @@ func (b *base) buildFlake(ctx context.Context, f fleet.FlakeSource, link string,
 		return "", fmt.Errorf("%s of the source, damaged on this host: %w; before it came to that: %s", few(damaged), merr, err.Error())
 	}
 	said("fetched anew what was damaged: " + few(damaged))
-	return b.nixBuild(ctx, link, said, what...)
+	return build()
 }
 
 // damagedTrees are those of the trees that a build failed on which are not what
