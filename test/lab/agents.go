@@ -140,7 +140,7 @@ func (w *world) agentIsMissing(ctx context.Context, units map[string]string, why
 	if err := w.becomesUndone(ctx, release{units: units}); err != nil {
 		return err
 	}
-	p, err := w.profile(ctx)
+	p, err := w.profile(ctx, systemProfile)
 	if err == nil && p.Reason.Code != "agent-missing" {
 		err = fmt.Errorf("the reason is another one: %s", p)
 	}

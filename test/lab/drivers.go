@@ -31,6 +31,7 @@ var driverTests = []hostTest{
 	{"TestRealBuild", "built and a root; another tree, another out path and a broken builder are the source's fault, a killed builder and a missing repository are not"},
 	{"TestRealManifest", "a closure that is not as in its manifest is refused"},
 	{"TestRealRepair", "a file that a power loss emptied is found and built again, also where its derivation is empty too"},
+	{"TestRealHome", "generations of home-manager with and without gen-version: built by a user's nix through the daemon, activated, gone back from, and gone back from to nothing, as that user; nothing in the home is root's"},
 	{"TestRealTrees", "a tree of the source that a power loss emptied is fetched anew"},
 }
 

@@ -37,6 +37,9 @@ type release struct {
 	// tool has the programs of the flake's package, by name; as they were where it
 	// is empty.
 	tool map[string]string
+	// home has the files of the user's home, by their place; as it was where it is
+	// empty. homeSettings are read by its activate, which see.
+	home, homeSettings map[string]string
 }
 
 // webUnit is a service that says which version runs.
@@ -76,13 +79,18 @@ func (w *world) commit(ctx context.Context, r release) (system, error) {
 	for name, text := range r.files {
 		files["machines/"+webName+"/etc/"+name] = text
 	}
-	var settings strings.Builder
-	fmt.Fprintf(&settings, "version=%s\n", r.version)
-	for _, k := range slices.Sorted(maps.Keys(r.settings)) {
-		fmt.Fprintf(&settings, "%s=%s\n", k, r.settings[k])
+	files["machines/"+webName+"/settings"] = "version=" + r.version + "\n" + settingsText(r.settings)
+	if len(r.home) > 0 {
+		home := "homes/" + homeUser + "@" + nixSystem()
+		if err := os.RemoveAll(filepath.Join(dir, home)); err != nil {
+			return system{}, err
+		}
+		for name, text := range r.home {
+			files[home+"/files/"+name] = text
+		}
+		files[home+"/settings"] = settingsText(r.homeSettings)
 	}
-	files["machines/"+webName+"/settings"] = settings.String()
-	for _, name := range []string{"flake.nix", "build.sh", "switch-to-configuration"} {
+	for _, name := range []string{"flake.nix", "build.sh", "switch-to-configuration", "home-activate"} {
 		b, err := flakeFiles.ReadFile("flake/" + name)
 		if err != nil {
 			return system{}, err
@@ -107,6 +115,15 @@ git commit -q --allow-empty -m `+r.version); err != nil {
 	// Evaluated, not built.
 	out, err := w.ops.Run(ctx, "nix", "eval", "--raw", "git+file://"+flakeDir+"#"+attr+".outPath")
 	return system{toplevel: strings.TrimSpace(out), version: r.version}, err
+}
+
+// settingsText is what a shell reads.
+func settingsText(settings map[string]string) string {
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(settings)) {
+		fmt.Fprintf(&b, "%s=%s\n", k, settings[k])
+	}
+	return b.String()
 }
 
 // nixSystem is Nix's name of this machine's kind.

@@ -314,7 +314,7 @@ func sourceBefore(ctx context.Context, w *world) error {
 
 func operatorRollback(ctx context.Context, w *world) error {
 	before := w.good
-	p, err := w.profile(ctx)
+	p, err := w.profile(ctx, systemProfile)
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func (w *world) atEach(ctx context.Context, function string, points []string, pl
 // becomesGoodOver is becomesGood, and that what ran before is what would be gone
 // back to, and is a root.
 func (w *world) becomesGoodOver(ctx context.Context) error {
-	p, err := w.profile(ctx)
+	p, err := w.profile(ctx, systemProfile)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (w *world) becomesGoodOver(ctx context.Context) error {
 	if err := w.becomesGood(ctx, release{}); err != nil {
 		return err
 	}
-	after, err := w.profile(ctx)
+	after, err := w.profile(ctx, systemProfile)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func powerScenarios() []scenario {
 			if err := w.becomesGood(ctx, release{}); err != nil {
 				return err
 			}
-			before, err := w.profile(ctx)
+			before, err := w.profile(ctx, systemProfile)
 			if err != nil {
 				return err
 			}

@@ -36,6 +36,7 @@ func groups() []group {
 		{"Out paths", setUpBundles, outPathScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios(), goneScenarios())},
 		{"Five hosts", setUpFive, fiveScenarios()},
+		{"Homes", setUpHomes, homeScenarios()},
 		{"Agents", setUpAgents, agentScenarios()},
 		{"Reboots", setUpReboots, rebootScenarios()},
 		{"Services", setUpNixOS, serviceScenarios()},

@@ -310,42 +310,64 @@ func (w *world) status(ctx context.Context) (machineStatus, error) {
 	return s.Machines[0], nil
 }
 
-// profile is the state of the profile system.
-func (w *world) profile(ctx context.Context) (profileStatus, error) {
+// profile is the state of a profile.
+func (w *world) profile(ctx context.Context, name string) (profileStatus, error) {
 	m, err := w.status(ctx)
 	if err != nil {
 		return profileStatus{}, err
 	}
 	for _, p := range m.Profiles {
-		if p.Profile == "system" {
+		if p.Profile == name {
 			return p, nil
 		}
 	}
-	return profileStatus{}, errors.New("the host has reported no profile system")
+	return profileStatus{}, fmt.Errorf("the host has reported no profile %s", name)
 }
 
-// publish publishes and returns the generation's number.
+// publish publishes and returns the number of the system's generation, which is the
+// only one.
 func (w *world) publish(ctx context.Context) (string, error) {
+	numbers, err := w.publishAll(ctx)
+	if err == nil && (len(numbers) != 1 || numbers[systemProfile] == "") {
+		err = fmt.Errorf("published %v", numbers)
+	}
+	return numbers[systemProfile], err
+}
+
+// publishAll publishes and returns the generations' numbers by profile.
+func (w *world) publishAll(ctx context.Context) (map[string]string, error) {
 	out, err := w.fleetctl(ctx, "publish", webName, "-o", "json")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	var r struct {
 		Generations []struct {
-			Number string `json:"number"`
+			Profile string `json:"profile"`
+			Number  string `json:"number"`
 		} `json:"generations"`
 	}
-	if err := json.Unmarshal([]byte(out), &r); err != nil || len(r.Generations) != 1 {
-		return "", fmt.Errorf("reading what was published: %w: %s", err, out)
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		return nil, fmt.Errorf("reading what was published: %w: %s", err, out)
 	}
-	return r.Generations[0].Number, nil
+	numbers := map[string]string{}
+	for _, g := range r.Generations {
+		numbers[g.Profile] = g.Number
+	}
+	return numbers, nil
 }
+
+// systemProfile is what every machine has.
+const systemProfile = "system"
 
 // until waits until the profile system is as check wants it.
 func (w *world) until(ctx context.Context, bound time.Duration, check func(profileStatus) bool) (profileStatus, error) {
+	return w.untilOf(ctx, systemProfile, bound, check)
+}
+
+func (w *world) untilOf(ctx context.Context, profile string, bound time.Duration, check func(profileStatus) bool) (profileStatus, error) {
 	var p profileStatus
 	err := wait(ctx, bound, func() (err error) {
-		if p, err = w.profile(ctx); err == nil && !check(p) {
+		if p, err = w.profile(ctx, profile); err == nil && !check(p) {
 			err = errors.New(p.String())
 		}
 		return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -46,8 +47,18 @@ func command(t *testing.T, name string, args ...string) string {
 // realSource commits a flake and pins it.
 func realSource(t *testing.T, version string) fleet.FlakeSource {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "flake.nix"), []byte(strings.Replace(realFlake, "VERSION", version, 1)), 0o600); err != nil {
+	return realTree(t, strings.Replace(realFlake, "VERSION", version, 1))
+}
+
+// realTree commits a flake that anybody may read.
+func realTree(t *testing.T, text string) fleet.FlakeSource {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "real-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "flake.nix"), []byte(text), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	command(t, "git", "-C", dir, "init", "-q")
@@ -63,6 +74,13 @@ func realSource(t *testing.T, version string) fleet.FlakeSource {
 		t.Fatal(err)
 	}
 	return fleet.FlakeSource{URL: url, NarHash: m.Locked.NarHash, Attr: "a.good"}
+}
+
+func nixSystem() string {
+	if runtime.GOARCH == "arm64" {
+		return "aarch64-linux"
+	}
+	return "x86_64-linux"
 }
 
 func request(f fleet.FlakeSource) driver.BuildRequest {

@@ -35,10 +35,23 @@ func (b *base) buildFlake(ctx context.Context, f fleet.FlakeSource, link string,
 	if err != nil {
 		return "", err
 	}
-	build := func() (string, error) { return b.nixBuildAs(ctx, *as, link, said, expr) }
-	if as == nil || b.damage.any() { // Only root may repair.
-		what := append(b.hookless(ctx), "--pure-eval", "--expr", expr)
-		build = func() (string, error) { return b.nixBuild(ctx, link, said, what...) }
+	build := func() (string, error) {
+		return b.nixBuild(ctx, link, said, append(b.hookless(ctx), "--pure-eval", "--expr", expr)...)
+	}
+	if own := build; as != nil && !b.damage.any() { // Only root may repair.
+		build = func() (string, error) {
+			path, err := b.nixBuildAs(ctx, *as, link, said, expr)
+			if err == nil || errors.Is(err, driver.ErrSource) || ctx.Err() != nil {
+				return path, err
+			}
+			// Such as where only root may read the repository. What is built is the same.
+			said("as " + as.name + " that failed, and is done as root: " + err.Error())
+			path, rerr := own()
+			if rerr != nil {
+				return "", fmt.Errorf("%w; as %s: %s", rerr, as.name, err.Error())
+			}
+			return path, nil
+		}
 	}
 	path, err := build()
 	if !errors.Is(err, driver.ErrSource) {

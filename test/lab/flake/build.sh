@@ -14,7 +14,15 @@ if [ -s $slow ]; then
 fi
 mkdir "$out"
 case $kind in
-etc)
+home)
+	. "$settings"
+	ln -s "$files" "$out/home-files"
+	cp "$settings" "$out/settings"
+	sed "s|@generation@|$out|g" "$script" >"$out/activate"
+	chmod 0755 "$out/activate"
+	[ "${sets_profile-}" = yes ] || echo 1 >"$out/gen-version"
+	;;
+etc | files)
 	cp -r "$files/." "$out/"
 	;;
 tool)

@@ -68,6 +68,22 @@
         kind = "tool";
         files = ./tool;
       };
+      # As home-manager has, for each user and kind of machine.
+      homeConfigurations =
+        if builtins.pathExists ./homes then
+          builtins.mapAttrs (name: _: {
+            activationPackage = build "home-manager-generation" {
+              kind = "home";
+              files = build "home-manager-files" {
+                kind = "files";
+                files = ./homes + "/${name}/files";
+              };
+              settings = ./homes + "/${name}/settings";
+              script = ./home-activate;
+            };
+          }) (builtins.readDir ./homes)
+        else
+          { };
       nixosConfigurations = builtins.mapAttrs (machine: _: {
         config.system.build.toplevel = toplevel machine;
       }) (builtins.readDir ./machines);
