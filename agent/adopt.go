@@ -33,13 +33,13 @@ func (w *worker) adopt(ctx context.Context) error {
 }
 
 // adopters are the drivers by whose turn it is to say what runs: that of the
-// newest generation, then the host's own, NixOS, then the others by name.
+// newest generation, then the host's own, of NixOS or a Mac, then the others by name.
 func (w *worker) adopters() []string {
 	var first []string
 	if newest := w.a.bound.Load().desired.Newest(w.profile); newest != nil {
 		first = append(first, newest.Generation.Doc.Source.Driver)
 	}
-	first = append(first, fleet.DriverNixOS)
+	first = append(first, fleet.DriverNixOS, fleet.DriverDarwin)
 	var names []string
 	for _, name := range append(first, slices.Sorted(maps.Keys(w.a.drivers))...) {
 		if w.a.drivers[name] != nil && !slices.Contains(names, name) {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"runtime"
 
 	"github.com/cameronraysmith/fleet/agent/internal/bundledriver"
 	"github.com/cameronraysmith/fleet/agent/internal/nixdriver"
@@ -9,7 +10,8 @@ import (
 )
 
 // openDrivers opens the built-in drivers that make sense on this host: bundles
-// everywhere, nix and home where there is a nix, nixos where that is what runs.
+// everywhere, nix and home where there is a nix, nixos and
+// darwin where that is what runs.
 func (o *runOptions) openDrivers(bundles string) (_ map[string]driver.Driver, stop func() error, err error) {
 	bundle, err := bundledriver.New(bundledriver.Config{Root: bundles, Path: o.path})
 	if err != nil {
@@ -20,6 +22,9 @@ func (o *runOptions) openDrivers(bundles string) (_ map[string]driver.Driver, st
 	if nixdriver.HasNix(nix) {
 		drivers[nixdriver.NameOutPath] = nixdriver.NewOutPath(nix)
 		drivers[nixdriver.NameHome] = nixdriver.NewHome(nix)
+		if runtime.GOOS == "darwin" {
+			drivers[nixdriver.NameDarwin] = nixdriver.NewDarwin(nix)
+		}
 		if nixdriver.IsNixOS("/") {
 			drivers[nixdriver.NameNixOS] = nixdriver.NewNixOS(nix)
 		}

@@ -101,7 +101,7 @@ type ExternalSource struct {
 // IsBuiltinDriver says whether a driver is part of agents.
 func IsBuiltinDriver(name string) bool {
 	switch name {
-	case DriverBundle, DriverNixOS, DriverNix, DriverHome:
+	case DriverBundle, DriverNixOS, DriverDarwin, DriverNix, DriverHome:
 		return true
 	}
 	return false

@@ -71,8 +71,10 @@ const (
 	ReasonNoUser       ReasonCode = "no-such-user"
 	ReasonHomeUnusable ReasonCode = "home-unusable"
 	ReasonHomeInSystem ReasonCode = "home-in-system"
-	ReasonStale        ReasonCode = "not-fresh"
-	ReasonWithheld     ReasonCode = "withheld"
+	// ReasonNoSystem: no system of the kind runs that could be gone back to.
+	ReasonNoSystem ReasonCode = "no-system"
+	ReasonStale    ReasonCode = "not-fresh"
+	ReasonWithheld ReasonCode = "withheld"
 	// The ways of a plugin to be of no use. None is blamed on a generation: the
 	// host tries again, and a probe that a plugin can't make is inconclusive.
 	ReasonPluginMissing       ReasonCode = "plugin-missing"

@@ -13,6 +13,8 @@ const (
 	DriverBundle = "bundle"
 	// DriverNixOS switches a NixOS system.
 	DriverNixOS = "nixos"
+	// DriverDarwin activates the system of a Mac with nix-darwin.
+	DriverDarwin = "darwin"
 	// DriverNix runs the activate program of an out path, as system-manager has.
 	DriverNix = "nix"
 	// DriverHome activates a generation of home-manager as the profile's user.
@@ -132,7 +134,7 @@ func (s Source) Validate() error {
 		if s.Bundle == nil {
 			return invalid("source of driver bundle has no bundle")
 		}
-	case DriverNixOS, DriverNix, DriverHome:
+	case DriverNixOS, DriverDarwin, DriverNix, DriverHome:
 		if s.Flake == nil && s.StorePath == nil {
 			return invalid("source of driver %s has neither a flake nor a store path", s.Driver)
 		}

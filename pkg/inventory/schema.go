@@ -190,7 +190,7 @@ func sourceSchema() object {
 		"url":       setting(text("Where hosts find the flake, where that is another place.", `^[a-z][a-z0-9+]*:[!-"$-~]+$`)),
 		"build":     setting(object{"type": "boolean", "description": "Publish builds too, and signs the content of the whole closure."}),
 		"storePath": setting(text("/nix/store/HASH-NAME, or a link to it.", pathPattern)),
-		"driver":    setting(text("bundle, nix, nixos, home, or the name of a plugin. Default: by source, profile and class.", labelPattern)),
+		"driver":    setting(text("bundle, nix, nixos, darwin, home, or the name of a plugin. Default: by source, profile and class.", labelPattern)),
 		"config":    setting(object{"type": "object", "description": "For the driver of a plugin: any map."}),
 		"files":     setting(text("For the driver of a plugin: a directory that is shipped.", pathPattern)),
 	})

@@ -49,12 +49,14 @@ const (
 )
 
 // defaultAttr is what flakes call the thing that a driver wants: nixosSystem
-// puts it there, system-manager's makeSystemConfig, and who calls home-manager's
+// puts it there, darwinSystem, system-manager's makeSystemConfig, and who calls home-manager's
 // homeManagerConfiguration for each user and kind of machine.
 func defaultAttr(driver string) string {
 	switch driver {
 	case fleet.DriverNixOS:
 		return "nixosConfigurations." + attrMachine + ".config.system.build.toplevel"
+	case fleet.DriverDarwin:
+		return "darwinConfigurations." + attrMachine + ".system"
 	case fleet.DriverHome:
 		return `homeConfigurations."` + attrUser + "@" + attrPlatform + `".activationPackage`
 	}
@@ -80,7 +82,7 @@ const maxFlakeRef = 2048
 func (d *settingsDecoder) source(n *node) (s Source) {
 	d.fields(n, "source", map[string]func(*node){
 		"driver": func(n *node) {
-			names := []driverName{fleet.DriverBundle, fleet.DriverNix, fleet.DriverNixOS, fleet.DriverHome}
+			names := []driverName{fleet.DriverBundle, fleet.DriverNix, fleet.DriverNixOS, fleet.DriverDarwin, fleet.DriverHome}
 			s.Driver = string(enum(&d.decoder, n, "source.driver", append(names, d.f.plugins...)...))
 		},
 		"bundle": func(n *node) {
@@ -177,6 +179,8 @@ func (d *settingsDecoder) defaultDriver(kind string) string {
 		return fleet.DriverHome
 	case d.machine.Class == fleet.ClassNixOS:
 		return fleet.DriverNixOS
+	case d.machine.Class == fleet.ClassDarwin:
+		return fleet.DriverDarwin
 	}
 	return fleet.DriverNix
 }
@@ -188,14 +192,15 @@ func (d *settingsDecoder) checkDriver(n *node, kind, driver string) {
 	if v := n.get("driver"); v != nil {
 		at = v.at
 	}
+	class := map[string]fleet.Class{fleet.DriverNixOS: fleet.ClassNixOS, fleet.DriverDarwin: fleet.ClassDarwin}[driver]
 	switch {
 	case (kind == "bundle") != (driver == fleet.DriverBundle):
 		d.add(at, ErrConflict, fmt.Sprintf("source is a %s, and its driver is %s", kind, driver), "leave the driver out: it follows from the source and the class")
-	case (driver == fleet.DriverNixOS || driver == fleet.DriverHome) && (driver == fleet.DriverHome) != (d.user != ""):
+	case driver == fleet.DriverHome && d.user == "", d.user != "" && class != "":
 		d.add(at, ErrConflict, fmt.Sprintf("source.driver is %s, which is not for the profile %s", driver, d.profileName()),
-			"home is for profiles home/<user>, nixos for the system of a machine")
-	case driver == fleet.DriverNixOS && d.machine.Class != fleet.ClassNixOS:
-		d.add(at, ErrConflict, fmt.Sprintf("source.driver is nixos, and machine %s is of class %s", d.machine.Name, d.machine.Class),
+			"home is for profiles home/<user>, nixos and darwin for the system of a machine")
+	case class != "" && d.machine.Class != class:
+		d.add(at, ErrConflict, fmt.Sprintf("source.driver is %s, and machine %s is of class %s", driver, d.machine.Name, d.machine.Class),
 			"write driver: nix for an out path with an activate program, or correct the machine's class")
 	}
 }

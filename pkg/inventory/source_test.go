@@ -17,7 +17,7 @@ func TestSources(t *testing.T) {
 		"pyrite":   {Driver: "nixos", Flake: f.Dir(), Attr: "nixosConfigurations.pyrite.config.system.build.toplevel"},
 		"mirrored": {Driver: "nix", Flake: filepath.Join(f.Dir(), "../real"), Attr: `a."b.c".mirrored`, URL: "git+https://example.org/fleet?ref=main"},
 		"debian":   {Driver: "nix", Flake: "github:owner/repository", Attr: "systemConfigs.debian"},
-		"stibnite": {Driver: "nix", Flake: "git+ssh://git@example.org/fleet", Attr: "darwinConfigurations.stibnite.system"},
+		"stibnite": {Driver: "darwin", Flake: "git+ssh://git@example.org/fleet", Attr: "darwinConfigurations.stibnite.system"},
 		"prebuilt": {Driver: "nixos", StorePath: "/nix/store/nkxbjifz8ci65dss1zjvlhyfbg51prmb-nixos-system-a"},
 		"linked":   {Driver: "nix", StorePath: filepath.Join(f.Dir(), "result")},
 		"none":     {},

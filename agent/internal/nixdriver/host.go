@@ -34,4 +34,5 @@ const (
 	NameNixOS   = fleet.DriverNixOS
 	NameOutPath = fleet.DriverNix
 	NameHome    = fleet.DriverHome
+	NameDarwin  = fleet.DriverDarwin
 )

@@ -1,5 +1,5 @@
 // Package nixdriver has the built-in drivers of profiles that Nix builds:
-// "nixos", which switches a NixOS system, "home", which activates a generation of
+// "nixos", which switches a NixOS system, "darwin", which activates a Mac's, "home", which activates a generation of
 // home-manager as its user, and "nix", which runs the activate program of an out
 // path, as system-manager has.
 //
