@@ -71,7 +71,7 @@ func runCarry(o *options, opts *carryOptions, name string) error {
 		return err
 	}
 	pub := &publisher.Publisher{Repo: w.Repository, Fleet: w.fleet.ID(), Now: o.Now}
-	c, err := pub.Carry(m.Name, opts.profile, fleet.ReleaseID(opts.Release), dep.Source.Bundle)
+	c, err := pub.Carry(m.Name, opts.profile, fleet.ReleaseID(opts.Release), dep.SourceOf(opts.profile).Bundle)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,19 @@ type Profile struct {
 	Policy Policy `json:"policy"`
 }
 
+// SourceOf is the source of a profile; a zero one where the fleet file has none.
+func (d Deployment) SourceOf(name fleet.ProfileName) Source {
+	if name == fleet.System {
+		return d.Source
+	}
+	for _, p := range d.Profiles {
+		if p.Name == name {
+			return p.Source
+		}
+	}
+	return Source{}
+}
+
 // maxProfiles of a machine, its system included: agents take no more.
 const maxProfiles = 64
 

@@ -44,6 +44,9 @@ func TestProfiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if dep.SourceOf(fleet.System).Driver != "nixos" || dep.SourceOf("home/kit").Bundle == "" || !dep.SourceOf("home/nobody").IsZero() {
+		t.Errorf("sources of %+v", dep)
+	}
 	tara := dep.Profiles[2]
 	if tara.Name != "home/tara" || len(tara.Probes) != 1 || len(dep.Probes) != 0 ||
 		tara.Policy.Mode != fleet.ModeObserve || dep.Policy.Mode != "" || tara.Policy.ActivationDeadline != fleet.Duration(5*time.Minute) {

@@ -64,7 +64,8 @@ func homeScenarios() []scenario {
 		{"the host dies midway", "SIGKILL of all of it: booted again, it goes back and tries once more; confirmed", homeHostDies},
 		{"switched by hand", "the user activates the one before: status says overridden within a minute, held, and names it; nothing undoes it, and the next one is confirmed", homeByHand},
 		{"home-manager in the system", "a unit of home-manager's in the system: held under that name, nothing is built or activated, nothing is refused; when the unit is gone it goes on by itself", homeInSystem},
-		{"no such user, and then there is one", "held under that name, until a system brings the user; then it is confirmed", homeWithoutUser},
+		{"no such user, and then there is one", "held under that name, with the others confirmed; once there is the user it is confirmed too", homeWithoutUser},
+		{"a home at war with root", "its directories lead to /etc: what runs there runs as the user, and nothing of /etc is changed; what says what runs leads to /etc/shadow: held under a name, until that is mended", homeAtWar},
 		{"the first one fails", "the links are gone, and there is no profile, as before; what was the user's is there", firstHomeFails},
 	}
 }
@@ -370,6 +371,53 @@ func homeInSystem(ctx context.Context, w *world) error {
 		return err
 	}
 	return w.homeIs(ctx, homeUser, "h9", 1)
+}
+
+// homeAtWar has the user lay links where root might follow them.
+func homeAtWar(ctx context.Context, w *world) error {
+	const all = "find /etc /root -printf '%p %u %m %s %l\n' | sort | sha256sum"
+	as := func(script string) error {
+		_, err := w.web.Input(ctx, "set -eu\n"+script, "su", "-", homeUser, "-c", "sh")
+		return err
+	}
+	before, err := w.web.Shell(ctx, all)
+	if err != nil {
+		return err
+	}
+	if err := as("mv .config/lab .config/away\nln -s /etc .config/lab"); err != nil {
+		return err
+	}
+	numbers, _, err := w.deployHome(ctx, "war", nil, release{})
+	if err != nil {
+		return err
+	}
+	// Nor is there a way back, as long as that is so.
+	if _, err := w.homeSettled(ctx, homeName, numbers[homeName], "failed"); err != nil {
+		return err
+	}
+	if _, err := w.settled(ctx, numbers[systemProfile], "confirmed"); err != nil {
+		return err
+	}
+	if after, err := w.web.Shell(ctx, all); err != nil || after != before {
+		return fmt.Errorf("files of root's are other ones: %w", err)
+	}
+	const mark = ".local/state/home-manager/gcroots/current-home"
+	if err := as("rm .config/lab\nmv .config/away .config/lab\nln -sfn /etc/shadow " + mark); err != nil {
+		return err
+	}
+	if numbers, _, err = w.deployHome(ctx, "peace", nil, release{}); err != nil {
+		return err
+	}
+	if err := w.untilHeld(ctx, homeName, numbers[homeName], "home-unusable"); err != nil {
+		return err
+	}
+	if err := as("ln -sfn $(readlink -f .local/state/nix/profiles/home-manager) " + mark); err != nil {
+		return err
+	}
+	if _, err := w.homeSettled(ctx, homeName, numbers[homeName], "confirmed"); err != nil {
+		return err
+	}
+	return w.homeIs(ctx, homeUser, "peace", 1)
 }
 
 // otherSource is the generation of the first user, which asks whom it runs as.

@@ -53,7 +53,9 @@ var (
 
 // NewHome makes the driver.
 func NewHome(c Config) *Home {
-	return &Home{base: base{name: fleet.DriverHome, config: c.withDefaults()}}
+	d := &Home{base: base{name: fleet.DriverHome, config: c.withDefaults()}}
+	d.looks.read = d.read
+	return d
 }
 
 // fit is a profile's user and what the home says, where the host is fit for it.

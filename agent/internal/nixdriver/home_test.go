@@ -7,7 +7,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -331,6 +334,34 @@ func TestHomeOfAnother(t *testing.T) {
 			t.Errorf("home %q: %+v, %v", home, r, err)
 		}
 	}
+}
+
+// TestHomeThatNeverAnswers: it holds nobody for long, and one look at it is enough.
+func TestHomeThatNeverAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, d := newHome(t)
+		goOn, began := make(chan struct{}), atomic.Int32{}
+		d.looks.read = func(a account) (homeState, error) {
+			began.Add(1)
+			<-goOn
+			return d.read(a)
+		}
+		start := time.Now()
+		for range 3 {
+			r, err := d.Hindrance(t.Context(), ann)
+			if err != nil || r.Code != fleet.ReasonHomeUnusable || !strings.Contains(r.Message, "does not answer") {
+				t.Errorf("%+v, %v", r, err)
+			}
+		}
+		if took := time.Since(start); took != 3*homeTimeout || began.Load() != 1 {
+			t.Errorf("took %s, with %d looks", took, began.Load())
+		}
+		close(goOn)
+		synctest.Wait()
+		if r, err := d.Hindrance(t.Context(), ann); err != nil || r.Code != "" || began.Load() != 2 {
+			t.Errorf("%+v, %v, with %d looks", r, err, began.Load())
+		}
+	})
 }
 
 func TestHomeCurrentAndDrift(t *testing.T) {

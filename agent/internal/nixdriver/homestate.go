@@ -45,6 +45,9 @@ type homeState struct {
 // looks keeps one look at each home under way: one that never ends must not be
 // followed by others.
 type looks struct {
+	// read does it.
+	read func(account) (homeState, error)
+
 	mu    sync.Mutex // guards what follows
 	under map[string]*aLook
 }
@@ -81,7 +84,7 @@ func (d *Home) begin(a account) *aLook {
 	}
 	d.looks.under[a.home] = l
 	go func() {
-		l.state, l.err = d.read(a)
+		l.state, l.err = d.looks.read(a)
 		d.looks.mu.Lock()
 		delete(d.looks.under, a.home)
 		d.looks.mu.Unlock()
