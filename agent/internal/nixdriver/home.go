@@ -93,7 +93,16 @@ func (d *Home) Current(_ context.Context, profile fleet.ProfileName) (string, er
 	if err != nil {
 		return "", fmt.Errorf("reading what runs: %w", err)
 	}
-	return d.whole(st.current), nil
+	return d.runs(st), nil
+}
+
+// runs is what a home says that runs, as far as it could be gone back to. Old versions
+// of home-manager say so by the profile alone.
+func (d *Home) runs(st homeState) string {
+	if path := d.whole(st.current); path != "" {
+		return path
+	}
+	return d.whole(st.profiled)
 }
 
 // whole is a path that may be activated; empty for another one.
@@ -181,7 +190,7 @@ func (d *Home) Activation(_ context.Context, profile fleet.ProfileName, from, to
 		return wrap(err)
 	}
 	if from == "" {
-		from = d.whole(st.current)
+		from = d.runs(st)
 	}
 	for _, path := range []string{from, to} {
 		if path == "" {
@@ -228,14 +237,11 @@ func (d *Home) enter(a account, st homeState, from, to, profiled string) (driver
 	// home-manager takes back what the generation before had, by what says that it
 	// runs, which an activation that was cut short never wrote.
 	if back := profiled != "" || to == ""; back && from != "" && from != to {
-		last, profile := "", ""
+		profile := ""
 		if to == "" {
-			last = "last"
-			if profiled == "" {
-				profile = st.profile
-			}
+			profile = st.profile
 		}
-		act.Steps = append(act.Steps, d.user(a, "/bin/sh", "-c", leave, "leave", from, last, profile))
+		act.Steps = append(act.Steps, d.user(a, "/bin/sh", "-c", leave, "leave", from, profile))
 	}
 	if to != "" {
 		act.Steps = append(act.Steps, d.activate(a, to))
@@ -272,7 +278,7 @@ func (d *Home) keepsProfile(path string) bool {
 	return err == nil
 }
 
-// setHome sets the profile as the user, by whom nix-env is.
+// setHome has the user's nix-env set the profile.
 func (d *Home) setHome(a account, profile, path string) (driver.Step, error) {
 	program, err := d.nixEnv()
 	if err != nil {

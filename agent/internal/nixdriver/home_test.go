@@ -103,11 +103,11 @@ func TestHomeActivation(t *testing.T) {
 	}{
 		"the first one": {
 			to: homeNew, activate: []string{root(homeNew), homeNew + "/activate" + one, sync},
-			commit: []string{set + homeNew, sync}, rollback: []string{root(homeNew), back(homeNew, "last", profile), sync},
+			commit: []string{set + homeNew, sync}, rollback: []string{root(homeNew), back(homeNew, profile), sync},
 		},
 		"the first one, by an old home-manager": {
 			to: homeOld, activate: []string{root(homeOld), homeOld + "/activate", sync},
-			rollback: []string{root(homeOld), back(homeOld, "last", profile), sync},
+			rollback: []string{root(homeOld), back(homeOld, profile), sync},
 		},
 		"the next one": {
 			current: homeOld, profiled: homeOld, from: homeOld, to: homeNew,
@@ -124,10 +124,15 @@ func TestHomeActivation(t *testing.T) {
 			activate: []string{root(homeOld), root(homeNew), homeNew + "/activate" + one, sync}, commit: []string{set + homeNew, sync},
 			rollback: []string{root(homeNew), root(homeOld), back(homeNew), homeOld + "/activate", set + homeOld, sync},
 		},
-		"a profile of what does not run": {
+		"where only the profile says what runs": {
 			profiled: homeOld, to: homeNew,
+			activate: []string{root(homeOld), root(homeNew), homeNew + "/activate" + one, sync}, commit: []string{set + homeNew, sync},
+			rollback: []string{root(homeNew), root(homeOld), back(homeNew), homeOld + "/activate", set + homeOld, sync},
+		},
+		"where the profile is of what is gone": {
+			profiled: homeOld + "x", to: homeNew,
 			activate: []string{root(homeNew), homeNew + "/activate" + one, sync}, commit: []string{set + homeNew, sync},
-			rollback: []string{root(homeNew), back(homeNew, "last"), set + homeOld, sync},
+			rollback: []string{root(homeNew), back(homeNew, profile), sync},
 		},
 		"the same again": {
 			current: homeNew, profiled: homeNew, from: homeNew, to: homeNew,
@@ -136,7 +141,7 @@ func TestHomeActivation(t *testing.T) {
 		},
 		"away": {
 			current: homeNew, profiled: homeNew, from: homeNew,
-			activate: []string{root(homeNew), back(homeNew, "last", profile), sync},
+			activate: []string{root(homeNew), back(homeNew, profile), sync},
 			rollback: []string{root(homeNew), homeNew + "/activate" + one, set + homeNew, sync},
 		},
 	} {
@@ -376,7 +381,8 @@ func TestHomeCurrentAndDrift(t *testing.T) {
 		"activate by hand":            {homeOld, homeNew, homeNew, homeOld, driver.Drift{Runs: homeOld}},
 		"nix-env --rollback":          {homeNew, homeOld, homeNew, homeNew, driver.Drift{Boots: homeOld}},
 		"collected":                   {gone, gone, gone, "", driver.Drift{Gone: true}},
-		"what can't be gone back to":  {gone, homeNew, homeNew, "", driver.Drift{Runs: gone}},
+		"what can't be gone back to":  {gone, homeNew, homeNew, homeNew, driver.Drift{Runs: gone}},
+		"only the profile":            {"", homeOld, homeNew, homeOld, driver.Drift{Boots: homeOld}},
 		"nothing that home-manager's": {good, "", homeNew, "", driver.Drift{Runs: good}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -12,12 +12,11 @@ import (
 // TestLeave runs the script: of a home only links that lead into the generation go.
 func TestLeave(t *testing.T) {
 	for name, tt := range map[string]struct {
-		last, profile bool
-		left          []string
+		last bool
+		left []string
 	}{
-		"another one follows":       {left: []string{".local/state/home-manager/gcroots/current-home", "profiles/home-manager", "profiles/home-manager-1-link", "profiles/home-manager-2-link"}},
-		"none follows":              {last: true, left: []string{"profiles/home-manager", "profiles/home-manager-1-link", "profiles/home-manager-2-link"}},
-		"none follows, nor was any": {last: true, profile: true, left: []string{"profiles/home-manager-1-link"}},
+		"another one follows": {left: []string{".local/state/home-manager/gcroots/current-home", "profiles/home-manager", "profiles/home-manager-1-link", "profiles/home-manager-2-link"}},
+		"none follows":        {last: true, left: []string{"profiles/home-manager-1-link"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &world{t: t, root: t.TempDir()}
@@ -37,12 +36,9 @@ func TestLeave(t *testing.T) {
 			w.raw("/home/profiles/home-manager-1-link", "/store/other")
 			w.raw("/home/profiles/home-manager-2-link", w.root+gen)
 			w.raw("/home/profiles/home-manager", "home-manager-2-link")
-			args := []string{"-c", leave, "leave", w.root + gen, "", ""}
+			args := []string{"-c", leave, "leave", w.root + gen, ""}
 			if tt.last {
-				args[4] = "last"
-			}
-			if tt.profile {
-				args[5] = w.root + "/home/profiles/home-manager"
+				args[4] = w.root + "/home/profiles/home-manager"
 			}
 			for range 2 {
 				cmd := exec.CommandContext(t.Context(), "/bin/sh", args...)
