@@ -23,13 +23,13 @@ func fiveScenarios() []scenario {
 		row("the coordinator goes away midway", "others answer and don't reach it either: verified within the deadline and 5 s, confirmed when it is back, activated once", coordinatorGone),
 		row("the coordinator's host lets nobody in", "its agent reaches the coordinator, and nobody else does: rolled back, healthy at most 10 s after the deadline; the others are as before", letsNobodyIn),
 		row("the coordinator's host is off the network", "healthy at most 10 s after the deadline, and the others come back by themselves", func(ctx context.Context, f *five) error {
-			return f.breaks(ctx, cinnabar, mute, unmute, "coordinator-unreachable")
+			return f.breaks(ctx, cinnabar, mute, "coordinator-unreachable")
 		}),
 		row("the network of one is down", "healthy at most 10 s after the deadline; coordinator-unreachable, refused", func(ctx context.Context, f *five) error {
-			return f.breaks(ctx, electrum, mute, unmute, "coordinator-unreachable")
+			return f.breaks(ctx, electrum, mute, "coordinator-unreachable")
 		}),
 		row("one may not reach the coordinator, and nothing else is wrong", "others reach it, and say so: no excuse; rolled back, healthy at most 10 s after the deadline", func(ctx context.Context, f *five) error {
-			return f.breaks(ctx, electrum, rule("add", "dport"), rule("del", "dport"), "coordinator-unreachable")
+			return f.breaks(ctx, electrum, blocked("dport"), "coordinator-unreachable")
 		}),
 		row("half of the fleet is cut off midway", "of a release for all: who is cut off goes back, the others are confirmed; together again all are confirmed with the next one", halfCutOff),
 		row("one way only", "what the coordinator's host sends to one host does not arrive while that verifies: rolled back; then the next one is confirmed", oneWay),
@@ -37,23 +37,25 @@ func fiveScenarios() []scenario {
 	}
 }
 
-// rule has a firewall let nothing through to, or from, the coordinator's port.
-func rule(action, port string) string {
-	return "ip -6 rule " + action + " pref 100 ipproto tcp " + port + " 7443 blackhole"
-}
-
-// mute has a host send nothing to others any more, and unmute undoes it.
 const (
-	mute   = "ip -6 rule add pref 50 blackhole"
-	unmute = "ip -6 rule del pref 50"
+	// prefMute and prefPort are where the rules are that break a host's network: policy
+	// routing is what there is without a program for firewalls.
+	prefMute, prefPort = "50", "100"
+	// mute has a host send nothing to others any more.
+	mute = "ip -6 rule add pref " + prefMute + " blackhole"
 )
+
+// blocked lets nothing out to (dport) or from (sport) the coordinator's port, over TCP.
+func blocked(port string) string {
+	return "ip -6 rule add pref " + prefPort + " ipproto 6 " + port + " 7443 blackhole"
+}
 
 // verifyWithin is the deadline of fivePolicy.
 const verifyWithin = 20 * time.Second
 
 // breaks has a release break a host, and waits until it is back and well.
-func (f *five) breaks(ctx context.Context, name, does, undoes, code string, words ...string) error {
-	version, err := f.bundle(ctx, name, does, undoes)
+func (f *five) breaks(ctx context.Context, name, does, code string, words ...string) error {
+	version, err := f.bundle(ctx, name, does)
 	if err != nil {
 		return err
 	}
@@ -66,15 +68,18 @@ func (f *five) breaks(ctx context.Context, name, does, undoes, code string, word
 		return err
 	}
 	f.log("healthy %.1f s after the release", time.Since(began).Seconds())
-	return healthyWithin(began, verifyWithin+10*time.Second)
+	if err := healthyWithin(began, verifyWithin+10*time.Second); err != nil {
+		return err
+	}
+	return f.othersRest(ctx, name)
 }
 
 func letsNobodyIn(ctx context.Context, f *five) error {
-	return f.breaks(ctx, cinnabar, rule("add", "sport"), rule("del", "sport"), "coordinator-unreachable", "from outside")
+	return f.breaks(ctx, cinnabar, blocked("sport"), "coordinator-unreachable", "from outside")
 }
 
 func restartsCoordinator(ctx context.Context, f *five) error {
-	version, err := f.bundle(ctx, cinnabar, "systemctl restart fleet-coordinator", ":")
+	version, err := f.bundle(ctx, cinnabar, "systemctl restart fleet-coordinator")
 	if err != nil {
 		return err
 	}
@@ -90,7 +95,7 @@ func restartsCoordinator(ctx context.Context, f *five) error {
 
 func coordinatorGone(ctx context.Context, f *five) error {
 	var began time.Time
-	number, version, err := f.midway(ctx, electrum, ":", ":", func() error {
+	number, version, err := f.midway(ctx, electrum, func() error {
 		_, err := f.ops.Run(ctx, "systemctl", "stop", "fleet-coordinator")
 		began = time.Now()
 		return err
@@ -120,7 +125,7 @@ func coordinatorGone(ctx context.Context, f *five) error {
 func halfCutOff(ctx context.Context, f *five) error {
 	versions := map[string]string{}
 	for _, name := range f.names() {
-		version, err := f.bundle(ctx, name, "touch /run/lab-midway; while [ -e /run/lab-midway ]; do sleep 0.1; done", ":")
+		version, err := f.bundle(ctx, name, "touch /run/lab-midway; while [ -e /run/lab-midway ]; do sleep 0.1; done")
 		if err != nil {
 			return err
 		}
@@ -187,8 +192,8 @@ func halfCutOff(ctx context.Context, f *five) error {
 
 // oneWay has a host take no answers of the coordinator, though it can send.
 func oneWay(ctx context.Context, f *five) error {
-	number, version, err := f.midway(ctx, galena, ":", ":", func() error {
-		_, err := f.ops.Shell(ctx, "ip -6 rule add pref 100 to "+f.hosts[galena].Address+" blackhole")
+	number, version, err := f.midway(ctx, galena, func() error {
+		_, err := f.ops.Shell(ctx, "ip -6 rule add pref "+prefPort+" to "+f.hosts[galena].Address+" blackhole")
 		return err
 	})
 	if err != nil {
@@ -198,7 +203,7 @@ func oneWay(ctx context.Context, f *five) error {
 		_, err := f.hosts[galena].Shell(ctx, "fleet-agent status | grep -q rolled-back")
 		return err
 	})
-	if _, uerr := f.ops.Shell(ctx, "ip -6 rule del pref 100"); uerr != nil {
+	if _, uerr := f.ops.Shell(ctx, mend); uerr != nil {
 		return errors.Join(err, uerr)
 	}
 	if err != nil {
@@ -212,7 +217,7 @@ func oneWay(ctx context.Context, f *five) error {
 
 // flapping cuts a host off and lets it back each second, while a release arrives.
 func flapping(ctx context.Context, f *five) error {
-	version, err := f.bundle(ctx, magnetite, "sleep 3", ":")
+	version, err := f.bundle(ctx, magnetite, "sleep 3")
 	if err != nil {
 		return err
 	}

@@ -180,6 +180,7 @@ func (h *Host) start() error {
 	defer func() { _ = console.Close() }()
 	argv := append([]string{
 		"-q", "-D", h.Path("/"), "--machine=" + prefix + h.Name, "--network-namespace-path=/run/netns/" + prefix + h.Name,
+		"--capability=CAP_NET_ADMIN", // Of its own network: a generation may break that.
 		"--register=no", "--keep-unit", "--console=pipe", "-b",
 	}, h.binds...)
 	// The host outlives contexts: Kill and PowerOff end it.
