@@ -261,10 +261,34 @@ func showPolicy(p inventory.Policy) string {
 	if p.KeepFor != 0 {
 		words = append(words, "keep for "+shortDuration(p.KeepFor))
 	}
+	if !p.Console.IsZero() {
+		words = append(words, showConsole(p.Console))
+	}
 	if p.Expiry != fleet.Duration(fleet.DefaultExpiry) {
 		words = append(words, "expiry "+shortDuration(p.Expiry))
 	}
 	return strings.Join(words, ", ")
+}
+
+// showConsole names what the person at the console is owed.
+func showConsole(c fleet.ConsolePolicy) string {
+	text := "console"
+	if c.Notice != 0 {
+		text += " notice " + shortDuration(c.Notice)
+	}
+	if c.Postpone != 0 {
+		text += fmt.Sprintf(" postpone %d×%s", c.Postpone, shortDuration(fleet.Duration(c.PostponeFor.Or(fleet.DefaultPostponeFor))))
+	}
+	if c.Power != "" {
+		text += " power " + string(c.Power)
+	}
+	if c.Idle != 0 {
+		text += " idle " + shortDuration(c.Idle)
+	}
+	if c.AtMost != 0 {
+		text += " at most " + shortDuration(c.AtMost)
+	}
+	return text
 }
 
 func shortDuration(d fleet.Duration) string {

@@ -172,6 +172,9 @@ type Policy struct {
 	KeepGenerations uint32 `json:"keep_generations,omitempty"`
 	// KeepFor is for how long a verified generation stays built beyond that.
 	KeepFor Duration `json:"keep_for,omitempty"`
+	// Console is what is owed to the person at the console. Critical MUST list
+	// CriticalConsole where that is anything.
+	Console ConsolePolicy `json:"console,omitzero"`
 }
 
 // OnInconclusive says what follows an inconclusive verification.

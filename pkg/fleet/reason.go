@@ -73,6 +73,14 @@ const (
 	ReasonHomeInSystem ReasonCode = "home-in-system"
 	// ReasonNoSystem: no system of the kind runs that could be gone back to.
 	ReasonNoSystem ReasonCode = "no-system"
+	// ReasonConsoleNotice: the person at the console was told, and has time until it begins.
+	ReasonConsoleNotice ReasonCode = "console-notice"
+	// ReasonPostponed: the person at the console put it off.
+	ReasonPostponed ReasonCode = "postponed"
+	// ReasonOnBattery: it waits for mains power.
+	ReasonOnBattery ReasonCode = "on-battery"
+	// ReasonInUse: it waits until nobody uses the screen.
+	ReasonInUse    ReasonCode = "in-use"
 	ReasonStale    ReasonCode = "not-fresh"
 	ReasonWithheld ReasonCode = "withheld"
 	// The ways of a plugin to be of no use. None is blamed on a generation: the

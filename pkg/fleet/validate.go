@@ -57,6 +57,9 @@ func (g *Generation) Validate() error {
 	if err := g.Reach.Validate(); err != nil {
 		return err
 	}
+	if err := g.validateConsole(); err != nil {
+		return err
+	}
 	if len(g.RevertTo) > MaxRevertTo {
 		return invalid("revert_to lists %d generations, at most %d", len(g.RevertTo), MaxRevertTo)
 	}
@@ -167,7 +170,7 @@ func (p Policy) Validate() error {
 	if p.KeepGenerations > MaxKeepGenerations {
 		return invalid("policy keep_generations %d: at most %d", p.KeepGenerations, MaxKeepGenerations)
 	}
-	return nil
+	return p.Console.Validate()
 }
 
 // Validate checks everything about a secrets manifest that needs no context.

@@ -70,11 +70,12 @@ func rootSchema() object {
 		props["fleet"] = text("The fleet's id. It never changes.", labelPattern) // Not without a value.
 	}
 	root["$defs"] = object{
-		"source": sourceSchema(),
-		"policy": policySchema(),
-		"probe":  probeSchema(),
-		"probes": mapOf(fmt.Sprintf("Health checks by name, at most %d.", fleet.MaxProbes), probeName.String(), setting(ref("probe"))),
-		"plugin": pluginSchema(),
+		"source":  sourceSchema(),
+		"policy":  policySchema(),
+		"console": consoleSchema(),
+		"probe":   probeSchema(),
+		"probes":  mapOf(fmt.Sprintf("Health checks by name, at most %d.", fleet.MaxProbes), probeName.String(), setting(ref("probe"))),
+		"plugin":  pluginSchema(),
 		"profile": fields("A home, built and activated as its user.", object{
 			"source": setting(ref("source")),
 			"probes": setting(ref("probes")),
@@ -177,6 +178,7 @@ func policySchema() object {
 		"agent":              setting(choice("leaves: the generation may leave the host without an agent; stays (default): one that does is rolled back.", fleet.AgentStays, fleet.AgentLeaves)),
 		"keepGenerations":    setting(object{"type": "integer", "minimum": 1, "maximum": fleet.MaxKeepGenerations, "description": "How many of the newest verified generations stay built on the host, what runs included; default 2."}),
 		"keepFor":            setting(duration("For how long a verified generation stays built beyond that, at most 365d; default no longer.")),
+		"console":            setting(ref("console")),
 		"freshness":          setting(duration("How old the newest freshness statement may be for an activation to start, at most 7d; default none is needed.")),
 		"expiry":             setting(duration("How long a generation may be started, at most 3650d; default 180d.")),
 	})

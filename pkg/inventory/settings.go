@@ -177,6 +177,7 @@ func (d *settingsDecoder) policy(n *node, p *Policy) {
 		"keepGenerations": func(n *node) {
 			p.KeepGenerations = uint32(d.whole(n, "policy.keepGenerations", 1, fleet.MaxKeepGenerations)) //nolint:gosec // In that range.
 		},
+		"console":   func(n *node) { d.console(n, &p.Console) },
 		"keepFor":   deadline(&p.KeepFor, "policy.keepFor", maxKeep),
 		"freshness": deadline(&p.Freshness, "policy.freshness", fleet.MaxFreshness),
 		"expiry":    deadline(&p.Expiry, "policy.expiry", maxExpiry),

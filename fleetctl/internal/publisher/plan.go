@@ -146,12 +146,22 @@ func (b *builder) begin(target Target, gen fleet.Generation) (*item, error) {
 	gen.Number, gen.Release = number, b.pl.id
 	gen.Issued, gen.Expires = b.pl.issued, b.pl.issued.Add(expiry)
 	gen.RevertTo, gen.Reach = b.h.revertTo(s), target.Reach
-	// An agent that does not know the rule must not skip it.
-	const rule = "policy.freshness"
-	if gen.Policy.Freshness != 0 && !slices.Contains(gen.Critical, rule) {
-		gen.Critical = append(slices.Clone(gen.Critical), rule)
-	}
+	gen.Critical = criticalRules(gen)
 	return &item{gen: gen, highest: b.h.of(s).highest}, nil
+}
+
+// criticalRules lists, with what is listed already, the rules of a policy that an agent
+// that does not know them must not skip.
+func criticalRules(gen fleet.Generation) []string {
+	rules := slices.Clone(gen.Critical)
+	add := func(asked bool, rule string) {
+		if asked && !slices.Contains(rules, rule) {
+			rules = append(rules, rule)
+		}
+	}
+	add(gen.Policy.Freshness != 0, "policy.freshness")
+	add(!gen.Policy.Console.IsZero(), fleet.CriticalConsole)
+	return rules
 }
 
 // finish adds the manifest and compares with what was published before.
