@@ -1,6 +1,7 @@
 // Package control is the agent's local socket and its client: what a person at
 // the machine can see and do with the coordinator gone. Only root and the
-// agent's own user get through.
+// agent's own user get through. A second socket (PersonServer) is for the person at the
+// console, who may see and postpone.
 package control
 
 import (

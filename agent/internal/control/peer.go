@@ -19,7 +19,10 @@ type peer struct {
 // AuthType names the kind of authentication.
 func (peer) AuthType() string { return "unix-peer" }
 
-func (p peer) actor() string { return fmt.Sprintf("local/uid-%d", p.uid) }
+func (p peer) actor() string { return actor(p.uid) }
+
+// actor is a user of this machine, for the record.
+func actor(uid uint32) string { return fmt.Sprintf("local/uid-%d", uid) }
 
 // errPeer refuses whoever is neither root nor the agent's user.
 var errPeer = errors.New("only root and the agent's user may use the control socket")

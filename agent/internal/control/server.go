@@ -44,7 +44,19 @@ func Listen(ctx context.Context, runDir string, h Host) (*Server, error) {
 	if err := os.Chmod(runDir, 0o700); err != nil { //nolint:gosec // A directory.
 		return nil, fmt.Errorf("opening control socket: %w", err)
 	}
-	path := SocketPath(runDir)
+	l, err := listenAt(ctx, SocketPath(runDir), 0o600)
+	if err != nil {
+		return nil, err
+	}
+	g := grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10))
+	fleetv1.RegisterControlServiceServer(g, &service{host: h})
+	return &Server{listener: l, grpc: g}, nil
+}
+
+// listenAt opens a socket whose directory is there. One that a dead agent left is
+// replaced; one that answers is ErrInUse.
+func listenAt(ctx context.Context, path string, mode os.FileMode) (*net.UnixListener, error) {
 	var d net.Dialer
 	if conn, err := d.DialContext(ctx, "unix", path); err == nil {
 		_ = conn.Close()
@@ -55,19 +67,15 @@ func Listen(ctx context.Context, runDir string, h Host) (*Server, error) {
 			return nil, fmt.Errorf("replacing stale control socket: %w", err)
 		}
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("opening control socket (the path may be too long: use a shorter --run-dir): %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		_ = l.Close()
 		return nil, fmt.Errorf("opening control socket: %w", err)
 	}
-	g := grpc.NewServer(grpc.Creds(peerCredentials{}), grpc.MaxRecvMsgSize(maxMessageBytes),
-		grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10))
-	fleetv1.RegisterControlServiceServer(g, &service{host: h})
-	return &Server{listener: l, grpc: g}, nil
+	return l, nil
 }
 
 // Serve answers until ctx ends, and then stops within a bound.
@@ -235,13 +243,22 @@ func profileOf(s string) (fleet.ProfileName, error) {
 var answers = map[codes.Code]error{codes.FailedPrecondition: ErrNotPossible, codes.NotFound: ErrNothingRefused}
 
 func answer(err error) error {
-	r := fleet.Reason{Code: fleet.ReasonInternal, Message: err.Error(), Hint: ui.HintOf(err)}
+	r := reasonFor(err)
 	for code, is := range answers {
 		if errors.Is(err, is) {
-			// The client puts that part in front again.
-			r.Message = strings.TrimPrefix(r.Message, is.Error()+": ")
 			return refusal.New(code, r)
 		}
 	}
 	return refusal.New(codes.Internal, r)
+}
+
+// stripped is the text of an error without what the client puts in front again.
+func stripped(err error) string {
+	text := err.Error()
+	for _, is := range answers {
+		if errors.Is(err, is) {
+			text = strings.TrimPrefix(text, is.Error()+": ")
+		}
+	}
+	return text
 }
