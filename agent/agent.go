@@ -73,6 +73,7 @@ type Agent struct {
 	// fetches has an element for each profile that fetches.
 	fetches chan struct{}
 
+	console  consoles
 	link     *link
 	rest     *rest
 	logHeads *logHeads
@@ -126,6 +127,7 @@ func New(c Config) (*Agent, error) {
 		config: c, workers: map[fleet.ProfileName]*worker{},
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
 		bootID: c.BootID, run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
+		console:   consoles{wanted: make(chan struct{}, 1)},
 		rootMoved: make(chan struct{}, 1), progress: watchdog.NewProgress(awake), decided: make(chan struct{}, 1), newest: make(chan struct{}, 1),
 	}
 	a.cluttered.Store(true) // By the one before, which may have been killed.
@@ -277,6 +279,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return a.reportLoop(ctx, b) })
 		g.Go(func() error { return a.tick(ctx, b) })
 		g.Go(func() error { return a.witnessLoop(ctx, b) })
+		g.Go(func() error { return a.servePerson(ctx) })
 		if a.config.Freshness.Key != "" {
 			g.Go(func() error { return a.attestLoop(ctx, b) })
 		}

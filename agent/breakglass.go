@@ -130,6 +130,11 @@ func (a *Agent) applied(b *bound, doc desired.Document, o *desired.Opened, actor
 	if err := a.recordFloor(b.desired.Floor()); err != nil {
 		return "", fleet.Ref{}, err
 	}
+	if !o.Generation.Doc.Policy.Console.IsZero() {
+		if err := w.beginNow(ref.Digest); err != nil {
+			return "", fleet.Ref{}, err
+		}
+	}
 	a.wakeAll()
 	a.link.wantReport()
 	return p, ref, nil

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/console"
 	"github.com/cameronraysmith/fleet/agent/internal/handover"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -61,6 +62,8 @@ type Config struct {
 	// Reboot has the host rebooted, in order, and returns when that is under way; nil
 	// where the agent can't.
 	Reboot func(ctx context.Context) error
+	// Console is the host's screen and keyboard; nil for none.
+	Console console.Console
 	// ExtraEnv, NAME=VALUE, for activations and probes.
 	ExtraEnv []string
 	// PollInterval between looks without a hint; default DefaultPollInterval.

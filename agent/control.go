@@ -119,6 +119,11 @@ func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (con
 			return none, err
 		}
 	}
+	if reconcile.WaitsForConsole(reconcile.Plan{Reason: again.Waited}) {
+		if err := w.beginNow(d.Target.Digest); err != nil {
+			return none, err
+		}
+	}
 	w.forgive()
 	return again, nil
 }
@@ -144,7 +149,7 @@ func (w *worker) waiting(target fleet.Digest) fleet.Reason {
 	switch f, plan := w.facts, w.said.plan; {
 	case f.wait != nil && f.waitFor == target && awake().Before(f.wait.until):
 		return f.wait.reason
-	case plan.Step == reconcile.StepVerify:
+	case plan.Step == reconcile.StepVerify, reconcile.WaitsForConsole(plan):
 		return plan.Reason
 	}
 	return fleet.Reason{}

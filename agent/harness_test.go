@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == deadManSwitch {
 		os.Exit(deadman.Main(os.Args[2], []string{os.Args[0], runAction}))
 	}
+	if len(os.Args) > 2 && os.Args[1] == cli {
+		os.Exit(Main(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	if plugintest.IsPlugin() {
 		plugintest.Main(os.Args[0])
 		return

@@ -89,6 +89,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 2 && args[0] == deadManCommand {
 		return runSwitch(args[1], deadman.Main)
 	}
+	if len(args) == 3 && args[0] == tellCommand {
+		return runTell(args[1], args[2], stderr)
+	}
 	if len(args) == 2 && args[0] == deadMenCommand {
 		return runSwitch(args[1], deadman.Resume)
 	}
@@ -142,7 +145,7 @@ func exitCode(o *options, err error) int {
 	switch {
 	case !o.started:
 		return exitUsage
-	case errors.As(err, &refused), errors.As(err, &document), errors.Is(err, control.ErrNotPossible), errors.Is(err, ErrOtherPin),
+	case errors.As(err, &refused), errors.As(err, &document), errors.Is(err, control.ErrNotPossible), errors.Is(err, control.ErrNotAllowed), errors.Is(err, ErrOtherPin),
 		errors.Is(err, service.ErrForeign), errors.Is(err, service.ErrOwned):
 		return exitRefused
 	case errors.Is(err, control.ErrNoAgent), errors.Is(err, sync.ErrUnreachable):
@@ -177,7 +180,7 @@ func newRootCommand(o *options) *cobra.Command {
 	f.StringVarP(&o.output, "output", "o", string(ui.FormatTable), "`format` of results: table or json")
 	f.Lookup("state-dir").DefValue, f.Lookup("run-dir").DefValue = defaultStateDir, defaultRunDir
 	root.AddCommand(
-		newRunCommand(o), newEnrolCommand(o), newStatusCommand(o), newPauseCommand(o), newResumeCommand(o),
+		newRunCommand(o), newEnrolCommand(o), newStatusCommand(o), newPauseCommand(o), newResumeCommand(o), newPostponeCommand(o),
 		newRollbackCommand(o), newRetryCommand(o), newRebootCommand(o), newLogsCommand(o), newApplyCommand(o), newTrustCommand(o), newRecoverCommand(o), newVersionCommand(o),
 		newInstallCommand(o), newUninstallCommand(o),
 	)

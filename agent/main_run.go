@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cameronraysmith/fleet/agent/internal/console"
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -210,7 +211,7 @@ func (o *runOptions) agent(ctx context.Context, join string) (*Agent, error) {
 	return New(Config{
 		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
 		Join: join, JoinFile: o.joinFile, Pins: o.pins, Coordinator: o.coordinator, Observe: o.observe,
-		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, Service: own, Reboot: rebooter(dead), ExtraEnv: o.env,
+		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, Service: own, Reboot: rebooter(dead), Console: console.Here([]string{runner[0], tellCommand}), ExtraEnv: o.env,
 		Plugins:    PluginConfig{Dir: plugins},
 		Supervisor: o.supervisor, Activity: o.tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },

@@ -40,6 +40,12 @@ func runStatus(ctx context.Context, o *options) error {
 		return err
 	})
 	if errors.Is(err, control.ErrNoAgent) {
+		// The person at the console, too, may ask for a part of it.
+		if st, err = control.NewPersonClient(o.runDir).Status(ctx); err != nil && !errors.Is(err, control.ErrNoAgent) {
+			return err //nolint:wrapcheck // It says what failed.
+		}
+	}
+	if errors.Is(err, control.ErrNoAgent) {
 		text, advice := o.askManager(ctx)
 		note = offlineNote
 		if text != "" {
@@ -54,6 +60,9 @@ func runStatus(ctx context.Context, o *options) error {
 				absent = fmt.Errorf("%w; %s", absent, text)
 			}
 			return ui.WithHint(absent, fallback(advice, "name the agent's --state-dir and --run-dir"))
+		}
+		if errors.Is(err, os.ErrPermission) {
+			return ui.WithHint(err, "ask as root; the person at the console may ask where a generation has policy.console")
 		}
 	}
 	if err != nil {

@@ -83,6 +83,7 @@ func (w *worker) observe(now time.Time) inputs {
 	if target != nil && p.Activation == nil && o.Staged == target.Digest {
 		w.needsBoot(&in, f)
 	}
+	w.atConsole(&in, now, f)
 	return in
 }
 
@@ -123,6 +124,9 @@ func (w *worker) policy(b *bound, st journal.State, p journal.ProfileState) reco
 		pol.Mode = newest.Generation.Doc.Policy.Mode
 		if pol.Mode == "" {
 			pol.Mode = fleet.ModeManage
+		}
+		if !newest.Generation.Doc.Policy.Console.IsZero() {
+			w.a.wantConsole()
 		}
 	}
 	if w.a.config.Observe {

@@ -162,7 +162,7 @@ func wentBack(p journal.ProfileState) bool {
 // the journal does.
 func stateOf(p reconcile.Plan) (fleet.State, bool) {
 	switch p.Step {
-	case reconcile.StepHold:
+	case reconcile.StepHold, reconcile.StepTell:
 		return fleet.StateHeld, true
 	case reconcile.StepFetch:
 		return fleet.StateFetching, true

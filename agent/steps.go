@@ -32,6 +32,8 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 		return func(ctx context.Context) error { return w.fetch(ctx, p) }, true
 	case reconcile.StepBuild:
 		return func(ctx context.Context) error { return w.build(ctx, p) }, true
+	case reconcile.StepTell:
+		return func(ctx context.Context) error { return w.tell(ctx, p) }, true
 	case reconcile.StepActivate:
 		return func(ctx context.Context) error { return w.activate(ctx, p) }, false
 	case reconcile.StepStart:
@@ -347,6 +349,11 @@ func (w *worker) startRun(ctx context.Context) error {
 		w.allow(ctx, act, reconcile.MaxRollBackAttempts*deadlineOr(act.Rollback))
 	} else if err := errors.Join(w.openSwitch(), w.arm(ctx, act)); err != nil {
 		return err
+	}
+	w.begins.Lock()
+	defer w.begins.Unlock()
+	if w.moved && p.Phase != journal.PhaseRollingBack {
+		return nil // Somebody has put it off. The next decision says so.
 	}
 	w.log.Info("starting", "run", id)
 	err := w.a.executor.Start(ctx, id, action, w.a.runEnv(w.profile))

@@ -26,9 +26,9 @@ const (
 	// taken to be away.
 	hereWithin    = 2 * time.Second
 	outsideWithin = 7 * time.Second
-	// listenAgain is how soon an address is tried again that can't be listened on, such
+	// answerAgain is how soon an address is tried again that can't be listened on, such
 	// as that of a network which is not up yet.
-	listenAgain = 30 * time.Second
+	answerAgain = 30 * time.Second
 )
 
 // reachOf is the newest signed word about who can tell what is out of reach.
@@ -66,7 +66,7 @@ func (a *Agent) witnessLoop(ctx context.Context, b *bound) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-a.newest:
-		case <-time.After(listenAgain):
+		case <-time.After(answerAgain):
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	stdsync "sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,11 @@ type worker struct {
 
 	// rebooting says that the host is about to go down: it was asked to, and will.
 	rebooting atomic.Bool
+	// waits is what waits for the console. begins is held while an activation is started,
+	// and while somebody puts it off; moved says that somebody did since the last decision.
+	waits  *waits
+	begins stdsync.Mutex
+	moved  bool
 
 	mu    stdsync.Mutex
 	facts facts
@@ -119,10 +125,15 @@ type said struct {
 }
 
 func newWorker(a *Agent, p fleet.ProfileName) *worker {
-	return &worker{
+	w := &worker{
 		a: a, profile: p, signal: make(chan struct{}, 1), back: make(chan struct{}, 1),
 		log: a.config.Log.With("profile", string(p)),
 	}
+	var err error
+	if w.waits, err = openWaits(filepath.Join(a.config.below(waitsDir), p.FileName())); err != nil {
+		w.log.Error("what waits for the person at the console waits anew", "error", err)
+	}
+	return w
 }
 
 // wake has the worker decide again.
@@ -289,6 +300,9 @@ func (w *worker) stepped(ctx context.Context, plan reconcile.Plan, err error) er
 
 // decide looks at everything, decides, and publishes the decision.
 func (w *worker) decide(now time.Time) reconcile.Plan {
+	w.begins.Lock()
+	w.moved = false
+	w.begins.Unlock()
 	in := w.observe(now)
 	plan, _ := reconcile.Decide(now, in.desired, in.observed, in.policy)
 	next := said{plan: plan, mode: in.policy.Mode}
@@ -324,6 +338,9 @@ func (w *worker) decide(now time.Time) reconcile.Plan {
 	if err := w.recordHold(plan, in.state); err != nil {
 		w.log.Warn("recording a hold failed", "error", err)
 	}
+	if err := w.recordWait(plan, in); err != nil {
+		w.log.Warn("recording a wait for the console failed", "error", err)
+	}
 	return plan
 }
 
@@ -341,6 +358,7 @@ func (w *worker) recordMode(m fleet.Mode) error {
 func (w *worker) recordHold(plan reconcile.Plan, p journal.ProfileState) error {
 	waits := plan.Step == reconcile.StepHold || plan.Step == reconcile.StepVerify && !wentBack(p)
 	held := plan.Until.IsZero() && waits && plan.Reason.Code != ""
+	held = held || reconcile.WaitsForConsole(plan) && plan.Step != reconcile.StepWithdraw
 	switch {
 	case held && (p.Held == nil || p.Held.Code != plan.Reason.Code):
 		return w.append(journal.Record{Kind: journal.KindHeld, Ref: plan.Target, Reason: plan.Reason})

@@ -125,6 +125,10 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 				Hint:    "run fleet-agent reboot on the host when that suits",
 			}}
 		}
+		// A way back that the coordinator sends the host on is a rollback.
+		if plan, waits := console(now, target, o.Console); waits && !d.Revert {
+			return plan
+		}
 		return Plan{Step: StepActivate, Target: target, Reason: reason}
 	case o.Fetched == target.Digest:
 		return Plan{Step: StepBuild, Target: target, Reason: reason}

@@ -203,7 +203,7 @@ func atRest(t *rapid.T, w *world) {
 func TestTotal(t *testing.T) {
 	known := map[Step]bool{}
 	for _, s := range []Step{
-		StepNothing, StepHold, StepAdopt, StepAccept, StepFetch, StepBuild, StepActivate, StepStart, StepWithdraw, StepAwait,
+		StepNothing, StepHold, StepAdopt, StepAccept, StepFetch, StepBuild, StepTell, StepActivate, StepStart, StepWithdraw, StepAwait,
 		StepReboot, StepActivated, StepVerify, StepVerified, StepCommit, StepConfirm, StepRollBack, StepRolledBack, StepFail,
 	} {
 		known[s] = true
@@ -211,6 +211,7 @@ func TestTotal(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
 		w.obs = anyObserved(t)
+		w.obs.Console = anyConsole(t, w.now)
 		w.policy = Policy{
 			Mode:           rapid.SampledFrom([]fleet.Mode{fleet.ModeObserve, fleet.ModeManage, ""}).Draw(t, "mode"),
 			Paused:         rapid.SampledFrom([]string{"", "lunch"}).Draw(t, "paused"),

@@ -192,6 +192,9 @@ type Observed struct {
 	// where the host is to be booted for it; BootAllowed that a person said so.
 	NeedsBoot   string
 	BootAllowed bool
+	// Console is what is owed to the person at the console before the staged generation is
+	// activated; nil for nothing.
+	Console *Console
 	// Wait is the backoff of the target; nil when it may be tried.
 	Wait *Wait
 }

@@ -24,6 +24,9 @@ const (
 	StepFetch Step = "fetch"
 	// StepBuild builds the target and makes it durable.
 	StepBuild Step = "build"
+	// StepTell tells the person at the console that the target is about to be activated,
+	// and records that they were told.
+	StepTell Step = "tell"
 	// StepActivate admits the target once more and records the intent; StepStart
 	// follows.
 	StepActivate Step = "activate"

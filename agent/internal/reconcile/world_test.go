@@ -42,7 +42,9 @@ type world struct {
 	reboots int
 	// undone is set when a rollback can't work.
 	undoFails bool
-	log       []string
+	// console keeps what is owed to whoever is at the console; nil for nothing.
+	console *Console
+	log     []string
 }
 
 func ref(n uint64) fleet.Ref {
@@ -65,6 +67,7 @@ func newWorld() *world {
 // step decides once and carries the step out. It reports whether anything is
 // left to do now.
 func (w *world) step(t *rapid.T) bool {
+	w.obs.Console = w.console
 	before := snapshot(w.obs)
 	plan, _ := Decide(w.now, w.desired, w.obs, w.policy)
 	again, _ := Decide(w.now, w.desired, before, w.policy)
@@ -74,6 +77,7 @@ func (w *world) step(t *rapid.T) bool {
 	w.log = append(w.log, fmt.Sprintf("%s %s %s", plan.Step, plan.Target.Number, plan.Reason.Code))
 	w.check(t, plan)
 	w.checkBoots(t, plan)
+	w.checkConsole(t, plan)
 	return w.carryOut(plan)
 }
 
@@ -149,6 +153,8 @@ func (w *world) carryOut(p Plan) bool {
 		if o.Broken && p.Target.Number.Compare(o.BrokenWith) > 0 {
 			o.Broken = false
 		}
+	case StepTell:
+		w.console.Waits = w.console.Tell(w.now)
 	case StepFetch:
 		o.Fetched = p.Target.Digest
 	case StepBuild:
