@@ -38,6 +38,7 @@ var pointless = map[string]string{
 	"bootstrap.build":                   "the directory in which a fleet is staged, which the next run begins anew",
 	"agent.(*waits).forget":             "what nobody waits for any more; a later decision forgets it",
 	"console.writeTo":                   "a terminal, which keeps nothing",
+	"control.(*PersonServer).Serve":     "a directory with a socket that nobody answers any more",
 	"control.listenAt":                  "a socket that nobody answers any more",
 	"publisher.unnamed":                 "a temporary file without a name",
 	"repo.(*Repository).DropKey":        "a key that nobody knows yet, and whose making has failed",

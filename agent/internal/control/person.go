@@ -130,6 +130,8 @@ func ListenPerson(ctx context.Context, runDir string, h PersonHost) (*PersonServ
 func (s *PersonServer) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.listener.Close() })
 	defer stop()
+	// systemd takes the run directory away; this one the agent made itself.
+	defer func() { _ = os.Remove(filepath.Dir(s.listener.Addr().String())) }()
 	var running sync.WaitGroup
 	defer running.Wait()
 	for {
