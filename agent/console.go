@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// lookStands is for how long a look at the console counts: profiles decide one after
-	// the other, and between an intent and its start again.
-	lookStands = 2 * time.Second
+	// lookStands is for how long a look at the console counts, which takes a few
+	// milliseconds: profiles decide one after the other, and between an intent and its start
+	// again. No longer: somebody may sit down in between.
+	lookStands = 200 * time.Millisecond
 	// listenAgain is how soon the socket for the person at the console is tried again.
 	listenAgain = time.Minute
 )
@@ -75,9 +76,12 @@ func (w *worker) atConsole(in *inputs, now time.Time, f facts) {
 	if waits.Now == target.Digest || f.bootAllowed == target.Digest {
 		return // Root has said so.
 	}
-	look := w.a.look()
+	look, uid := w.a.look(), waits.UID
+	if look.Presence == console.Somebody {
+		uid = look.Person.UID
+	}
 	in.observed.Console = &reconcile.Console{
-		Rules: o.Generation.Doc.Policy.Console, Somebody: look.Presence != console.Nobody, Unused: look.Unused,
+		Rules: o.Generation.Doc.Policy.Console, Somebody: look.Presence != console.Nobody, UID: uid, Unused: look.Unused,
 		OnBattery: look.OnBattery, Doubt: look.Doubt,
 		// What is remembered goes by the clock, and decisions never by a time before the
 		// newest that was signed.
@@ -138,7 +142,7 @@ func (w *worker) tell(ctx context.Context, p reconcile.Plan) error {
 		return context.Cause(ctx)
 	}
 	told := w.a.config.Now()
-	err := w.waits.change(func(f *waiting) { f.Waits = (&reconcile.Console{Waits: f.Waits}).Tell(told) })
+	err := w.waits.change(func(f *waiting) { f.Waits = (&reconcile.Console{UID: c.UID, Waits: f.Waits}).Tell(told) })
 	if err != nil {
 		// Told is told: they must not be again because of a disk.
 		w.log.Warn("recording that the person at the console was told failed", "error", err)

@@ -182,6 +182,7 @@ func TestConsolePostponed(t *testing.T) {
 	if got, err := s.person().Postpone(t.Context(), 0); err != nil || len(got) != 1 || got[0].Left != 0 || got[0].Target != third {
 		t.Fatalf("the last time: %+v, %v", got, err)
 	}
+	s.waits(fleet.ReasonPostponed)
 	s.becomes(4*time.Hour, nil)
 	s.waits(fleet.ReasonConsoleNotice)
 	if _, err := s.person().Postpone(t.Context(), 0); !errors.Is(err, control.ErrNotPossible) || !strings.Contains(err.Error(), "allows no more") {
@@ -382,5 +383,31 @@ func copyFile(t *testing.T, from, to string) {
 	}
 	if err := out.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestConsoleBoots: the person is told that the machine restarts, and it does once they
+// had the time; where a person is asked for the boot, root's word is enough.
+func TestConsoleBoots(t *testing.T) {
+	b := newBootable(t)
+	b.crash()
+	s := &sat{host: b.host, facts: console.Facts{Presence: console.Somebody, Person: console.Person{UID: 1000, Session: console.SessionGraphical}}}
+	b.config.Console = s
+	b.start()
+	second := b.publish(2, "two", neverRuns, reboot(fleet.RebootAuto), owes(fleet.ConsolePolicy{Notice: fleet.Duration(300 * time.Millisecond)}))
+	b.reboot("two")
+	b.coord.WaitState(fleet.StateConfirmed, second)
+	if m := s.messages(); len(m) != 1 || !strings.Contains(m[0].Body, " and restarts it: save your work.") {
+		t.Errorf("told %q", m)
+	}
+	third := b.publish(3, "three", neverRuns, reboot(fleet.RebootAsk), owes(tenMinutes))
+	s.waits(fleet.ReasonRebootAsk)
+	if _, err := b.client().Boot(t.Context(), fleet.System); err != nil {
+		t.Fatal(err)
+	}
+	b.reboot("three")
+	b.coord.WaitState(fleet.StateConfirmed, third)
+	if n := len(s.messages()); n != 1 {
+		t.Errorf("told %d times", n)
 	}
 }

@@ -26,9 +26,10 @@ const (
 type Console struct {
 	// Rules of the generation that is to be activated.
 	Rules fleet.ConsolePolicy
-	// Somebody is there. Unused is for how long they have not used the screen; 0 where
-	// that can't be told.
+	// Somebody is there, whose uid is UID; where that can't be told it is the one that was
+	// told. Unused is for how long they have not used the screen; 0 where that can't be told.
 	Somebody bool
+	UID      uint32
 	Unused   time.Duration
 	// OnBattery says that the machine is certainly not on mains power.
 	OnBattery bool
@@ -43,9 +44,10 @@ type Console struct {
 type Waits struct {
 	// Since is when the first of them waited; zero for now.
 	Since time.Time `json:"since"`
-	// Told is when the person was told that it is about to begin, zero for not; Notices how
-	// often.
+	// Told is when the person was told that it is about to begin, zero for not; UID is
+	// theirs, and Notices how often that was.
 	Told    time.Time `json:"told,omitzero"`
+	UID     uint32    `json:"told_uid,omitempty"`
 	Notices uint32    `json:"notices,omitempty"`
 	// Times is how often it was put off; At is when for the last time, For how long, and By
 	// whom.
@@ -103,8 +105,9 @@ func console(now time.Time, target fleet.Ref, c *Console) (plan Plan, waits bool
 		return Plan{}, false
 	}
 	begins := c.Waits.Told.Add(notice)
+	slept, another := now.After(begins.Add(noticeStands)), c.UID != c.Waits.UID
 	switch {
-	case c.Waits.Told.IsZero() || c.Waits.Told.After(now) || now.After(begins.Add(noticeStands)) && c.Waits.Notices < mostNotices:
+	case c.Waits.Told.IsZero() || c.Waits.Told.After(now) || (slept || another) && c.Waits.Notices < mostNotices:
 		return Plan{Step: StepTell, Target: target, Reason: fleet.Reason{
 			Code: fleet.ReasonConsoleNotice, Message: fmt.Sprintf("the person at the console is told of generation %s", target.Number),
 		}}, true
@@ -131,7 +134,7 @@ func (c *Console) Waiting(now time.Time) Waits {
 // Tell is what is to be remembered once the person was told.
 func (c *Console) Tell(now time.Time) Waits {
 	w := c.Waiting(now)
-	w.Told = now
+	w.Told, w.UID = now, c.UID
 	w.Notices++
 	return w
 }

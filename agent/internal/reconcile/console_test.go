@@ -90,7 +90,8 @@ func TestConsoleNeverHoldsForEver(t *testing.T) {
 		r, n := ref(1), uint64(1)
 		w.desired = Desired{Target: &r}
 		start := w.now
-		within := rules.PostponeFor.Or(fleet.DefaultPostponeFor)*time.Duration(rules.Postpone) + time.Duration(rules.Notice)*time.Duration(rules.Postpone+2)
+		// Whoever sits down is told as well.
+		within := rules.PostponeFor.Or(fleet.DefaultPostponeFor)*time.Duration(rules.Postpone) + time.Duration(rules.Notice)*time.Duration(rules.Postpone+mostNotices+1)
 		if rules.Idle > 0 || rules.Power != "" {
 			within += rules.AtMost.Or(fleet.DefaultConsoleAtMost)
 		}
@@ -98,7 +99,7 @@ func TestConsoleNeverHoldsForEver(t *testing.T) {
 			if steps > 200_000 {
 				t.Fatalf("does not begin: %v", w.log[len(w.log)-12:])
 			}
-			switch rapid.SampledFrom([]string{"", "", "", "", "", "", "postpone", "publish", "leaves", "plugs in", "crash"}).Draw(t, "meanwhile") {
+			switch rapid.SampledFrom([]string{"", "", "", "", "", "", "postpone", "publish", "leaves", "sits down", "plugs in", "crash"}).Draw(t, "meanwhile") {
 			case "postpone":
 				postpone(t, w, rules)
 			case "publish":
@@ -109,6 +110,8 @@ func TestConsoleNeverHoldsForEver(t *testing.T) {
 				}
 			case "leaves": // for a moment
 				w.console.Somebody = !w.console.Somebody
+			case "sits down":
+				w.console.UID = rapid.Uint32Range(0, 2).Draw(t, "who")
 			case "plugs in":
 				w.console.OnBattery = !w.console.OnBattery
 			case "crash":
@@ -285,6 +288,8 @@ func TestConsole(t *testing.T) {
 		"the last of them":            {idle(Console{Waits: Waits{Told: ago(10*time.Minute - time.Second)}}), StepHold, fleet.ReasonConsoleNotice, time.Second, ""},
 		"and no more":                 {idle(Console{Waits: Waits{Told: ago(10 * time.Minute)}}), "", "", 0, ""},
 		"slept through it":            {idle(Console{Waits: Waits{Told: ago(8 * time.Hour)}}), StepTell, fleet.ReasonConsoleNotice, 0, ""},
+		"another one is there now":    {idle(Console{UID: 1001, Waits: Waits{Told: now, UID: 1000, Notices: 1}}), StepTell, fleet.ReasonConsoleNotice, 0, ""},
+		"they take turns":             {idle(Console{UID: 1001, Waits: Waits{Told: ago(10 * time.Minute), UID: 1000, Notices: mostNotices}}), "", "", 0, ""},
 		"told in the future":          {idle(Console{Waits: Waits{Told: now.Add(time.Hour)}}), StepTell, fleet.ReasonConsoleNotice, 0, ""},
 		"unplugged since":             {idle(Console{OnBattery: true, Waits: Waits{Told: ago(10 * time.Minute)}}), StepHold, fleet.ReasonOnBattery, time.Minute, ""},
 		"put off":                     {idle(Console{OnBattery: true, Waits: Waits{Times: 1, At: ago(time.Hour), For: fleet.Duration(2 * time.Hour), By: "uid 1000"}}), StepHold, fleet.ReasonPostponed, time.Minute, "by uid 1000 until 2027-01-15 09:00 UTC (1 of 2 times)"},
