@@ -33,6 +33,8 @@ type options struct {
 	pairs           int
 	modules         bool
 	logs            string
+	sit             uint
+	shows           bool
 }
 
 // runTimeout bounds a whole run.
@@ -51,12 +53,21 @@ func main() {
 	flag.BoolVar(&o.bench, "bench", false, "measure the time from a commit to the switch, and run no scenario")
 	flag.BoolVar(&o.modules, "modules", false, "write what the modules of packaging/nix come to, to "+evaluatedFile+", and run no scenario")
 	flag.IntVar(&o.pairs, "pairs", 15, "pairs of runs that -bench measures")
+	flag.UintVar(&o.sit, "sit", 0, "within a host: have the user of that `uid` sit at its screen, until this ends")
+	flag.BoolVar(&o.shows, "shows", false, "within a host: be the desktop that shows a session's notifications, and print them")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "lab: unexpected argument %q\n", flag.Arg(0))
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	if o.sit != 0 || o.shows {
+		if err := inHost(ctx, o); err != nil {
+			fmt.Fprintln(os.Stderr, "lab:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, runTimeout, fmt.Errorf("the lab was not done in %s", runTimeout))
 	err := lab(ctx, o)
 	interrupted := ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled)
@@ -78,6 +89,14 @@ func main() {
 		fmt.Fprintln(os.Stderr, "lab: FAILED:", err)
 		os.Exit(1)
 	}
+}
+
+// inHost is what this program does within a host.
+func inHost(ctx context.Context, o options) error {
+	if o.shows {
+		return showNotifications(ctx)
+	}
+	return sit(ctx, o.sit)
 }
 
 // exitNotHere says that this machine lacks what hosts are made of, or does not

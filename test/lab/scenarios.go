@@ -33,6 +33,7 @@ func groups() []group {
 		{"Nix modules", setUpModules, moduleScenarios()},
 		{"Packages", setUpPackages, packageScenarios()},
 		{"Bundles", setUpBundles, bundleScenarios()},
+		{"Console", setUpConsole, consoleScenarios()},
 		{"Out paths", setUpBundles, outPathScenarios()},
 		{"NixOS", setUpNixOS, slices.Concat(nixosScenarios(), sourceScenarios(), crashScenarios(), goneScenarios())},
 		{"Five hosts", setUpFive, fiveScenarios()},
