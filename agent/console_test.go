@@ -317,8 +317,6 @@ func TestConsoleUsers(t *testing.T) {
 	s := newSat(t)
 	const alice, mallory = 1000, 1001
 	s.becomes(0, func(f *console.Facts) { f.Person.UID = alice })
-	s.publish(2, "two", "", owes(tenMinutes))
-	s.waits(fleet.ReasonConsoleNotice)
 	if err := os.Chmod(filepath.Dir(s.config.RunDir), 0o711); err != nil { //nolint:gosec // As /run is.
 		t.Fatal(err)
 	}
@@ -338,6 +336,14 @@ func TestConsoleUsers(t *testing.T) {
 		}
 		return cmd.ProcessState.ExitCode(), string(out)
 	}
+	// Nobody is owed anything yet.
+	for _, command := range []string{"status", "postpone"} {
+		if code, out := as(alice, command); code == exitOK || !strings.Contains(out, "policy.console") {
+			t.Errorf("%s before: %d, %s", command, code, out)
+		}
+	}
+	s.publish(2, "two", "", owes(tenMinutes))
+	s.waits(fleet.ReasonConsoleNotice)
 	for _, command := range []string{"status", "postpone"} {
 		if code, out := as(mallory, command); code != exitRefused || !strings.Contains(out, "only root and whoever is at this machine's screen may ask") {
 			t.Errorf("%s by another user: %d, %s", command, code, out)
