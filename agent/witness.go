@@ -114,15 +114,30 @@ func (a *Agent) answerAt(ctx context.Context, b *bound, address string) error {
 // with a full disk says nothing against the host; nor does a full disk here.
 func (a *Agent) reachOnce(ctx context.Context, b *bound) error {
 	_, err := a.report(ctx, b, b.client.Reach)
-	if refused := (*sync.RefusedError)(nil); errors.As(err, &refused) || errors.Is(err, errAckNotKept) {
-		return nil
+	if refused := (*sync.RefusedError)(nil); err != nil && !errors.As(err, &refused) && !errors.Is(err, errAckNotKept) {
+		return err
 	}
-	return err
+	if !a.link.isUp() {
+		a.link.nudge() // It may have come back just now.
+	}
+	return nil
+}
+
+// askAny asks until one says yes.
+func (a *Agent) askAny(ctx context.Context, witnesses []fleet.Witness, ask witness.Ask, within time.Duration) (yes bool, no error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	all, no := a.asking(ctx, witnesses, ask, within, cancel)
+	return len(all) > 0, no
 }
 
 // ask puts a question to all witnesses at once, and returns those that say yes, and why
 // the others don't.
 func (a *Agent) ask(ctx context.Context, witnesses []fleet.Witness, ask witness.Ask, within time.Duration) (yes []fleet.MachineName, no error) {
+	return a.asking(ctx, witnesses, ask, within, func() {})
+}
+
+func (a *Agent) asking(ctx context.Context, witnesses []fleet.Witness, ask witness.Ask, within time.Duration, onYes func()) (yes []fleet.MachineName, no error) {
 	b := a.bound.Load()
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -135,7 +150,9 @@ func (a *Agent) ask(ctx context.Context, witnesses []fleet.Witness, ask witness.
 			}, w.Machine)
 			if err := witness.Put(ctx, config, w.Address, ask); err != nil {
 				errs[i] = fmt.Errorf("%s: %w", w.Machine, err)
+				return
 			}
+			onYes()
 		})
 	}
 	wg.Wait()
@@ -178,8 +195,8 @@ func (t *trial) witnesses(act *journal.Activation, r *fleet.Reach) {
 // somebody else does.
 func (w *worker) reachOutside(ctx context.Context, t trial) (why string, ok bool) {
 	for {
-		yes, no := w.a.ask(ctx, t.outside, witness.Coordinator, outsideWithin)
-		if len(yes) > 0 {
+		yes, no := w.a.askAny(ctx, t.outside, witness.Coordinator, outsideWithin)
+		if yes {
 			return "", true
 		}
 		if no != nil && ctx.Err() == nil {
@@ -201,11 +218,11 @@ func (w *worker) bearWitness(ctx context.Context, t trial) (witnessed bool) {
 		return false
 	}
 	for wait := witnessFirst; sleep(ctx, wait) == nil; wait = witnessPause {
-		yes, no := w.a.ask(ctx, t.here, witness.Coordinator, outsideWithin)
+		yes, no := w.a.askAny(ctx, t.here, witness.Coordinator, outsideWithin)
 		if ctx.Err() != nil {
 			break // Half a round says nothing.
 		}
-		witnessed = len(yes) == 0 && errors.Is(no, witness.ErrNo) && !w.a.bound.Load().client.Strange(ctx, hereWithin)
+		witnessed = !yes && errors.Is(no, witness.ErrNo) && !w.a.bound.Load().client.Strange(ctx, hereWithin)
 	}
 	return witnessed
 }
