@@ -268,7 +268,7 @@ func (f *five) othersRest(ctx context.Context, but string) error {
 			if err != nil {
 				return err
 			}
-			if p.State != "confirmed" || len(p.Refused) > 0 && p.Reason.Code != "up-to-date" {
+			if p.State != "confirmed" || p.Reason.Code != "up-to-date" {
 				return fmt.Errorf("%s is %s", name, p)
 			}
 			if err := f.runs(ctx, name, f.good[name], 2); err != nil {

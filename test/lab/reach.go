@@ -71,7 +71,10 @@ func (f *five) breaks(ctx context.Context, name, does, code string, words ...str
 	if err := healthyWithin(began, verifyWithin+10*time.Second); err != nil {
 		return err
 	}
-	return f.othersRest(ctx, name)
+	if err := f.othersRest(ctx, name); err != nil {
+		return err
+	}
+	return f.becomeGood(ctx, name)
 }
 
 func letsNobodyIn(ctx context.Context, f *five) error {
