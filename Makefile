@@ -45,7 +45,7 @@ demo: build ## The main job: ten machines, a good release, a broken one that und
 
 lab: build packages ## Scenarios on real booted hosts with a real Nix; Linux, root (docs/testing.md).
 	$(GO) build -o bin/ ./test/lab
-	bin/lab -bin bin $(LABFLAGS)
+	bin/lab -bin bin -json bin/lab.json $(LABFLAGS)
 
 crash: ## Kill the programs at every crash point, once and twice in a row (two hours on 2 cores; see docs/testing.md).
 	$(GO) run ./test/crash $(CRASHFLAGS)

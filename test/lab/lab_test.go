@@ -106,7 +106,7 @@ func TestReport(t *testing.T) {
 		t.Errorf("the failures are %q, want %q", got, want)
 	}
 	got := r.markdown()
-	for _, want := range []string{"2 scenarios, 1 failed", "### A", "| one | ok | 0.0 | this |", "### B", "| two | FAILED | 0.0 | that |"} {
+	for _, want := range []string{"2 scenarios, 1 failed", "### A", "| one | ok | 0.0 |  | this |", "### B", "| two | FAILED | 0.0 |  | that |"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the report lacks %q:\n%s", want, got)
 		}

@@ -32,7 +32,7 @@ type options struct {
 	bench           bool
 	pairs           int
 	modules         bool
-	logs            string
+	logs, json      string
 	sit             uint
 	shows           bool
 }
@@ -49,6 +49,7 @@ func main() {
 	flag.StringVar(&o.run, "run", "", "run only scenarios whose names match this `expression`")
 	flag.BoolVar(&o.list, "list", false, "list the scenarios, and boot nothing")
 	flag.BoolVar(&o.possible, "possible", false, "prepare all that hosts are made of and boot none; where that can't be had here, print why and end with 3")
+	flag.StringVar(&o.json, "json", "", "write the results to this `file` too, for programs")
 	flag.BoolVar(&o.write, "write", false, "write the results to "+measurements.File)
 	flag.BoolVar(&o.bench, "bench", false, "measure the time from a commit to the switch, and run no scenario")
 	flag.BoolVar(&o.modules, "modules", false, "write what the modules of packaging/nix come to, to "+evaluatedFile+", and run no scenario")
@@ -174,6 +175,11 @@ func lab(ctx context.Context, o options) (err error) {
 	}
 	rep.took = time.Since(began)
 	fmt.Print(rep.markdown(), rep.failures())
+	if o.json != "" {
+		if err := rep.writeJSON(o.json); err != nil {
+			return err
+		}
+	}
 	if failed := rep.failed(); failed > 0 {
 		return fmt.Errorf("%d of %d scenarios failed; logs are in %s", failed, count, o.logs)
 	}
@@ -220,9 +226,10 @@ func (r *report) scenario(ctx context.Context, w *world, g group, s scenario) bo
 	began := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, scenarioTimeout, fmt.Errorf("not done in %s", scenarioTimeout))
 	defer cancel()
+	w.healthy = 0
 	err := s.run(ctx, w)
 	took := time.Since(began)
-	ran := row{group: g.name, scenario: s, err: err, took: took}
+	ran := row{group: g.name, scenario: s, err: err, took: took, healthy: w.healthy}
 	if err != nil {
 		w.log("FAILED  %s/%s: %v", g.name, s.name, err)
 		ran.ends = w.keepLogs(g.name + "/" + s.name)

@@ -67,8 +67,7 @@ func (f *five) breaks(ctx context.Context, name, does, code string, words ...str
 	if err := f.isBack(ctx, name, numbers[name], version, code, words...); err != nil {
 		return err
 	}
-	f.log("healthy %.1f s after the release", time.Since(began).Seconds())
-	if err := healthyWithin(began, verifyWithin+10*time.Second); err != nil {
+	if err := f.healthyWithin(began, verifyWithin+10*time.Second); err != nil {
 		return err
 	}
 	if err := f.othersRest(ctx, name); err != nil {
@@ -112,7 +111,7 @@ func coordinatorGone(ctx context.Context, f *five) error {
 	}); err != nil {
 		return err
 	}
-	if err := healthyWithin(began, verifyWithin+5*time.Second); err != nil {
+	if err := f.healthyWithin(began, verifyWithin+5*time.Second); err != nil {
 		return err
 	}
 	if _, err := f.ops.Run(ctx, "systemctl", "start", "fleet-coordinator"); err != nil {

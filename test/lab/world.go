@@ -79,6 +79,9 @@ type world struct {
 	booted string
 	// agentUnit is the agent's unit where systems bring it.
 	agentUnit string
+	// healthy is how long a host took to be well again after what a scenario did to it,
+	// where that measures it.
+	healthy time.Duration
 	// five is the world of five hosts, where that is set up.
 	five *five
 	// given says that the hosts have units that others brought, so that the programs
