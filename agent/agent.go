@@ -23,6 +23,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/identity"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
 	"github.com/cameronraysmith/fleet/agent/internal/plugin"
+	"github.com/cameronraysmith/fleet/agent/internal/quarantine"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -81,6 +82,8 @@ type Agent struct {
 	// profile's state changes.
 	progress *watchdog.Progress
 	decided  chan struct{}
+	// attempts is what the agent is at, for the next one should it die of it.
+	attempts *quarantine.Ledger
 	// newest is poked when another generation of the system is the newest.
 	newest chan struct{}
 
@@ -129,6 +132,7 @@ func New(c Config) (*Agent, error) {
 		bootID: c.BootID, run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
 		console:   consoles{wanted: make(chan struct{}, 1)},
 		rootMoved: make(chan struct{}, 1), progress: watchdog.NewProgress(awake), decided: make(chan struct{}, 1), newest: make(chan struct{}, 1),
+		attempts: quarantine.Open(filepath.Join(c.RunDir, attemptsDir)),
 	}
 	a.cluttered.Store(true) // By the one before, which may have been killed.
 	const restart = "make room on this host's disk, then start the agent again: what runs goes on"
@@ -214,6 +218,7 @@ func (a *Agent) bind() error {
 	if err != nil {
 		return err
 	}
+	store.Watch(a.attempts)
 	a.rooted.Store(store)
 	if damage := store.Damage(); damage != nil {
 		a.config.Log.Error("signed documents on this host's disk are damaged; the coordinator is asked for them", "error", damage)

@@ -90,6 +90,10 @@ func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (con
 	if err != nil {
 		return none, err
 	}
+	pardoned, err := w.pardon(b)
+	if err != nil {
+		return none, err
+	}
 	st := a.journal.State()
 	ps := st.Profile(p)
 	d, _ := b.desired.Desired(b.host(p, ps.Highest), a.now())
@@ -106,7 +110,7 @@ func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (con
 		forgive = append(forgive, c.Digest)
 		w.waitNoLonger()
 	}
-	if len(forgive) == 0 {
+	if len(forgive) == 0 && !pardoned {
 		if again.Waited = w.waiting(d.Target.Digest); again.Waited.Code == "" {
 			return none, a.nothingRefused(p)
 		}

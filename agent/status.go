@@ -81,7 +81,7 @@ func (a *Agent) snapshot() control.Status {
 		if damage := a.link.trouble(troubleDamage); w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && damage.Code != "" {
 			p.Reason = damage // It is why nothing, or not that, is desired.
 		}
-		if said.plan.Step == reconcile.StepNothing && (p.Reason.Code == fleet.ReasonInternal || p.Reason.Code == fleet.ReasonDiskFull) {
+		if said.plan.Step == reconcile.StepNothing && (p.Reason.Code == fleet.ReasonInternal || p.Reason.Code == fleet.ReasonDiskFull || p.Reason.Code == fleet.ReasonQuarantined) {
 			// Something may be desired that can't be taken now: what runs is not
 			// all that there is to say.
 			p.State = fleet.StateHeld

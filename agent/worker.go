@@ -57,6 +57,9 @@ type worker struct {
 	// hindered says that the host kept the target from being activated at the last
 	// decision.
 	hindered bool
+	// decidedOn is the newest generation at a decision that came to its end; of run's
+	// goroutine only.
+	decidedOn fleet.Digest
 	// failing is the step that failed, while it is tried again.
 	failing *failing
 }
@@ -195,7 +198,7 @@ func (w *worker) run(ctx context.Context) error {
 	for {
 		w.loop.Does("deciding", oneMoment)
 		now := w.a.now()
-		plan := w.decide(now)
+		plan := w.decideOnce(now)
 		if current != nil && !current.plan.Same(plan) {
 			current.end(errSuperseded)
 			current = nil
@@ -209,7 +212,7 @@ func (w *worker) run(ctx context.Context) error {
 				current = w.start(ctx, plan, work)
 			default:
 				w.loop.Does(string(plan.Step), oneStep)
-				if err := w.stepped(ctx, plan, w.step(ctx, work)); err != nil {
+				if err := w.stepped(ctx, plan, w.attempt(ctx, plan, work)); err != nil {
 					return err
 				}
 				continue
@@ -257,7 +260,7 @@ func (w *worker) start(ctx context.Context, plan reconcile.Plan, work func(conte
 		defer cancel(nil)
 		l := w.a.progress.Loop(string(w.profile), string(plan.Step), longStep)
 		defer l.Ends()
-		j.done <- w.step(ctx, work)
+		j.done <- w.attempt(ctx, plan, work)
 		close(j.done)
 	}()
 	return j

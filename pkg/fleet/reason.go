@@ -51,6 +51,8 @@ const (
 	ReasonCorrecting ReasonCode = "correcting"
 	// ReasonCorrectionFailed: that did not work, which is not held against the generation.
 	ReasonCorrectionFailed ReasonCode = "correction-failed"
+	// ReasonQuarantined: the agent died each time that it worked on the generation.
+	ReasonQuarantined ReasonCode = "quarantined"
 	// ReasonAgentMissing: after the activation no agent would be started on the host.
 	ReasonAgentMissing ReasonCode = "agent-missing"
 	// ReasonRebootAsk: the next generation is booted once a person at the machine says so.

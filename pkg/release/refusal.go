@@ -21,6 +21,10 @@ func (r *Refusal) Error() string { return r.text }
 // Hint says what to do next.
 func (r *Refusal) Hint() string { return r.hint }
 
+// ErrDeadly refuses a document of which the agent that reads it died each time.
+var ErrDeadly = refusal(string(fleet.ReasonQuarantined), "the agent of this host died each time that it worked on it",
+	"look at the agent's log and report that; publish a mended release, or try this one again with fleet-agent retry")
+
 func refusal(code, text, hint string) *Refusal {
 	return &Refusal{Code: fleet.ReasonCode(code), text: text, hint: hint}
 }

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/quarantine"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -95,6 +96,10 @@ type Store struct {
 	refused  map[fleet.ProfileName]fleet.Reason
 	// freshness is the newest statement; nil while there is none.
 	freshness *release.Signed[fleet.Freshness]
+	// attempts are at opening a document; nil for no record of them. deadly are documents
+	// that are left alone, by digest.
+	attempts *quarantine.Ledger
+	deadly   map[fleet.Digest]bool
 }
 
 // Open reads what is there. The trust root must walk from pin, and judges
@@ -123,6 +128,36 @@ func Open(dir string, pin fleet.Digest, floor uint64) (*Store, error) {
 		return nil, fmt.Errorf("opening desired documents: %w", err)
 	}
 	return s, nil
+}
+
+// Watch has each attempt to open a document be on record, so that one of which the agent
+// died is left alone; it is called before anything else.
+func (s *Store) Watch(attempts *quarantine.Ledger) { s.attempts = attempts }
+
+// Quarantine leaves a document alone, or, where that is over, no longer: it counts as
+// refused meanwhile.
+func (s *Store) Quarantine(d fleet.Digest, deadly bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.deadly == nil {
+		s.deadly = map[fleet.Digest]bool{}
+	}
+	s.deadly[d] = deadly
+}
+
+// NewestDigest is that of the newest generation on record for a profile, of which nothing
+// is read; empty for none.
+func (s *Store) NewestDigest(profile fleet.ProfileName) fleet.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pointers[profile].Newest
+}
+
+// Pardon ends all quarantines.
+func (s *Store) Pardon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.deadly)
 }
 
 // rootsDir is one for each root that the host was told to start from.

@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -126,6 +127,13 @@ func (s *Store) open(d Document) (*Opened, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening generation: %w", err)
 	}
+	// By its bytes: nothing of it is known yet.
+	sum := fleet.DigestOf(append(bytes.Clone(d.Generation), d.Secrets...))
+	end, err := s.attempts.Enter("open " + string(sum))
+	if err != nil {
+		return nil, fmt.Errorf("opening generation: %w", release.ErrDeadly)
+	}
+	defer end()
 	g, err := trust.OpenGeneration(d.Generation)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // It says what was opened.
@@ -285,6 +293,9 @@ func (s *Store) admit(h release.Host, now time.Time) (target *Opened, revert boo
 		return nil, false, nil
 	}
 	newest, err := s.load(p.Newest)
+	if err == nil && s.deadly[p.Newest] {
+		err = release.ErrDeadly
+	}
 	if err != nil {
 		return nil, false, err
 	}
