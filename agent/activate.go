@@ -291,6 +291,7 @@ func (w *worker) wayBack(ctx context.Context, seq uint64, ps journal.ProfileStat
 	act.ID = w.runID(seq, w.a.now().UTC(), ps.Current.Ref)
 	act.From, act.RollbackTo = ps.Current, &back
 	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
+	w.askBefore(ctx, act, g.Reach)
 	return act, nil
 }
 

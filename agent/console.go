@@ -93,7 +93,7 @@ func (w *worker) atConsole(in *inputs, now time.Time, f facts) {
 func shift(w reconcile.Waits, by time.Duration) reconcile.Waits {
 	for _, t := range []*time.Time{&w.Since, &w.Told, &w.At} {
 		if !t.IsZero() {
-			*t = t.Add(by)
+			*t = t.Round(0).Add(by) // By the wall: it went on while the machine slept.
 		}
 	}
 	return w
@@ -104,8 +104,8 @@ func shift(w reconcile.Waits, by time.Duration) reconcile.Waits {
 func (w *worker) recordWait(plan reconcile.Plan, in inputs) error {
 	c := in.observed.Console
 	switch {
-	case plan.Step == reconcile.StepNothing:
-		return w.waits.forget()
+	case plan.Step == reconcile.StepNothing && (w.waits.get().Now == "" || w.waits.get().Now == in.state.Current.Ref.Digest):
+		return w.waits.forget() // But for what root has said just now.
 	case c == nil || !reconcile.WaitsForConsole(plan):
 		return nil
 	}

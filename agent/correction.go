@@ -87,9 +87,12 @@ func (w *worker) madeStill(act *journal.Activation) bool {
 // runs already is not activated, and the way back leads to what ran and to what booted
 // before, which need not be the same.
 func (w *worker) undoing(ctx context.Context, r route, do *driver.Activation) error {
-	if r.drift.Runs == "" {
+	switch {
+	case r.drift.Runs == "" && !do.Commit.IsZero():
 		do.Activate = driver.Action{}
 		return nil
+	case r.drift.Runs == "":
+		return nil // What makes it boot is its activation.
 	}
 	way, err := w.between(ctx, r.back, r.to)
 	if err != nil {

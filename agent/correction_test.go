@@ -65,7 +65,10 @@ func TestDriftCorrected(t *testing.T) {
 	}
 	h.expectServing("one")
 	// At once, and not when it was so for a while.
-	h.agent.config.Correction.After = time.Hour
+	h.crash()
+	h.config.Correction.After = time.Hour
+	h.start()
+	h.looks("held by the next agent", func(p control.Profile) bool { return p.Reason.Code == fleet.ReasonOverridden })
 	if _, err := h.client().Retry(t.Context(), fleet.System); err != nil {
 		t.Fatal(err)
 	}

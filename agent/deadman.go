@@ -55,7 +55,7 @@ func (a *Agent) openSwitches() {
 // openSwitch gives the worker its switch where it has none, and ends an order that is on record as
 // over: the agent may have died between the two.
 func (w *worker) openSwitch() error {
-	if w.a.switches == nil || w.deadman != nil {
+	if w.a.switches == nil || w.deadman.Load() != nil {
 		return nil
 	}
 	if err := os.Mkdir(w.a.config.below(deadmanDir), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -75,7 +75,7 @@ func (w *worker) openSwitch() error {
 			return err //nolint:wrapcheck // It says what failed.
 		}
 	}
-	w.deadman = s
+	w.deadman.Store(s)
 	return nil
 }
 
@@ -95,8 +95,8 @@ func (w *worker) prepareRun(ctx context.Context) (built func()) {
 			return
 		case <-time.After(prepareAfter):
 		}
-		if w.deadman != nil {
-			if err := w.deadman.Prepare(ctx); err != nil {
+		if w.deadman.Load() != nil {
+			if err := w.deadman.Load().Prepare(ctx); err != nil {
 				w.log.Warn("starting the dead-man switch ahead failed", "error", err)
 			}
 		}
@@ -112,10 +112,10 @@ func (w *worker) prepareRun(ctx context.Context) (built func()) {
 
 // releaseSwitch ends one that waits for nothing, with the agent.
 func (w *worker) releaseSwitch() {
-	if w.deadman == nil {
+	if w.deadman.Load() == nil {
 		return
 	}
-	if err := w.deadman.Release(); err != nil {
+	if err := w.deadman.Load().Release(); err != nil {
 		w.log.Warn("ending an idle dead-man switch failed", "error", err)
 	}
 	w.a.switches.Reap(context.Background())
@@ -125,10 +125,10 @@ func (w *worker) releaseSwitch() {
 // MUST have returned nil before the activation begins. Nothing where somebody
 // decided about it already.
 func (w *worker) arm(ctx context.Context, act *journal.Activation) error {
-	if w.deadman == nil {
+	if w.deadman.Load() == nil {
 		return nil
 	}
-	if v, err := w.deadman.Verdict(act.ID); err != nil || v != "" {
+	if v, err := w.deadman.Load().Verdict(act.ID); err != nil || v != "" {
 		return err //nolint:wrapcheck // It says what failed.
 	}
 	verify := fleet.DefaultVerify
@@ -143,7 +143,7 @@ func (w *worker) arm(ctx context.Context, act *journal.Activation) error {
 	for n := 1; n <= reconcile.MaxRollBackAttempts; n++ {
 		o.Back = append(o.Back, rollbackRun(act, n))
 	}
-	return w.deadman.Arm(ctx, o) //nolint:wrapcheck // It says what failed.
+	return w.deadman.Load().Arm(ctx, o) //nolint:wrapcheck // It says what failed.
 }
 
 // rearm is arm for an activation that has begun: it goes on in any case.
@@ -155,13 +155,13 @@ func (w *worker) rearm(ctx context.Context, act *journal.Activation) {
 
 // allow gives the agent more time before the switch fires.
 func (w *worker) allow(ctx context.Context, act *journal.Activation, more time.Duration) {
-	if w.deadman == nil {
+	if w.deadman.Load() == nil {
 		return
 	}
-	if v, err := w.deadman.Verdict(act.ID); err != nil || v != "" {
+	if v, err := w.deadman.Load().Verdict(act.ID); err != nil || v != "" {
 		return
 	}
-	if err := w.deadman.Extend(ctx, act.ID, more+w.a.config.DeadMan.Margin); err != nil && ctx.Err() == nil {
+	if err := w.deadman.Load().Extend(ctx, act.ID, more+w.a.config.DeadMan.Margin); err != nil && ctx.Err() == nil {
 		w.log.Warn("giving the dead-man switch another deadline failed", "error", err)
 	}
 }
@@ -169,19 +169,19 @@ func (w *worker) allow(ctx context.Context, act *journal.Activation, more time.D
 // settleSwitch leaves a verdict on the activation, before it is on record. ok is false
 // where the switch was first: the way back has begun.
 func (w *worker) settleSwitch(act *journal.Activation, v deadman.Verdict) (ok bool, err error) {
-	if w.deadman == nil || act == nil {
+	if w.deadman.Load() == nil || act == nil {
 		return true, nil
 	}
-	got, err := w.deadman.Claim(act.ID, v)
+	got, err := w.deadman.Load().Claim(act.ID, v)
 	return got != deadman.Fired, err //nolint:wrapcheck // It says what failed.
 }
 
 // disarm ends the order of an activation that is over on record.
 func (w *worker) disarm(ctx context.Context, act *journal.Activation) {
-	if w.deadman == nil || act == nil {
+	if w.deadman.Load() == nil || act == nil {
 		return
 	}
-	if err := w.deadman.Done(act.ID); err != nil {
+	if err := w.deadman.Load().Done(act.ID); err != nil {
 		w.log.Warn("ending the dead-man switch's order failed", "error", err)
 	} else if renew := w.a.config.DeadMan.Renew; renew != nil {
 		if err := renew(); err != nil {
@@ -193,10 +193,10 @@ func (w *worker) disarm(ctx context.Context, act *journal.Activation) {
 
 // fired says whether the switch takes the activation back, or did.
 func (w *worker) fired(act *journal.Activation) bool {
-	if w.deadman == nil {
+	if w.deadman.Load() == nil {
 		return false
 	}
-	v, err := w.deadman.Verdict(act.ID)
+	v, err := w.deadman.Load().Verdict(act.ID)
 	if err != nil {
 		w.log.Error("looking at the dead-man switch failed", "error", err)
 	}

@@ -29,7 +29,7 @@ func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, leaving fleet.N
 	}
 	target, ok := lastGood(ps)
 	switch {
-	case ps.Activation != nil && ps.Phase == journal.PhaseActivated && ps.Activation.Back().Ref.Digest == ps.Activation.To.Ref.Digest:
+	case ps.Activation != nil && ps.Phase == journal.PhaseActivated && ps.Activation.Undoes == nil && ps.Activation.Back().Ref.Digest == ps.Activation.To.Ref.Digest:
 		// As after a revert to what runs under what was kept: it would be refused, and run.
 		return none, control.NotPossible("publish a new generation instead", "what it would go back to is the same generation")
 	case ps.Activation != nil && ps.Phase == journal.PhaseActivated:

@@ -22,8 +22,8 @@ var errNotReplaced = errors.New("systemd was asked to start the agent's service 
 // started, within the verification, so that an agent that does not work is taken back
 // like anything else. Where there is none, the generation has failed.
 func (w *worker) isSuccessor(ctx context.Context, act *journal.Activation, g fleet.Generation, deadline time.Duration) (bool, error) {
-	if w.a.config.Service == nil {
-		return true, nil
+	if w.a.config.Service == nil || w.profile != fleet.System {
+		return true, nil // No other profile has the agent's service.
 	}
 	st, err := w.a.config.Service.Look(ctx, act.Agent == journal.AgentStarts)
 	switch {

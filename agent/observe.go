@@ -30,7 +30,10 @@ func (w *worker) observe(now time.Time) inputs {
 	in.policy = w.policy(b, st, p)
 
 	o := &in.observed
-	if t := in.desired.Target; t != nil && p.Activation == nil && t.Digest != p.Current.Ref.Digest {
+	switch t := in.desired.Target; {
+	case p.Activation != nil:
+		o.Hindrance = w.hindrance(p.Activation.To.Ref)
+	case t != nil && (t.Digest != p.Current.Ref.Digest || p.Asked != nil || unsure(p)):
 		o.Hindrance = w.hindrance(*t)
 	}
 	// On the way to something else drift decides nothing, and need not be looked for.

@@ -191,6 +191,8 @@ func (w *worker) reboot(ctx context.Context, p reconcile.Plan) error {
 			return sleep(ctx, time.Second) // And decided again.
 		}
 	}
+	w.rebooting.Store(true)
+	defer w.rebooting.Store(false)
 	st := w.a.journal.State()
 	if ps := st.Profile(w.profile); ps.Phase == journal.PhaseRollingBack && ps.Activation != nil {
 		// On record before it is asked for: never twice.
@@ -202,8 +204,6 @@ func (w *worker) reboot(ctx context.Context, p reconcile.Plan) error {
 	if err := w.a.config.Reboot(ctx); err != nil {
 		return fmt.Errorf("rebooting the host: %w", err)
 	}
-	w.rebooting.Store(true)
-	defer w.rebooting.Store(false)
 	if err := sleep(ctx, rebootWithin); err != nil {
 		return err
 	}

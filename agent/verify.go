@@ -71,7 +71,26 @@ func (w *worker) verifyNew(ctx context.Context, act *journal.Activation) error {
 	} else {
 		w.allow(ctx, act, t.deadline)
 	}
-	return w.verifyWithin(ctx, t)
+	if err := w.verifyWithin(ctx, t); err != nil {
+		return err
+	}
+	return w.keepIt(act, g)
+}
+
+// keepIt has the switch leave alone what the policy keeps although nobody can tell whether
+// it works: what is newer may be on its way before that is looked at again.
+func (w *worker) keepIt(act *journal.Activation, g fleet.Generation) error {
+	w.mu.Lock()
+	f := w.facts
+	w.mu.Unlock()
+	proved := f.probes == fleet.VerdictPass && (f.reached || f.witnessed)
+	kept := !act.Boots && (!act.OnlineBefore || g.Policy.OnInconclusive == fleet.InconclusiveKeep)
+	if !f.overdue || proved || f.probes == fleet.VerdictFail || !kept {
+		return nil
+	}
+	_, err := w.settleSwitch(act, deadman.Kept)
+	w.wake()
+	return err
 }
 
 // begin forgets what is known of any other verification than the one named, and says

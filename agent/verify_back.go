@@ -34,7 +34,7 @@ func (w *worker) verifyBack(ctx context.Context, act *journal.Activation) error 
 // that verifies. What can't be told, or does not come to pass, is no evidence against
 // what was there before.
 func (w *worker) handBack(ctx context.Context, act *journal.Activation, deadline time.Duration) error {
-	if w.a.config.Service == nil {
+	if w.a.config.Service == nil || w.profile != fleet.System {
 		return nil
 	}
 	st, err := w.a.config.Service.Look(ctx, act.Agent == journal.AgentStarts)
@@ -66,6 +66,9 @@ func (w *worker) verifyDoubt(ctx context.Context, ps journal.ProfileState) error
 	}
 	t := w.trialOf(ps.Current)
 	t.deadline = min(t.deadline, lateDeadline)
+	if r := w.a.reachOf(w.a.bound.Load()); r.Coordinator {
+		t.outside = r.Witnesses
+	}
 	return w.verifyWithin(ctx, t)
 }
 

@@ -90,13 +90,11 @@ func TestRollbackOutOfReach(t *testing.T) {
 	quick := func(g *fleet.Generation) { g.Policy.VerifyDeadline = fleet.Duration(300 * time.Millisecond) }
 	good := h.publish(1, "good", "", quick)
 	h.coord.WaitState(fleet.StateConfirmed, good)
-	begun, goOn := filepath.Join(t.TempDir(), "begun"), filepath.Join(t.TempDir(), "on")
-	bad := h.publish(2, "bad", "touch "+begun+"; while ! test -e "+goOn+"; do sleep 0.02; done", quick)
-	h.coord.Wait("the activation", func() bool { _, err := os.Stat(begun); return err == nil })
+	goOn := filepath.Join(t.TempDir(), "on")
+	bad := h.publish(2, "bad", gate(goOn), quick)
+	waitLocal(t, h, fleet.StateActivating)
 	h.coord.Stop()
-	if err := os.WriteFile(goOn, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	open(t, goOn)
 	p := waitProfile(t, h, "one that went back", func(p control.Profile) bool { return p.State == fleet.StateRolledBack })
 	if p.Reason.Code != fleet.ReasonRollbackUnverified || p.Current != good {
 		t.Errorf("status: %+v", p)

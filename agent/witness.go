@@ -23,9 +23,10 @@ const (
 	witnessFirst = time.Second
 	witnessPause = 3 * time.Second
 	// hereWithin and outsideWithin bound what a witness may take: one that is slower is
-	// taken to be away.
+	// taken to be away. A witness that is just asking for another host asks for this one
+	// after that, and after a pause: twice two seconds and a half, and one.
 	hereWithin    = 2 * time.Second
-	outsideWithin = 7 * time.Second
+	outsideWithin = 8 * time.Second
 	// answerAgain is how soon an address is tried again that can't be listened on, such
 	// as that of a network which is not up yet.
 	answerAgain = 30 * time.Second
@@ -222,7 +223,11 @@ func (w *worker) bearWitness(ctx context.Context, t trial) (witnessed bool) {
 		if ctx.Err() != nil {
 			break // Half a round says nothing.
 		}
-		witnessed = !yes && errors.Is(no, witness.ErrNo) && !w.a.bound.Load().client.Strange(ctx, hereWithin)
+		strange := w.a.bound.Load().client.Strange(ctx, hereWithin)
+		if ctx.Err() != nil {
+			break
+		}
+		witnessed = !yes && errors.Is(no, witness.ErrNo) && !strange
 	}
 	return witnessed
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -99,13 +98,11 @@ func (p *peer) watches(coordinator bool) func(*fleet.Generation) {
 func (p *peer) midway(coordinator bool, happens func()) fleet.Ref {
 	h := p.h
 	h.t.Helper()
-	begun, goOn := filepath.Join(h.t.TempDir(), "begun"), filepath.Join(h.t.TempDir(), "on")
-	next := h.publish(2, "next", "touch "+begun+"; while ! test -e "+goOn+"; do sleep 0.02; done", p.watches(coordinator))
-	h.coord.Wait("the activation", func() bool { _, err := os.Stat(begun); return err == nil })
+	goOn := filepath.Join(h.t.TempDir(), "on")
+	next := h.publish(2, "next", gate(goOn), p.watches(coordinator))
+	waitLocal(h.t, h, fleet.StateActivating)
 	happens()
-	if err := os.WriteFile(goOn, nil, 0o600); err != nil {
-		h.t.Fatal(err)
-	}
+	open(h.t, goOn)
 	return next
 }
 

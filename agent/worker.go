@@ -34,7 +34,7 @@ type worker struct {
 	loop *watchdog.Loop
 	back chan struct{} // the coordinator is back
 	// deadman is set when the worker begins; nil for none.
-	deadman *deadman.Switch
+	deadman atomic.Pointer[deadman.Switch]
 	// inspected says that what a power loss may have damaged was looked at; guarded
 	// by the agent's mu.
 	inspected bool

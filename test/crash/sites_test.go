@@ -37,6 +37,8 @@ var pointless = map[string]string{
 	"fleetctl.runAuditExport":           "a copy for people; one that was cut short is made again",
 	"bootstrap.build":                   "the directory in which a fleet is staged, which the next run begins anew",
 	"agent.(*waits).forget":             "what nobody waits for any more; a later decision forgets it",
+	"quarantine.(*Ledger).Enter":        "says that something was begun, which is so whether or not the agent dies just then",
+	"quarantine.(*Ledger).Forget":       "what counts for one boot of the host only; a person who asks for it asks again",
 	"console.writeTo":                   "a terminal, which keeps nothing",
 	"control.(*PersonServer).Serve":     "a directory with a socket that nobody answers any more",
 	"control.listenAt":                  "a socket that nobody answers any more",

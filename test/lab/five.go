@@ -242,8 +242,14 @@ func (f *five) isBack(ctx context.Context, name, number, version, code string, w
 	if err != nil {
 		return err
 	}
-	if p.Reason.Code != code || !slices.Contains(p.Refused, ref{number}) {
-		return fmt.Errorf("want %s, and that %s is refused: %s", code, number, p)
+	// Where the way back did not prove to work at first, that comes before it.
+	if err := wait(ctx, settleTimeout, func() error {
+		if p, err = f.profileOf(ctx, name); err == nil && (p.Reason.Code != code || !slices.Contains(p.Refused, ref{number})) {
+			err = fmt.Errorf("want %s, and that %s is refused: %s", code, number, p)
+		}
+		return err
+	}); err != nil {
+		return err
 	}
 	if err := says(p.Reason.Message, words...); err != nil {
 		return err

@@ -120,7 +120,10 @@ func coordinatorGone(ctx context.Context, f *five) error {
 	if err := f.isGood(ctx, electrum, number, version); err != nil {
 		return err
 	}
-	return f.othersRest(ctx, electrum)
+	if err := f.othersRest(ctx, electrum); err != nil {
+		return err
+	}
+	return f.becomeGood(ctx, electrum) // With one that does not wait, should it be gone back to.
 }
 
 // halfCutOff cuts two hosts off while all five are in the midst of an activation.

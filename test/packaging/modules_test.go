@@ -152,7 +152,7 @@ func TestModulesAreAsTheUnits(t *testing.T) {
 // TestPorts: the mesh's interface is the one place where a port is opened.
 func TestPorts(t *testing.T) {
 	e := load(t)
-	for name, of := range map[string]nixos{"nothing": e.Nothing, "agent": e.AgentAll, "coordinator": e.Coord} {
+	for name, of := range map[string]nixos{"nothing": e.Nothing, "agent": e.Agent, "coordinator": e.Coord} {
 		if len(of.Firewall.Allowed)+len(of.Firewall.Interfaces) > 0 {
 			t.Errorf("%s opens %+v", name, of.Firewall)
 		}

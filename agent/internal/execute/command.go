@@ -35,8 +35,27 @@ func command(x *driver.Exec, env []string, out *os.File) (*exec.Cmd, error) {
 		return nil, err
 	}
 	cmd.SysProcAttr.Credential = cred
+	if cred != nil {
+		AsUser(cmd)
+	}
 	return cmd, nil
 }
+
+// asUser goes to the directory $0 and starts a program there.
+const asUser = `{ echo 0 >/proc/self/oom_score_adj; } 2>/dev/null
+cd -- "$0" && exec "$@"`
+
+// AsUser has what a command names, with the credential of another user, be started by the
+// host's shell, which is that user already. What leads to a directory or a program of a
+// user may be a file system of theirs that never answers: the process that started it
+// would wait for that without end, and its descriptors, locks among them, be open there.
+// Nor is what a user runs spared, as the agent is, where memory is short.
+func AsUser(cmd *exec.Cmd) {
+	cmd.Args = append([]string{shell, "-c", asUser, cmd.Dir, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path, cmd.Dir = shell, "/"
+}
+
+const shell = "/bin/sh"
 
 // Credential looks a user up by name or number; nil where it is the process's
 // own, so that an agent without root can name itself.

@@ -147,7 +147,8 @@ func (b *base) nixBuildAs(ctx context.Context, a account, link string, said func
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(b.userEnv(a), "NIX_CONFIG=extra-experimental-features = nix-command flakes", "NO_COLOR=1")
 	for _, name := range passed {
-		if value := os.Getenv(name); value != "" {
+		// A password of the agent's is not for users.
+		if value := os.Getenv(name); value != "" && !strings.Contains(value, "@") {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 	}

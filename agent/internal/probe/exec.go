@@ -79,6 +79,9 @@ func command(ctx context.Context, env Env, program string, args ...string) (code
 		if cmd.SysProcAttr.Credential, err = execute.Credential(env.User); err != nil {
 			return 0, "", fmt.Errorf("starting %s: %w", program, err)
 		}
+		if cmd.SysProcAttr.Credential != nil && cmd.Err == nil {
+			execute.AsUser(cmd)
+		}
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = outputGrace

@@ -39,6 +39,8 @@ func decide(now time.Time, d Desired, o Observed, p Policy) Plan {
 		return Plan{Step: StepAdopt}
 	case o.Unconfirmed && o.Acked && o.Change == nil:
 		return Plan{Step: StepConfirm, Target: o.Current}
+	case o.RollBackAsked.Code != "" && o.Hindrance.Code != "" && o.Change == nil:
+		return Plan{Step: StepHold, Target: o.Current, Until: now.Add(lookAgain), Reason: o.Hindrance}
 	case o.RollBackAsked.Code != "" && o.HasLastGood && o.Change == nil:
 		// A person asked to go back: whatever is desired, paused or not.
 		return Plan{Step: StepRollBack, Target: o.LastGood, Reason: o.RollBackAsked}

@@ -11,6 +11,12 @@ import (
 // change only waits, and something newer may replace it.
 func inFlight(now time.Time, d Desired, o Observed, p Policy) (plan Plan, done bool) {
 	c := o.Change
+	if o.Hindrance.Code == fleet.ReasonHomeUnusable &&
+		(c.Phase == PhaseVerifying && !c.Fired && c.Probes == "" || c.Phase == PhaseRollingBack && c.Run != RunRunning && c.Run != RunSucceeded) {
+		// A home that is not there, as before its user logs in, can neither be probed nor
+		// gone back in.
+		return Plan{Step: StepHold, Target: c.To, Until: now.Add(lookAgain), Reason: o.Hindrance}, true
+	}
 	switch c.Phase {
 	case PhaseActivating:
 		// What the activation came to says more than that nobody was there to see it.
@@ -40,7 +46,7 @@ func inFlight(now time.Time, d Desired, o Observed, p Policy) (plan Plan, done b
 	case PhaseVerified:
 		return Plan{Step: StepCommit, Target: c.To}, true
 	case PhaseRollingBack:
-		return rollingBack(d, o), true
+		return rollingBack(d, o, p), true
 	}
 	// A phase that no version of this program writes: the only safe way is back.
 	return rollBack(c, fleet.ReasonInternal, fmt.Sprintf("the journal names an unknown phase %q", c.Phase)), true
@@ -126,6 +132,9 @@ func verifying(d Desired, o Observed, p Policy) (Plan, bool) {
 			message = c.ProbeDetail
 		}
 	}
+	if c.Boots && !c.OnlineBefore && c.Probes == fleet.VerdictPass {
+		return Plan{Step: StepVerified, Target: c.To}, true // It was alone before, too.
+	}
 	// What was booted once is gone with the next boot: it can't be kept.
 	if c.Boots || c.OnlineBefore && p.OnInconclusive != fleet.InconclusiveKeep {
 		return rollBack(c, code, message), true
@@ -149,7 +158,7 @@ func supersedes(d Desired, o Observed) bool {
 	return !no && (d.Revert || d.Target.Number.Compare(o.Change.To.Number) > 0)
 }
 
-func rollingBack(d Desired, o Observed) Plan {
+func rollingBack(d Desired, o Observed, p Policy) Plan {
 	c := o.Change
 	switch c.Run {
 	case RunNone:
@@ -163,7 +172,7 @@ func rollingBack(d Desired, o Observed) Plan {
 		if c.OldKernel && c.MayReboot && !c.Rebooted {
 			return Plan{Step: StepReboot, Target: c.From, Reason: rebooting("to come back to all of what boots: " + c.Cause.Message)}
 		}
-		return back(d, o)
+		return back(d, o, p)
 	case RunFailed, RunHung, RunLost:
 	}
 	// Attempts counts the runs of this rollback, the one that just ended too.
@@ -171,7 +180,7 @@ func rollingBack(d Desired, o Observed) Plan {
 		return Plan{Step: StepRollBack, Target: c.From, Reason: c.Cause}
 	}
 	if c.Rebooted && c.Returned {
-		return back(d, o)
+		return back(d, o, p)
 	}
 	if c.MayReboot && !c.Rebooted {
 		return Plan{Step: StepReboot, Target: c.From, Reason: rebooting(fmt.Sprintf("rolling back failed %d times, and what boots is what it goes back to: %s", c.Attempts, c.RunDetail))}
@@ -182,13 +191,13 @@ func rollingBack(d Desired, o Observed) Plan {
 // back weighs what is known of a host that went back: a way back is proved like a way
 // there. What does not work then is booted once, where that may be and leads back; after
 // that nothing is left to try, and the host says so.
-func back(d Desired, o Observed) Plan {
+func back(d Desired, o Observed, p Policy) Plan {
 	c := o.Change
 	lost := c.OnlineBefore && !c.Reached && (!c.Witnessed || !c.Overdue)
 	switch {
 	case c.Probes == fleet.VerdictPass && !lost:
 		return Plan{Step: StepRolledBack, Target: c.From, Reason: c.Cause}
-	case c.Probes != fleet.VerdictFail && !c.Overdue && supersedes(d, o):
+	case c.Probes != fleet.VerdictFail && !c.Overdue && supersedes(d, o) && p.Mode == fleet.ModeManage && p.Paused == "":
 		return unproved(c, "something newer is to run, and nobody waited for that")
 	case c.Probes != fleet.VerdictFail && !c.Overdue:
 		return Plan{Step: StepVerify, Target: c.From}

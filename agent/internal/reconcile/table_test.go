@@ -72,6 +72,12 @@ func TestDecide(t *testing.T) {
 		{"waits for a host that is not fit", want(two), settled(func(o *Observed) { o.Staged, o.Hindrance = "", fleet.Reason{Code: fleet.ReasonNoUser} }), manage, StepHold, two, fleet.ReasonNoUser},
 		{"also with what is staged", want(two), settled(func(o *Observed) { o.Hindrance = fleet.Reason{Code: fleet.ReasonNoUser} }), manage, StepHold, two, fleet.ReasonNoUser},
 		{"accepts on one", want(three), settled(func(o *Observed) { o.Hindrance = fleet.Reason{Code: fleet.ReasonNoUser} }), manage, StepAccept, three, fleet.ReasonNewGeneration},
+		{"verifies no home that is not there", want(two), flight(Change{Phase: PhaseVerifying}, func(o *Observed) { o.Hindrance = fleet.Reason{Code: fleet.ReasonHomeUnusable} }), manage, StepHold, two, fleet.ReasonHomeUnusable},
+		{"nor goes back in it", want(two), flight(Change{Phase: PhaseRollingBack, Run: RunNone}, func(o *Observed) { o.Hindrance = fleet.Reason{Code: fleet.ReasonHomeUnusable} }), manage, StepHold, two, fleet.ReasonHomeUnusable},
+		{"nor at a person's word", want(two), settled(func(o *Observed) {
+			o.RollBackAsked, o.Hindrance = fleet.Reason{Code: fleet.ReasonOperatorRefused}, fleet.Reason{Code: fleet.ReasonHomeUnusable}
+		}), manage, StepHold, one, fleet.ReasonHomeUnusable},
+		{"what was booted, with no coordinator before", want(two), flight(Change{Phase: PhaseVerifying, Boots: true, Booted: true, CameUp: true, Probes: fleet.VerdictPass, Overdue: true}), manage, StepVerified, two, ""},
 		{"goes back on one", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictFail, Reached: true}, func(o *Observed) { o.Hindrance = fleet.Reason{Code: fleet.ReasonNoUser} }), manage, StepRollBack, one, fleet.ReasonProbeFailed},
 		{"builds", want(two), settled(func(o *Observed) { o.Staged, o.Fetched = "", two.Digest }), manage, StepBuild, two, fleet.ReasonNewGeneration},
 		{"activates", want(two), settled(same), manage, StepActivate, two, fleet.ReasonNewGeneration},

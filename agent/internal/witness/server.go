@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// maxConns are answered at once; who comes then is hung up on, and asks again.
-	maxConns = 16
+	// maxConns are answered at once, maxPerHost of one address; who comes then is hung up
+	// on, and asks again.
+	maxConns   = 32
+	maxPerHost = 4
 	// reachPause is between two calls: no host can have another one call the coordinator
 	// more often than that.
 	reachPause = time.Second
@@ -52,7 +54,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-	free := make(chan struct{}, maxConns)
+	places := places{of: map[string]int{}}
 	for {
 		conn, err := l.Accept()
 		switch {
@@ -68,17 +70,48 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
-		select {
-		case free <- struct{}{}:
+		if host, ok := places.take(conn.RemoteAddr()); ok {
 			wg.Go(func() {
-				defer func() { <-free }()
+				defer places.leave(host)
 				if err := s.answer(ctx, conn); err != nil {
 					s.Log.Debug("answering as a witness failed", "peer", conn.RemoteAddr().String(), "error", err)
 				}
 			})
-		default:
+		} else {
 			_ = conn.Close()
 		}
+	}
+}
+
+// places are taken by those who are answered: who they are is known only after the
+// handshake, and one of them must not keep all others out.
+type places struct {
+	mu  sync.Mutex
+	all int
+	of  map[string]int // by address
+}
+
+func (p *places) take(a net.Addr) (host string, ok bool) {
+	host, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		host = a.String()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.all >= maxConns || p.of[host] >= maxPerHost {
+		return "", false
+	}
+	p.all++
+	p.of[host]++
+	return host, true
+}
+
+func (p *places) leave(host string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all--
+	if p.of[host]--; p.of[host] == 0 {
+		delete(p.of, host)
 	}
 }
 

@@ -36,7 +36,7 @@ const (
 	handshakeWithin = 5 * time.Second
 	answerWithin    = 10 * time.Second
 	// reachWithin bounds one attempt to reach the coordinator.
-	reachWithin = 4 * time.Second
+	reachWithin = 2500 * time.Millisecond
 )
 
 var (

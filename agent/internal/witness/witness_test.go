@@ -108,7 +108,7 @@ func TestAnswers(t *testing.T) {
 		t.Error(err)
 	}
 	var asking sync.WaitGroup
-	for range 10 {
+	for range 3 {
 		asking.Go(func() {
 			if err := witness.Put(t.Context(), config, address, witness.Coordinator); err != nil {
 				t.Error(err)
@@ -116,8 +116,8 @@ func TestAnswers(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	if n := reached.Load(); n > 4 {
-		t.Errorf("the coordinator was reached for %d times by ten who asked at once", n)
+	if n := reached.Load(); n > 2 {
+		t.Errorf("the coordinator was reached for %d times by three who asked at once", n)
 	}
 	// What was so before counts no longer.
 	down.Store(true)
@@ -167,6 +167,9 @@ func TestHostilePeers(t *testing.T) {
 		silent = append(silent, conn)
 	}
 	config := a.client(host("cinnabar"), time.Minute, "galena")
+	if err := witness.Put(t.Context(), config, address, witness.Here); err == nil {
+		t.Error("one more than may be of one address is answered")
+	}
 	for limit := time.Now().Add(30 * time.Second); witness.Put(t.Context(), config, address, witness.Here) != nil; {
 		if time.Now().After(limit) {
 			t.Fatal("nobody is answered any more")
