@@ -35,11 +35,7 @@ func (l *Ledger) Enter(name string) (end func(), err error) {
 		return func() {}, nil
 	}
 	file := l.file(name)
-	died := 0
-	if b, err := os.ReadFile(file); err == nil {
-		// Torn, it is of an attempt that has begun.
-		died = max(1, len(b))
-	}
+	died := attempts(file)
 	if died >= Max {
 		return nil, fmt.Errorf("%s: %w", name, ErrDeadly)
 	}
@@ -47,6 +43,15 @@ func (l *Ledger) Enter(name string) (end func(), err error) {
 		return func() {}, nil
 	}
 	return func() { _ = os.Remove(file) }, nil // At worst it counts as one that did not end.
+}
+
+// attempts are those that a file counts, in bytes: torn, it is of one that has begun.
+func attempts(file string) int {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	return max(1, len(b))
 }
 
 // Forget lets all be tried again. An attempt that is under way counts as ended.
