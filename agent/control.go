@@ -106,11 +106,14 @@ func (a *Agent) Retry(_ context.Context, p fleet.ProfileName, actor string) (con
 	}
 	again := control.Retried{Target: *d.Target}
 	forgive := forgivable(ps, d.Target.Digest)
-	if c := ps.Corrected; c != nil && c.Digest == d.Target.Digest && (w.overridden() || ps.Phase == journal.PhaseStuck) {
+	drifted := w.correctNow(b, ps, *d.Target)
+	if c := ps.Corrected; c != nil && c.Digest == d.Target.Digest && (drifted != "" || ps.Phase == journal.PhaseStuck) {
 		forgive = append(forgive, c.Digest)
-		w.waitNoLonger()
 	}
-	if len(forgive) == 0 && !pardoned {
+	if drifted != "" {
+		again.Waited = fleet.Reason{Code: fleet.ReasonOverridden, Message: drifted}
+	}
+	if len(forgive) == 0 && !pardoned && drifted == "" {
 		if again.Waited = w.waiting(d.Target.Digest); again.Waited.Code == "" {
 			return none, a.nothingRefused(p)
 		}

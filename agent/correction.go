@@ -25,12 +25,20 @@ func (w *worker) stands() bool {
 	return w.drifted != "" && awake().Sub(w.driftedSince) >= w.a.config.Correction.After
 }
 
-// waitNoLonger has what a person made of the profile count as if it had been so for long:
-// another person wants it undone now.
-func (w *worker) waitNoLonger() {
+// correctNow looks at once what a person made of the target, and has that count as if it
+// had been so for long: another person wants it undone now. It is empty where nothing is
+// to be undone, or the policy leaves it.
+func (w *worker) correctNow(b *bound, ps journal.ProfileState, target fleet.Ref) (drifted string) {
+	newest := b.desired.Newest(w.profile)
+	if newest == nil || newest.Generation.Doc.Policy.Drift != fleet.DriftCorrect || !ps.Current.Is(target) {
+		return ""
+	}
+	drifted = w.drift(ps)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.saw(drifted)
 	w.driftedSince = time.Time{}
+	return drifted
 }
 
 // mayCorrect is when what runs may be corrected again at the earliest, and why the newest

@@ -75,6 +75,13 @@ func TestDriftCorrected(t *testing.T) {
 	h.looks("corrected again", confirmedAgain)
 	h.expectServing("two")
 
+	// Also before anybody looked, and the first time.
+	h.switchTo("one")
+	if r, err := h.client().Retry(t.Context(), fleet.System); err != nil || r.Waited.Code != fleet.ReasonOverridden {
+		t.Errorf("retry: %+v, %v", r, err)
+	}
+	h.looks("corrected once more", confirmedAgain)
+
 	// Nothing was refused, and nothing is to be retried.
 	if _, err := h.client().Retry(t.Context(), fleet.System); err == nil {
 		t.Error("a retry of nothing")

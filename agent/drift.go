@@ -53,13 +53,6 @@ func (w *worker) saw(drifted string) (news bool) {
 	return true
 }
 
-// overridden says whether a person has changed what runs, or boots.
-func (w *worker) overridden() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.drifted != ""
-}
-
 // called is a path, with the generation that it is of.
 func called(ps journal.ProfileState, path string) string {
 	for _, known := range slices.Backward(ps.History) {

@@ -70,7 +70,7 @@ func (a *Agent) snapshot() control.Status {
 		switch rests := said.plan.Step == reconcile.StepNothing || said.plan.Step == reconcile.StepHold; {
 		case rests && p.Reason.Code == fleet.ReasonOverridden:
 			p.State = fleet.StateHeld // It waits for a person: what was confirmed is not what runs.
-		case rests && drifted != "":
+		case rests && drifted != "" && p.Reason.Code != fleet.ReasonUpToDate: // Else it is about to be said.
 			p.Reason.Message += "; and what runs was changed on the host: " + drifted
 		}
 		local := a.link.trouble(troubleLocal)

@@ -107,7 +107,7 @@ func switchedAndNotCorrected(ctx context.Context, w *world) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := w.web.Run(ctx, "rm", needed); err != nil {
+	if _, err := w.web.Shell(ctx, "rm "+needed+"; fleet-agent retry"); err != nil {
 		return err
 	}
 	p, err := w.until(ctx, correctTimeout, func(p profileStatus) bool {

@@ -35,6 +35,10 @@ type Backoff struct {
 	Slow time.Duration
 }
 
+// steady is for how long a stream must have lived to say that the coordinator is well: one
+// that takes each host and falls over is given ever more time.
+const steady = 10 * time.Second
+
 // Watch keeps a stream of hints open until ctx ends. onHint gets each hint,
 // onDown each loss of the stream or failed attempt; both MUST return at once.
 // A receive from kick ends a wait early.
@@ -50,7 +54,7 @@ func (c *Client) Watch(ctx context.Context, b Backoff, kick <-chan struct{}, onH
 		}
 		onDown(err)
 		// A stream that lived is no reason to wait long for the next one.
-		if time.Since(opened) > b.Max { //nolint:forbidigo // Time awake.
+		if time.Since(opened) > min(steady, b.Max) { //nolint:forbidigo // Time awake.
 			grow.Reset()
 		}
 		wait := grow.NextBackOff()
