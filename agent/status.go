@@ -71,7 +71,7 @@ func (a *Agent) snapshot() control.Status {
 		case rests && p.Reason.Code == fleet.ReasonOverridden:
 			p.State = fleet.StateHeld // It waits for a person: what was confirmed is not what runs.
 		case rests && drifted != "" && p.Reason.Code != fleet.ReasonUpToDate: // Else it is about to be said.
-			p.Reason.Message += "; and what runs was changed on the host: " + drifted
+			p.Reason.Message += control.ChangedOnHost + drifted
 		}
 		local := a.link.trouble(troubleLocal)
 		if w.profile == fleet.System && said.plan.Step == reconcile.StepNothing && local.Code != "" &&

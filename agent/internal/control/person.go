@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -253,6 +254,9 @@ func reasonFor(err error) fleet.Reason {
 	return fleet.Reason{Code: fleet.ReasonInternal, Message: stripped(err), Hint: ui.HintOf(err)}
 }
 
+// ChangedOnHost comes before what somebody made of a host, where that is added to a reason.
+const ChangedOnHost = "; and what runs was changed on the host: "
+
 // open are the reasons whose words are for everybody: they name times and generations only.
 func open(code fleet.ReasonCode) bool {
 	switch code { //nolint:exhaustive // Codes are open.
@@ -267,11 +271,16 @@ func open(code fleet.ReasonCode) bool {
 // a program printed, such as a probe, and where the coordinator is are for root.
 func (s Status) forPerson() Status {
 	s.Coordinator.Message, s.Coordinator.Hint = "", ""
+	if s.Paused != "" {
+		s.Paused = "by root" // Whose words were for others.
+	}
 	profiles := make([]Profile, len(s.Profiles))
 	for i, p := range s.Profiles {
 		if !open(p.Reason.Code) {
 			p.Reason.Message, p.Reason.Hint = "", ""
 		}
+		// Paths, also of other users' homes.
+		p.Reason.Message, _, _ = strings.Cut(p.Reason.Message, ChangedOnHost)
 		p.Refused = nil
 		profiles[i] = p
 	}

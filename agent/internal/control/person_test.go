@@ -202,3 +202,15 @@ func TestPersonSocketIsForAll(t *testing.T) {
 		}
 	}
 }
+
+// TestForPerson: what root wrote, and paths of others, are not for the person.
+func TestForPerson(t *testing.T) {
+	t.Parallel()
+	s := Status{Paused: "because of bob", Profiles: []Profile{
+		{ProfileStatus: fleet.ProfileStatus{Reason: fleet.Reason{Code: fleet.ReasonObserve, Message: "this host observes" + ChangedOnHost + "/nix/store/x runs"}}},
+		{ProfileStatus: fleet.ProfileStatus{Reason: fleet.Reason{Code: fleet.ReasonProbeFailed, Message: "probe says secret", Hint: "look"}}},
+	}}.forPerson()
+	if s.Paused != "by root" || s.Profiles[0].Reason.Message != "this host observes" || s.Profiles[1].Reason != (fleet.Reason{Code: fleet.ReasonProbeFailed}) {
+		t.Errorf("%+v", s)
+	}
+}

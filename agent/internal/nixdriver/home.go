@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -132,6 +133,10 @@ func (d *Home) Build(ctx context.Context, req driver.BuildRequest, progress func
 // passed are variables of the agent that a user's nix needs too, if any is set.
 var passed = []string{"NIX_SSL_CERT_FILE", "SSL_CERT_FILE", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "LOCALE_ARCHIVE"}
 
+// userBuildWithin bounds what a user's nix may take, which can be kept from ending by its
+// user; nothing is cleared away meanwhile.
+const userBuildWithin = 2 * time.Hour
+
 // nixBuildAs has a user's nix evaluate and build, with what that user may read. Then
 // the agent's own nix makes the path a root: so it is one of this host's store,
 // whatever the user's process printed.
@@ -144,7 +149,9 @@ func (b *base) nixBuildAs(ctx context.Context, a account, link string, said func
 	if b.config.MaxJobs != "" {
 		args = append(args, "--max-jobs", b.config.MaxJobs)
 	}
-	cmd := exec.CommandContext(ctx, program, args...)
+	within, cancel := context.WithTimeout(ctx, userBuildWithin)
+	defer cancel()
+	cmd := exec.CommandContext(within, program, args...)
 	cmd.Env = append(b.userEnv(a), "NIX_CONFIG=extra-experimental-features = nix-command flakes", "NO_COLOR=1")
 	for _, name := range passed {
 		// A password of the agent's is not for users.
