@@ -159,20 +159,14 @@ func (f *five) release(ctx context.Context, names ...string) (map[string]string,
 
 // profileOf is the state of a host's profile system, as the coordinator knows it.
 func (f *five) profileOf(ctx context.Context, name string) (profileStatus, error) {
-	out, err := f.fleetctl(ctx, "status", name, "-o", "json")
-	if err != nil {
+	m, err := f.statusOf(ctx, name)
+	switch {
+	case err != nil:
 		return profileStatus{}, err
-	}
-	var s struct {
-		Machines []machineStatus `json:"machines"`
-	}
-	if err := json.Unmarshal([]byte(out), &s); err != nil || len(s.Machines) != 1 || len(s.Machines[0].Profiles) == 0 {
-		return profileStatus{}, fmt.Errorf("reading status: %w: %s", err, out)
-	}
-	if !s.Machines[0].Connected {
+	case !m.Connected || len(m.Profiles) == 0:
 		return profileStatus{}, errors.New(name + " is not connected")
 	}
-	return s.Machines[0].Profiles[0], nil
+	return m.Profiles[0], nil
 }
 
 // comesTo waits until a generation is desired of a host and in a state, and the host

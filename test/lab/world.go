@@ -299,8 +299,11 @@ func (p profileStatus) String() string {
 		p.State, p.Desired.Number, p.Current.Number, p.Confirmed.Number, p.Refused, p.Reason.Message, p.Reason.Code)
 }
 
-func (w *world) status(ctx context.Context) (machineStatus, error) {
-	out, err := w.fleetctl(ctx, "status", webName, "-o", "json")
+func (w *world) status(ctx context.Context) (machineStatus, error) { return w.statusOf(ctx, webName) }
+
+// statusOf is what "fleetctl status" says of a host.
+func (w *world) statusOf(ctx context.Context, name string) (machineStatus, error) {
+	out, err := w.fleetctl(ctx, "status", name, "-o", "json")
 	if err != nil {
 		return machineStatus{}, err
 	}
