@@ -203,12 +203,13 @@ func TestPersonReplacesAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	none("in the midst of an activation")
+	// Before that is over: the agent looks by itself, too, some seconds after work.
+	stale := systemd.Definition{Load: "loaded", Enabled: "enabled", Files: []string{m.unit}, Argv: []string{m.program}, Stale: true}
+	m.define(stale)
 	if err := os.Remove(hold); err != nil {
 		t.Fatal(err)
 	}
 	m.coord.WaitState(fleet.StateConfirmed, second)
-	stale := systemd.Definition{Load: "loaded", Enabled: "enabled", Files: []string{m.unit}, Argv: []string{m.program}, Stale: true}
-	m.define(stale)
 	none("not read yet")
 	stale.Stale = false
 	m.define(stale)
