@@ -38,7 +38,7 @@ type options struct {
 }
 
 // runTimeout bounds a whole run.
-const runTimeout = 30 * time.Minute
+const runTimeout = 40 * time.Minute
 
 func main() {
 	var o options
