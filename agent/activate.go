@@ -34,21 +34,7 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	if !w.whole(ctx, d, o, ps.Staged) {
 		return nil
 	}
-	way := route{from: ps.Current, to: ps.Staged, back: ps.Current, again: unsure(ps)}
-	if ps.Activation != nil { // kept unverified: the way back leads past it
-		way.back = ps.Activation.Back()
-	} else if _, ok := lastGood(ps); ok && way.again { // what runs is no place to return to
-		way.back = ps.LastGood
-	}
-	if other, strayed := w.strayed(ctx, ps.Current); strayed && ps.Activation == nil {
-		// A person acted. That is where to go back to, and being on record counts
-		// for nothing.
-		w.log.Warn("something else runs than what was activated last", "path", other.Path)
-		way.again = true
-		if other.Path != way.to.Path {
-			way.back = other
-		}
-	}
+	way := w.wayTo(ctx, ps)
 	correction := ps.Activation == nil && p.Target.Digest == ps.Current.Ref.Digest && !unsure(ps)
 	if correction {
 		if ok, err := w.correct(ctx, &way, ps); !ok || err != nil {
@@ -94,6 +80,26 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 		return nil // While the staged one was read. The next decision says so.
 	}
 	return w.append(journal.Record{Kind: journal.KindActivating, Activation: act, Reason: p.Reason})
+}
+
+// wayTo is from where to where an activation of what is staged leads, and back to where.
+func (w *worker) wayTo(ctx context.Context, ps journal.ProfileState) route {
+	way := route{from: ps.Current, to: ps.Staged, back: ps.Current, again: unsure(ps)}
+	if ps.Activation != nil { // kept unverified: the way back leads past it
+		way.back = ps.Activation.Back()
+	} else if _, ok := lastGood(ps); ok && way.again { // what runs is no place to return to
+		way.back = ps.LastGood
+	}
+	if other, strayed := w.strayed(ctx, ps.Current); strayed && ps.Activation == nil {
+		// A person acted. That is where to go back to, and being on record counts
+		// for nothing.
+		w.log.Warn("something else runs than what was activated last", "path", other.Path)
+		way.again = true
+		if other.Path != way.to.Path {
+			way.back = other
+		}
+	}
+	return way
 }
 
 // runID names an activation: unique, and the newest of a profile sorts last
