@@ -176,13 +176,16 @@ func (a *Agent) newClient(id identity.Binding) *sync.Client {
 	slices.Sort(drivers)
 	return sync.New(sync.Config{
 		Addresses: addresses, Log: a.config.Log,
-		TLS: pki.ClientTLS(pki.ClientConfig{
-			Certificate: a.identity.Certificate, CAs: a.identity.CAs, Fleet: id.Fleet, Now: a.now,
-		}),
+		TLS: pki.ClientTLS(a.asClient(id.Fleet)),
 		Hello: sync.Hello{
 			Version: a.config.Version, InstanceID: a.identity.InstanceID(), BootID: a.bootID, RunID: a.run, Capabilities: drivers,
 		},
 	})
+}
+
+// asClient is how this host says who it is, and knows others of its fleet.
+func (a *Agent) asClient(f fleet.FleetID) pki.ClientConfig {
+	return pki.ClientConfig{Certificate: a.identity.Certificate, CAs: a.identity.CAs, Fleet: f, Now: a.now}
 }
 
 // watch follows the coordinator's hints.

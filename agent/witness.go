@@ -124,21 +124,9 @@ func (a *Agent) reachOnce(ctx context.Context, b *bound) error {
 	return nil
 }
 
-// askAny asks until one says yes.
-func (a *Agent) askAny(ctx context.Context, witnesses []fleet.Witness, ask witness.Ask, within time.Duration) (yes bool, no error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	all, no := a.asking(ctx, witnesses, ask, within, cancel)
-	return len(all) > 0, no
-}
-
 // ask puts a question to all witnesses at once, and returns those that say yes, and why
-// the others don't.
-func (a *Agent) ask(ctx context.Context, witnesses []fleet.Witness, ask witness.Ask, within time.Duration) (yes []fleet.MachineName, no error) {
-	return a.asking(ctx, witnesses, ask, within, func() {})
-}
-
-func (a *Agent) asking(ctx context.Context, witnesses []fleet.Witness, ask witness.Ask, within time.Duration, onYes func()) (yes []fleet.MachineName, no error) {
+// the others don't. Where one yes is enough, the first ends it.
+func (a *Agent) ask(ctx context.Context, witnesses []fleet.Witness, ask witness.Ask, within time.Duration, enough bool) (yes []fleet.MachineName, no error) {
 	b := a.bound.Load()
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -146,14 +134,13 @@ func (a *Agent) asking(ctx context.Context, witnesses []fleet.Witness, ask witne
 	var wg stdsync.WaitGroup
 	for i, w := range witnesses {
 		wg.Go(func() {
-			config := pki.WitnessClientTLS(pki.ClientConfig{
-				Certificate: a.identity.Certificate, CAs: a.identity.CAs, Fleet: b.fleet, Now: a.now,
-			}, w.Machine)
-			if err := witness.Put(ctx, config, w.Address, ask); err != nil {
+			err := witness.Put(ctx, pki.WitnessClientTLS(a.asClient(b.fleet), w.Machine), w.Address, ask)
+			switch {
+			case err != nil:
 				errs[i] = fmt.Errorf("%s: %w", w.Machine, err)
-				return
+			case enough:
+				cancel()
 			}
-			onYes()
 		})
 	}
 	wg.Wait()
@@ -171,11 +158,11 @@ func (w *worker) askBefore(ctx context.Context, act *journal.Activation, r *flee
 		return
 	}
 	if !r.Coordinator {
-		act.Witnesses, _ = w.a.ask(ctx, r.Witnesses, witness.Here, hereWithin) // Who does not answer is no witness.
+		act.Witnesses, _ = w.a.ask(ctx, r.Witnesses, witness.Here, hereWithin, false) // Who does not answer is no witness.
 		return
 	}
 	var no error
-	if act.Outside, no = w.a.ask(ctx, r.Witnesses, witness.Coordinator, outsideWithin); len(act.Outside) == 0 && ctx.Err() == nil {
+	if act.Outside, no = w.a.ask(ctx, r.Witnesses, witness.Coordinator, outsideWithin, false); len(act.Outside) == 0 && ctx.Err() == nil {
 		w.log.Warn("nobody reaches the coordinator on this host from outside: whether others do afterwards can't be told", "error", no)
 	}
 }
@@ -196,8 +183,8 @@ func (t *trial) witnesses(act *journal.Activation, r *fleet.Reach) {
 // somebody else does.
 func (w *worker) reachOutside(ctx context.Context, t trial) (why string, ok bool) {
 	for {
-		yes, no := w.a.askAny(ctx, t.outside, witness.Coordinator, outsideWithin)
-		if yes {
+		yes, no := w.a.ask(ctx, t.outside, witness.Coordinator, outsideWithin, true)
+		if len(yes) > 0 {
 			return "", true
 		}
 		if no != nil && ctx.Err() == nil {
@@ -219,7 +206,7 @@ func (w *worker) bearWitness(ctx context.Context, t trial) (witnessed bool) {
 		return false
 	}
 	for wait := witnessFirst; sleep(ctx, wait) == nil; wait = witnessPause {
-		yes, no := w.a.askAny(ctx, t.here, witness.Coordinator, outsideWithin)
+		yes, no := w.a.ask(ctx, t.here, witness.Coordinator, outsideWithin, true)
 		if ctx.Err() != nil {
 			break // Half a round says nothing.
 		}
@@ -227,7 +214,7 @@ func (w *worker) bearWitness(ctx context.Context, t trial) (witnessed bool) {
 		if ctx.Err() != nil {
 			break
 		}
-		witnessed = !yes && errors.Is(no, witness.ErrNo) && !strange
+		witnessed = len(yes) == 0 && errors.Is(no, witness.ErrNo) && !strange
 	}
 	return witnessed
 }

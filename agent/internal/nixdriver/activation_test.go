@@ -71,15 +71,8 @@ func TestNixOSActivation(t *testing.T) {
 		if err := a.Validate(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		for _, c := range []struct {
-			what string
-			want []string
-			got  driver.Action
-		}{{"activate", activate, a.Activate}, {"commit", commit, a.Commit}, {"rollback", rollback, a.Rollback}} {
-			if diff := cmp.Diff(c.want, w.brief(c.got)); diff != "" {
-				t.Errorf("%s: %s (-want +got):\n%s", name, c.what, diff)
-			}
-		}
+		t.Log(name)
+		does(t, a, w.brief, activate, commit, rollback)
 	}
 	check("to a new system", old, good, forth, commit, back(old))
 	check("from whatever runs", "", good, forth, commit, back(old))
@@ -230,5 +223,19 @@ func TestIsNixOS(t *testing.T) {
 	}
 	if err := os.WriteFile(filepath.Join(w.root, "etc/NIXOS"), nil, 0o600); err != nil || !IsNixOS(w.root) {
 		t.Errorf("not by its mark: %v", err)
+	}
+}
+
+// does compares what an activation does, in brief, with what it should.
+func does(t *testing.T, a driver.Activation, brief func(driver.Action) []string, activate, commit, rollback []string) {
+	t.Helper()
+	for _, c := range []struct {
+		what string
+		want []string
+		got  driver.Action
+	}{{"activate", activate, a.Activate}, {"commit", commit, a.Commit}, {"rollback", rollback, a.Rollback}} {
+		if diff := cmp.Diff(c.want, brief(c.got)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.what, diff)
+		}
 	}
 }

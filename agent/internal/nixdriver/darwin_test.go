@@ -3,10 +3,9 @@ package nixdriver
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -70,18 +69,10 @@ func TestDarwinActivation(t *testing.T) {
 			if err != nil || a.Validate() != nil {
 				t.Fatalf("%v, %v", err, a.Validate())
 			}
-			for _, c := range []struct {
-				what string
-				want []string
-				got  driver.Action
-			}{{"activate", tt.activate, a.Activate}, {"commit", tt.commit, a.Commit}, {"rollback", tt.rollback, a.Rollback}} {
-				if diff := cmp.Diff(c.want, w.brief(c.got)); diff != "" {
-					t.Errorf("%s (-want +got):\n%s", c.what, diff)
-				}
-				for _, s := range c.got.Steps {
-					if x := s.Exec; x != nil && (x.User != "" || !strings.Contains(strings.Join(x.Env, " "), "HOME=/var/root USER=root")) {
-						t.Errorf("%q runs as %q with %q", x.Argv, x.User, x.Env)
-					}
+			does(t, a, w.brief, tt.activate, tt.commit, tt.rollback)
+			for _, s := range slices.Concat(a.Activate.Steps, a.Commit.Steps, a.Rollback.Steps) {
+				if x := s.Exec; x != nil && (x.User != "" || !strings.Contains(strings.Join(x.Env, " "), "HOME=/var/root USER=root")) {
+					t.Errorf("%q runs as %q with %q", x.Argv, x.User, x.Env)
 				}
 			}
 		})

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -153,23 +154,15 @@ func TestHomeActivation(t *testing.T) {
 			if err != nil || a.Validate() != nil {
 				t.Fatalf("%v, %v", err, a.Validate())
 			}
-			for _, c := range []struct {
-				what string
-				want []string
-				got  driver.Action
-			}{{"activate", tt.activate, a.Activate}, {"commit", tt.commit, a.Commit}, {"rollback", tt.rollback, a.Rollback}} {
-				if diff := cmp.Diff(c.want, w.briefHome(c.got)); diff != "" {
-					t.Errorf("%s (-want +got):\n%s", c.what, diff)
+			does(t, a, w.briefHome, tt.activate, tt.commit, tt.rollback)
+			for _, s := range slices.Concat(a.Activate.Steps, a.Commit.Steps, a.Rollback.Steps) {
+				x := s.Exec
+				if x == nil {
+					continue
 				}
-				for _, s := range c.got.Steps {
-					x := s.Exec
-					if x == nil {
-						continue
-					}
-					want := []string{"PATH=" + w.config().Path, "HOME=" + annHome, "USER=ann", "LOGNAME=ann"}
-					if diff := cmp.Diff(want, x.Env); diff != "" || x.User != "ann" || x.Dir != annHome {
-						t.Errorf("%s runs as %q in %q with (-want +got):\n%s", x.Argv[0], x.User, x.Dir, diff)
-					}
+				want := []string{"PATH=" + w.config().Path, "HOME=" + annHome, "USER=ann", "LOGNAME=ann"}
+				if diff := cmp.Diff(want, x.Env); diff != "" || x.User != "ann" || x.Dir != annHome {
+					t.Errorf("%s runs as %q in %q with (-want +got):\n%s", x.Argv[0], x.User, x.Dir, diff)
 				}
 			}
 		})
