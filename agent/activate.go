@@ -64,6 +64,7 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	if err != nil {
 		return fmt.Errorf("composing activation: %w", err)
 	}
+	w.a.unitsBefore(ctx, act)
 	now := w.a.now().UTC()
 	act.ID = w.runID(st.Seq, now, way.to.Ref)
 	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID
@@ -76,7 +77,7 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	if err := w.a.roomToRun(way.to); err != nil {
 		return err
 	}
-	if w.a.journal.State().Paused != nil {
+	if st := w.a.journal.State(); st.Paused != nil || w.before(st) != "" {
 		return nil // While the staged one was read. The next decision says so.
 	}
 	return w.append(journal.Record{Kind: journal.KindActivating, Activation: act, Reason: p.Reason})
@@ -199,6 +200,8 @@ func (w *worker) compose(ctx context.Context, r route, deadline time.Duration) (
 	if to.Secrets != from.Secrets || to.Secrets != back.Secrets {
 		do.Activate.Steps = append([]driver.Step{secrets.LinkStep(root, to.Secrets)}, do.Activate.Steps...)
 		do.Rollback.Steps = append([]driver.Step{secrets.LinkStep(root, back.Secrets)}, do.Rollback.Steps...)
+		w.restart(&do.Activate, from, to)
+		w.restart(&do.Rollback, to, back)
 	}
 	for _, a := range []*driver.Action{&do.Activate, &do.Commit, &do.Rollback} {
 		a.Deadline = deadline

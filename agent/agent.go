@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
@@ -52,6 +53,8 @@ type Agent struct {
 	identity *identity.Store
 	// rooted has the trust roots; nil before there are any.
 	rooted atomic.Pointer[desired.Store]
+	// looks is poked by who asks how this host is, to have what a person did looked for now.
+	looks chan struct{}
 	// rootMoved is poked when there is another trust root.
 	rootMoved chan struct{}
 	executor  *execute.Executor
@@ -130,8 +133,8 @@ func New(c Config) (*Agent, error) {
 		config: c, workers: map[fleet.ProfileName]*worker{},
 		blobs:  sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir), Pace: c.BlobPace},
 		bootID: c.BootID, run: rand.Text(), fetches: make(chan struct{}, maxFetches), link: newLink(), rest: newRest(c.Activity),
-		console:   consoles{wanted: make(chan struct{}, 1)},
-		rootMoved: make(chan struct{}, 1), progress: watchdog.NewProgress(awake), decided: make(chan struct{}, 1), newest: make(chan struct{}, 1),
+		console: consoles{wanted: make(chan struct{}, 1)},
+		looks:   make(chan struct{}, 1), rootMoved: make(chan struct{}, 1), progress: watchdog.NewProgress(awake), decided: make(chan struct{}, 1), newest: make(chan struct{}, 1),
 		attempts: quarantine.Open(filepath.Join(c.RunDir, attemptsDir)),
 	}
 	a.cluttered.Store(true) // By the one before, which may have been killed.
@@ -155,6 +158,9 @@ func (a *Agent) open() (err error) {
 	if len(a.drivers) == 0 {
 		return errors.New("opening drivers: there is none")
 	}
+	if why := contain.Without(); why != "" && a.drivers[fleet.DriverHome] != nil {
+		c.Log.Info("what home profiles have run as their users is part of the agent's service, and is bounded less", "because", why)
+	}
 	if err := a.openPlugins(); err != nil {
 		return err
 	}
@@ -167,11 +173,9 @@ func (a *Agent) open() (err error) {
 	if a.logHeads, err = openLogHeads(c.StateDir); err != nil {
 		c.Log.Warn("what this host kept of the coordinator's event log can't be read, and is begun anew", "error", err)
 	}
-	o := execute.Options{Log: c.Log, Unit: c.DeadMan.Unit}
-	if c.DeadMan.Systemd {
-		o.Units = &execute.Units{Dir: c.RunDir}
-	}
-	a.executor, err = execute.New(filepath.Join(c.StateDir, runsDir), c.Runner, o)
+	a.executor, err = execute.New(filepath.Join(c.StateDir, runsDir), c.Runner, execute.Options{
+		Log: c.Log, Unit: c.DeadMan.Unit, Units: a.units(),
+	})
 	if err != nil {
 		return err
 	}
@@ -225,6 +229,7 @@ func (a *Agent) bind() error {
 		a.noteDamage(damage)
 	}
 	a.raiseFloor(store.Floor())
+	a.restoreSecrets(store)
 	for _, p := range store.Profiles() {
 		a.worker(p)
 	}
@@ -293,8 +298,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	err = g.Wait()
 	a.executor.Release()
 	if errors.Is(err, context.Canceled) || errors.Is(err, errStopped) {
-		return a.writeBoot(true)
+		err = a.writeBoot(true)
 	}
+	a.leaveRuns(ctx)
 	return err
 }
 

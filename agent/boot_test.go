@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -186,6 +187,36 @@ func TestBootAsks(t *testing.T) {
 	}
 	b.reboot("two")
 	b.coord.WaitState(fleet.StateConfirmed, second)
+}
+
+// TestRebootIsAskedAgain: an agent that is ended when it was about to have the host rebooted
+// leaves that to the next one, so often.
+func TestRebootIsAskedAgain(t *testing.T) {
+	for asks := 1; asks <= maxRebootAsks; asks++ {
+		t.Run(strconv.Itoa(asks), func(t *testing.T) {
+			b := newBootable(t)
+			b.publish(2, "two", neverRuns, reboot(fleet.RebootAuto), func(g *fleet.Generation) {
+				g.Probes = []fleet.Probe{{Name: "no", Kind: fleet.ProbeExec, Argv: []string{"/bin/sh", "-c", "exit 1"}}}
+			})
+			b.reboot("two")
+			for range asks - 1 {
+				<-b.reboots
+				b.crash()
+				b.start()
+			}
+			if asks < maxRebootAsks {
+				b.reboot("")
+			} else {
+				<-b.reboots // Nobody does it.
+				b.crash()
+				b.start()
+			}
+			waitProfile(t, b.host, "rolled back", func(p control.Profile) bool { return p.State == fleet.StateRolledBack })
+			if len(b.reboots) > 0 {
+				t.Error("it asks once more")
+			}
+		})
+	}
 }
 
 // TestBootLostBefore: an intent from before a boot is not carried out after it.

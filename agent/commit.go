@@ -34,14 +34,14 @@ func (w *worker) commit(ctx context.Context) error {
 	}
 	for n := 1; ; n++ {
 		id := commitRun(act, n)
-		if err := w.a.executor.Start(ctx, id, act.Commit, w.a.runEnv(w.profile)); err != nil && !errors.Is(err, execute.ErrExists) {
+		if err := w.a.executor.StartCommit(ctx, id, act.Commit, w.a.runEnv(w.profile)); err != nil && !errors.Is(err, execute.ErrExists) {
 			return err //nolint:wrapcheck // It says what failed.
 		}
 		res, err := w.a.executor.Wait(ctx, id)
 		if err != nil {
 			return err //nolint:wrapcheck // It says what failed.
 		}
-		run, detail := outcome(res)
+		run, detail := outcome(w.profile, res)
 		switch {
 		case run == reconcile.RunSucceeded:
 			return w.settle(ctx, done)

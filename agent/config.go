@@ -33,6 +33,9 @@ type Config struct {
 	// SecretsDir is the link to the decrypted secrets of the system profile;
 	// other profiles have their name appended. Absolute.
 	SecretsDir string
+	// SecretsInMemory keeps what the link leads to in a file system of memory, mounted at
+	// SecretsDir.d, where the host lets it; else, and where that is false, on the disk.
+	SecretsInMemory bool
 	// Join is a join string, JoinFile a file with one, read at each attempt.
 	// Neither matters once the host is enrolled.
 	Join, JoinFile string
@@ -62,6 +65,15 @@ type Config struct {
 	// Reboot has the host rebooted, in order, and returns when that is under way; nil
 	// where the agent can't.
 	Reboot func(ctx context.Context) error
+	// Units are those of the host's service manager, which are compared around a boot; nil
+	// for none.
+	Units Units
+	// Stopping says whether the host is being shut down, when nothing that fails says
+	// anything about what was activated; nil where nobody can tell.
+	Stopping func(ctx context.Context) bool
+	// Systemctl is the program (an absolute path) that restarts units; empty where the host
+	// has no systemd.
+	Systemctl string
 	// Console is the host's screen and keyboard; nil for none.
 	Console console.Console
 	// ExtraEnv, NAME=VALUE, for activations and probes.

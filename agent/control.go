@@ -21,7 +21,10 @@ var _ control.Host = (*Agent)(nil)
 func (a *Agent) runsDir() string { return filepath.Join(a.config.StateDir, runsDir) }
 
 // Status says where the host is and why.
-func (a *Agent) Status(context.Context) (control.Status, error) { return a.snapshot(), nil }
+func (a *Agent) Status(context.Context) (control.Status, error) {
+	poke(a.looks)
+	return a.snapshot(), nil
+}
 
 // Pause keeps activations from starting, across restarts, until Resume.
 func (a *Agent) Pause(_ context.Context, reason, actor string) error {
@@ -181,13 +184,13 @@ func (a *Agent) nothingRefused(p fleet.ProfileName) error {
 // Logs returns the output of the newest activation of a profile, the
 // rollback's included.
 func (a *Agent) Logs(_ context.Context, p fleet.ProfileName) (io.ReadCloser, error) {
-	return openLogs(a.runsDir(), runsIn(a.runsDir(), p), a.executor.Log)
+	return openLogs(p, a.runsDir(), runsIn(a.runsDir(), p), a.executor.Log)
 }
 
 // openLogs joins the logs of all runs of the newest activation.
-func openLogs(dir string, runs []string, path func(string) string) (io.ReadCloser, error) {
+func openLogs(p fleet.ProfileName, dir string, runs []string, path func(string) string) (io.ReadCloser, error) {
 	if len(runs) == 0 {
-		return nil, control.NotPossible("", "there is no log below %s: nothing was activated yet", dir)
+		return nil, control.NotPossible("", "nothing of %s was activated yet: there is no log of it below %s", p, dir)
 	}
 	newest := activationOf(runs[len(runs)-1])
 	var l logs

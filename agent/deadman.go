@@ -9,10 +9,13 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/deadman"
+	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/launchd"
 	"github.com/cameronraysmith/fleet/agent/internal/reconcile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/service"
 )
 
 // deadmanDir is below the state directory.
@@ -38,6 +41,32 @@ type DeadMan struct {
 	// Systemd says that switches and runners are to be transient services of systemd,
 	// and not processes of the agent's.
 	Systemd bool
+	// Launchd has them be jobs of a Mac's launchd; nil for not. Where it starts none they
+	// are processes of the agent's, in sessions of their own.
+	Launchd *service.Launchctl
+}
+
+// Names of the jobs of launchd, and of the directories below the run directory that have
+// their property lists.
+const (
+	activationJobs = "fleet-activation"
+	deadManJobs    = "fleet-dead-man"
+)
+
+// jobs are those of launchd with a name.
+func (a *Agent) jobs(name string, again bool) *launchd.Jobs {
+	return &launchd.Jobs{Launchctl: *a.config.DeadMan.Launchd, Dir: filepath.Join(a.config.RunDir, name), Name: name, Again: again}
+}
+
+// units are what starts runners; nil where they are processes of the agent's.
+func (a *Agent) units() *execute.Units {
+	switch {
+	case a.config.DeadMan.Systemd:
+		return &execute.Units{Manager: execute.Systemd{Agent: a.config.DeadMan.Unit}, Dir: a.config.RunDir}
+	case a.config.DeadMan.Launchd != nil:
+		return &execute.Units{Manager: a.jobs(activationJobs, false), Dir: a.config.RunDir}
+	}
+	return nil
 }
 
 // openSwitches decides how switches are started.
@@ -47,8 +76,18 @@ func (a *Agent) openSwitches() {
 	}
 	a.switches = &deadman.Children{Command: a.config.DeadMan.Command}
 	a.startSwitch = a.switches.Start
-	if a.config.DeadMan.Systemd {
+	switch {
+	case a.config.DeadMan.Systemd:
 		a.startSwitch = (&deadman.Units{Command: a.config.DeadMan.Command}).Start
+	case a.config.DeadMan.Launchd != nil:
+		j := &deadman.Jobs{
+			Command: a.config.DeadMan.Command, Jobs: a.jobs(deadManJobs, true), Else: a.switches.Start,
+			Warn: func(err error) {
+				a.config.Log.Warn("launchd starts no dead-man switch: it is a process of the agent's own job", "error", err)
+			},
+		}
+		j.Jobs.Clear(context.Background())
+		a.startSwitch = j.Start
 	}
 }
 

@@ -28,8 +28,15 @@ func (h *host) switchable() {
 	h.wrap = func(d *bundledriver.Driver) driver.Driver { return switched{d} }
 }
 
-// switchTo goes to a generation as a person would.
+// switchTo goes to a generation as a person would, and has it looked for.
 func (h *host) switchTo(version string) {
+	h.t.Helper()
+	h.switchUnseen(version)
+	h.agent.lookForDrift() // As it does each minute.
+}
+
+// switchUnseen goes to a generation as a person would.
+func (h *host) switchUnseen(version string) {
 	h.t.Helper()
 	st := h.agent.journal.State()
 	for _, known := range st.Profile(fleet.System).History {
@@ -51,7 +58,6 @@ func (h *host) switchTo(version string) {
 		if err := os.WriteFile(h.serving(), b, 0o600); err != nil {
 			h.t.Fatal(err)
 		}
-		h.agent.lookForDrift() // As it does each minute.
 		return
 	}
 	h.t.Fatalf("nothing of version %s is on record", version)
@@ -65,8 +71,9 @@ func TestOverridden(t *testing.T) {
 	h.start()
 	h.confirmed(1, "one")
 	two := h.confirmed(2, "two")
-	h.switchTo("one")
-	got := h.says("generation 1.1 (")
+	h.switchUnseen("one")
+	got := h.says( // It looks when it is asked.
+		"generation 1.1 (")
 	if got.State != fleet.StateHeld || got.Reason.Code != fleet.ReasonOverridden || !strings.Contains(got.Reason.Message, "runs and boots") || got.Current != two {
 		t.Errorf("status says %+v", got)
 	}

@@ -76,8 +76,8 @@ func (a *Agent) roomToRun(b journal.Built) error {
 		if err != nil {
 			return fmt.Errorf("looking at the disk: %w", err)
 		}
-		if fs.Flags&readOnly != 0 {
-			continue // Nothing is written there, such as to a store of Nix's.
+		if fs.Flags&readOnly != 0 || fs.Blocks == 0 {
+			continue // Nothing is written there, such as to a store of Nix's; or it is memory without a bound.
 		}
 		if fs.Bavail*uint64(fs.Bsize) < runBytes || fs.Files != 0 && fs.Ffree < runFiles { //nolint:gosec,unconvert // Not negative. Some count no files.
 			return fmt.Errorf("%w: an activation begins with %d bytes and %d files free, %s", ErrNoRoom, runBytes, runFiles, freeBelow(dir))

@@ -9,9 +9,12 @@ import (
 	"flag"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -46,7 +49,10 @@ func (m *machine) path(file string) string { return filepath.Join(m.root, file) 
 // run runs a command line on the machine.
 func (m *machine) run(stdin string, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	o := &options{stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs, getenv: func(string) string { return "" }, host: m.host}
+	o := &options{
+		stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs, getenv: func(string) string { return "" }, host: m.host,
+		now: time.Now, clockSynced: func() bool { return true },
+	}
 	code = o.main(m.t.Context(), args)
 	return code, out.String(), errs.String()
 }
@@ -76,6 +82,7 @@ func TestPackagedUnit(t *testing.T) {
 	m.runs("", "install")
 	servicetest.Golden(t, "../packaging/systemd/fleet-agent.service", strings.Replace(m.unit(serviceName), "copied=yes", "copied=no", 1), *update)
 	servicetest.Golden(t, "../packaging/systemd/fleet-dead-man.service", m.unit(deadManService), *update)
+	servicetest.Golden(t, "../packaging/systemd/fleet-secrets.service", m.unit(secretsService), *update)
 }
 
 func TestUnitIsGood(t *testing.T) {
@@ -83,6 +90,7 @@ func TestUnitIsGood(t *testing.T) {
 	program := servicetest.Program(t, serviceName)
 	m.runs("", "install", "--program", program, "--env", `A=100% of "$HOME"`, "--coordinator", "[fd00::1]:7443")
 	servicetest.Verify(t, serviceName, m.unit(serviceName))
+	servicetest.Verify(t, secretsService, m.unit(secretsService))
 	// Its program is one that an agent makes.
 	kept := filepath.Join(t.TempDir(), "dead-man", deadManService)
 	if err := errors.Join(os.Mkdir(filepath.Dir(kept), 0o700), os.Symlink(program, kept)); err != nil {
@@ -381,7 +389,62 @@ func TestPropertyList(t *testing.T) {
 			t.Errorf("%s is %v, want %v", key, list[key], want)
 		}
 	}
-	if !strings.HasPrefix(m.unit(serviceName), xml.Header) {
-		t.Errorf("no header: %.60s", m.unit(serviceName))
+	// What root runs by name is in no directory of a user, as Homebrew's are.
+	env, _ := list["EnvironmentVariables"].(map[string]any)
+	path, _ := env["PATH"].(string)
+	for _, dir := range filepath.SplitList(path) {
+		if !slices.Contains([]string{"/run/current-system/sw/bin", "/nix/var/nix/profiles/default/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"}, dir) {
+			t.Errorf("PATH has %q", dir)
+		}
+	}
+	for _, name := range []string{serviceName, deadManService} {
+		if !strings.HasPrefix(m.unit(name), xml.Header) {
+			t.Errorf("no header: %.60s", m.unit(name))
+		}
+	}
+	list = servicetest.PropertyList(t, m.unit(deadManService))
+	if list["Label"] != "io.github.cameronraysmith.fleet-dead-man" || list["RunAtLoad"] != true || list["StandardErrorPath"] != "/var/log/fleet-dead-man.log" {
+		t.Errorf("%v", list)
+	}
+	if d := cmp.Diff(map[string]any{"SuccessfulExit": false}, list["KeepAlive"]); d != "" {
+		t.Error(d)
+	}
+	m.runs("", "uninstall")
+	for _, name := range []string{serviceName, deadManService} {
+		if _, err := os.Lstat(m.path(m.m.File(name))); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s stays: %v", name, err)
+		}
+	}
+}
+
+// TestDeadManDaemon: what launchd runs at boot runs the program that was kept, with the
+// directory, and ends well where none was.
+func TestDeadManDaemon(t *testing.T) {
+	m := newMachine(t)
+	m.m.Dir, m.m.Suffix = "/Library/LaunchDaemons", ".plist"
+	m.runs("", "install")
+	var argv []string
+	for _, a := range servicetest.PropertyList(t, m.unit(deadManService))["ProgramArguments"].([]any) {
+		argv = append(argv, strings.Replace(a.(string), defaultStateDir, m.path("/state"), 1))
+	}
+	run := func() string {
+		out, err := exec.CommandContext(t.Context(), argv[0], argv[1:]...).CombinedOutput() //nolint:gosec // The test's own.
+		if err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return string(out)
+	}
+	if out := run(); out != "" {
+		t.Errorf("nothing was kept, and it says %s", out)
+	}
+	kept := m.path("/state/dead-man/fleet-dead-man")
+	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(kept, []byte("#!/bin/sh\necho \"$@\"\n"), 0o700); err != nil { //nolint:gosec // A program.
+		t.Fatal(err)
+	}
+	if out := run(); out != "dead-man-switches "+filepath.Dir(kept)+"\n" {
+		t.Errorf("it ran with %q", out)
 	}
 }

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,6 +76,47 @@ func TestPruneWhileBuilding(t *testing.T) {
 	h.agent.prune(t.Context())
 	if _, err := os.Stat(path); err == nil {
 		t.Error("what nobody needs is still there")
+	}
+}
+
+// slowHome is a driver of homes whose builds take until they are let go.
+type slowHome struct {
+	driver.Driver
+	began, letGo chan struct{}
+}
+
+func (s slowHome) Build(context.Context, driver.BuildRequest, func(driver.Progress)) (string, error) {
+	close(s.began)
+	<-s.letGo
+	return "", errors.New("it came to nothing")
+}
+
+// TestPruneBesideAHome: a user's nix holds up nobody who clears away.
+func TestPruneBesideAHome(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.confirmed(1, "one")
+	w := h.agent.worker("home/ann")
+	s := slowHome{began: make(chan struct{}), letGo: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() {
+		h.agent.building.RLock()
+		defer h.agent.building.RUnlock()
+		_, err := w.buildBeside(t.Context(), s, driver.BuildRequest{Profile: "home/ann", Source: fleet.Source{Driver: fleet.DriverHome}})
+		if h.agent.building.TryLock() {
+			t.Error("what follows the build is not kept from who clears away")
+		}
+		done <- err
+	}()
+	<-s.began
+	h.agent.cluttered.Store(true)
+	h.agent.prune(t.Context())
+	if h.agent.cluttered.Load() {
+		t.Error("nothing was cleared away")
+	}
+	close(s.letGo)
+	if err := <-done; err == nil {
+		t.Error("it was built")
 	}
 }
 

@@ -89,6 +89,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 2 && args[0] == deadManCommand {
 		return runSwitch(args[1], deadman.Main)
 	}
+	if len(args) == 1 && args[0] == permissionsCommand {
+		return runPermissions(stdout, stderr)
+	}
 	if len(args) == 3 && args[0] == tellCommand {
 		return runTell(args[1], args[2], stderr)
 	}
@@ -145,7 +148,7 @@ func exitCode(o *options, err error) int {
 	switch {
 	case !o.started:
 		return exitUsage
-	case errors.As(err, &refused), errors.As(err, &document), errors.Is(err, control.ErrNotPossible), errors.Is(err, control.ErrNotAllowed), errors.Is(err, ErrOtherPin),
+	case errors.Is(err, errLacks), errors.As(err, &refused), errors.As(err, &document), errors.Is(err, control.ErrNotPossible), errors.Is(err, control.ErrNotAllowed), errors.Is(err, ErrOtherPin),
 		errors.Is(err, service.ErrForeign), errors.Is(err, service.ErrOwned):
 		return exitRefused
 	case errors.Is(err, control.ErrNoAgent), errors.Is(err, sync.ErrUnreachable):
@@ -181,8 +184,8 @@ func newRootCommand(o *options) *cobra.Command {
 	f.Lookup("state-dir").DefValue, f.Lookup("run-dir").DefValue = defaultStateDir, defaultRunDir
 	root.AddCommand(
 		newRunCommand(o), newEnrolCommand(o), newStatusCommand(o), newPauseCommand(o), newResumeCommand(o), newPostponeCommand(o),
-		newRollbackCommand(o), newRetryCommand(o), newRebootCommand(o), newLogsCommand(o), newApplyCommand(o), newTrustCommand(o), newRecoverCommand(o), newVersionCommand(o),
-		newInstallCommand(o), newUninstallCommand(o),
+		newRollbackCommand(o), newRetryCommand(o), newRebootCommand(o), newLogsCommand(o), newApplyCommand(o), newTrustCommand(o), newRecoverCommand(o), newRestoreSecretsCommand(o), newVersionCommand(o),
+		newInstallCommand(o), newUninstallCommand(o), newDoctorCommand(o),
 	)
 	root.AddCommand(service.Commands(serviceName, o.host, o.sayDone)...)
 	o.noteStart(root)
@@ -252,9 +255,9 @@ func newVersionCommand(o *options) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			p := o.printer()
 			if p.JSON() {
-				return p.Value(map[string]string{"version": buildinfo.Version()}) //nolint:wrapcheck // Of the output.
+				return p.Value(buildinfo.Of()) //nolint:wrapcheck // Of the output.
 			}
-			p.Printf("fleet-agent %s\n", buildinfo.Version())
+			p.Printf("%s\n", buildinfo.Text("fleet-agent"))
 			return nil
 		},
 	}

@@ -18,7 +18,7 @@ func (o *runOptions) openDrivers(bundles string) (_ map[string]driver.Driver, st
 		return nil, nil, err //nolint:wrapcheck // It says what failed.
 	}
 	drivers := map[string]driver.Driver{bundledriver.Name: bundle}
-	nix := nixdriver.Config{Path: o.path, MaxJobs: o.maxJobs}
+	nix := nixdriver.Config{Path: o.path, MaxJobs: o.maxJobs, Unchecked: o.skipChecks}
 	if nixdriver.HasNix(nix) {
 		drivers[nixdriver.NameOutPath] = nixdriver.NewOutPath(nix)
 		drivers[nixdriver.NameHome] = nixdriver.NewHome(nix)

@@ -26,17 +26,24 @@ const (
 	// person permits the agent belongs to this path.
 	defaultProgram  = "/usr/local/bin/fleet-agent"
 	defaultJoinFile = "/etc/fleet/join"
-	// deadManService goes on with switches after a boot, where there is systemd.
+	// secretsService makes secrets anew after a boot.
+	secretsService = "fleet-secrets"
+	// deadManService goes on with switches after a boot.
 	deadManService = "fleet-dead-man"
 )
 
 var (
 	//go:embed units/fleet-agent.service
 	unitTemplate string
+	//go:embed units/fleet-secrets.service
+	secretsTemplate string
+
 	//go:embed units/fleet-dead-man.service
 	deadManTemplate string
 	//go:embed units/fleet-agent.plist
 	plistTemplate string
+	//go:embed units/fleet-dead-man.plist
+	deadManPlistTemplate string
 )
 
 // installOptions are those of "install".
@@ -145,7 +152,7 @@ func runInstall(ctx context.Context, o *installOptions, flags *pflag.FlagSet) er
 	done, err := h.Install(ctx, service.Definition{
 		Service: serviceName, Program: o.program, From: exe, State: o.stateDir, Force: o.force, Idle: o.idle, Before: before,
 		Text:   func(r service.Record) (string, error) { return o.definition(h, r.String(), args) },
-		Beside: deadManBeside(h),
+		Beside: append(deadManBeside(h), o.secretsBeside(h, flags)...),
 	})
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
@@ -236,7 +243,7 @@ func (o *installOptions) serviceArgs(flags *pflag.FlagSet) []string {
 
 // definition is the unit or the property list.
 func (o *installOptions) definition(h service.Host, mark string, args []string) (string, error) {
-	if strings.HasSuffix(h.Manager.File(serviceName), ".plist") {
+	if ofLaunchd(h) {
 		var lines []string
 		for _, a := range args {
 			lines = append(lines, "\t\t<string>"+service.XML(a)+"</string>")
@@ -260,16 +267,38 @@ func (o *installOptions) definition(h service.Host, mark string, args []string) 
 	})
 }
 
-// deadManBeside is the service that is installed beside the agent's, on a host of systemd:
-// on others an agent is what starts switches.
+// deadManBeside is the service that is installed beside the agent's.
 func deadManBeside(h service.Host) []service.Beside {
-	if !strings.HasSuffix(h.Manager.File(serviceName), ".service") {
-		return nil
-	}
 	return []service.Beside{{Service: deadManService, Text: func(r service.Record) (string, error) {
-		return service.Fill(deadManTemplate, map[string]string{"MARK": r.String(), "STATE": r.State}) //nolint:wrapcheck // It says what failed.
+		values := map[string]string{"MARK": r.String(), "STATE": r.State}
+		if !ofLaunchd(h) {
+			return service.Fill(deadManTemplate, values) //nolint:wrapcheck // It says what failed.
+		}
+		values["LABEL"], values["LOG"] = service.Label(deadManService), service.LogFile(deadManService)
+		return service.Fill(deadManPlistTemplate, values) //nolint:wrapcheck // As above.
 	}}}
 }
+
+// secretsBeside is the unit that makes secrets anew after a boot; a Mac's are on its disk.
+func (o *installOptions) secretsBeside(h service.Host, flags *pflag.FlagSet) []service.Beside {
+	if ofLaunchd(h) {
+		return nil
+	}
+	var args []string
+	for _, name := range []string{"state-dir", "secrets-dir", "secrets-in", "age-identity"} {
+		if f := flags.Lookup(name); f != nil && (f.Changed || name == "state-dir" && o.stateDir != defaultStateDir) {
+			args = append(args, "--"+name, f.Value.String())
+		}
+	}
+	return []service.Beside{{Service: secretsService, Text: func(r service.Record) (string, error) {
+		return service.Fill(secretsTemplate, map[string]string{ //nolint:wrapcheck // It says what failed.
+			"MARK": r.String(), "COMMAND": strings.TrimSpace(o.program + " restore-secrets " + service.UnitArgs(args)), "MOUNTS": r.State,
+		})
+	}}}
+}
+
+// ofLaunchd says whether a host's services are a Mac's.
+func ofLaunchd(h service.Host) bool { return strings.HasSuffix(h.Manager.File(serviceName), ".plist") }
 
 // sayDone shows what a command about the service did.
 func (o *options) sayDone(r service.Report) error {

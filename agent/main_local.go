@@ -186,7 +186,7 @@ func runLogs(ctx context.Context, o *options, profile fleet.ProfileName) error {
 		// What was logged is there without an agent, too.
 		dir := filepath.Join(o.stateDir, runsDir)
 		var f io.ReadCloser
-		if f, err = openLogs(dir, runsIn(dir, profile), func(id string) string { return filepath.Join(dir, id, "log") }); err == nil {
+		if f, err = openLogs(profile, dir, runsIn(dir, profile), func(id string) string { return filepath.Join(dir, id, "log") }); err == nil {
 			_, err = io.Copy(out, f)
 			err = errors.Join(err, f.Close())
 		}

@@ -12,12 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/agent/internal/console"
+	"github.com/cameronraysmith/fleet/agent/internal/permission"
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -28,6 +31,7 @@ import (
 type runOptions struct {
 	*options
 	bundleDir, secretsDir string
+	secretsIn             string
 	pluginDir             string
 	joinFile              string
 	coordinator           []string
@@ -40,6 +44,7 @@ type runOptions struct {
 	env                   []string
 	path                  string
 	maxJobs               string
+	skipChecks            []string
 	freshness             Freshness
 	deadManMargin         time.Duration
 	logFormat, logLevel   string
@@ -48,9 +53,10 @@ type runOptions struct {
 
 func (o *runOptions) flags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&o.bundleDir, "bundle-dir", "", "`directory` of unpacked bundles and their services' state (default: /var/lib/fleet/bundles; with a --state-dir of its own, bundles below that)")
+	f.StringVar(&o.bundleDir, "bundle-dir", "", "`directory` of unpacked bundles and their services' state (default: /var/lib/fleet/bundles; with a --state-dir of its own, bundles below that, where bundles of homes can't run, because only the agent's user may look into it)")
 	f.StringVar(&o.pluginDir, "plugin-dir", "", "`directory` of what driver plugins keep (default: /var/lib/fleet/plugins; with a --state-dir of its own, plugin-state below that)")
 	f.StringVar(&o.secretsDir, "secrets-dir", "", "`link` to the decrypted secrets (default: /var/lib/fleet/secrets; with a --state-dir of its own, secrets below that)")
+	f.StringVar(&o.secretsIn, "secrets-in", secretsOnDisk, "`place` that they are kept in: disk, or memory (of Linux, never swapped, which a boot empties: the service fleet-secrets makes them anew)")
 	f.StringVar(&o.joinFile, "join-file", "", "`file` with the join string, while the host is not enrolled")
 	f.StringSliceVar(&o.coordinator, "coordinator", nil, "coordinator's `host:port`, instead of those of the join string; may be repeated")
 	f.StringSliceVar(&o.caPins, "ca-pin", nil, "`digest` of a CA that the join string may name, as fleetctl trust show prints it; may be repeated (default: any)")
@@ -66,7 +72,8 @@ func newRunCommand(o *options) *cobra.Command {
 		Use:   "run",
 		Short: "Be the agent of this host",
 		Long: `Be the agent of this host, until SIGTERM or SIGINT. An activation in flight goes
-on without the agent, and the next one takes it up.`,
+on without the agent, and the next one takes it up. Only where the host is shut down
+it is ended, in order; what makes a verified system the one that boots is waited for.`,
 		Args:    cobra.NoArgs,
 		PreRunE: func(*cobra.Command, []string) error { return ro.checkRun() },
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runRun(cmd.Context(), ro) },
@@ -87,7 +94,8 @@ func (o *runOptions) runFlags(c *cobra.Command) {
 	f.DurationVar(&o.freshness.Interval, "freshness-interval", DefaultFreshnessInterval, "how often that is stated; each statement counts six times as long")
 	f.DurationVar(&o.deadManMargin, "dead-man-margin", defaultMargin, "how long after the deadlines of activation and verification the host goes back although no agent says so")
 	f.StringVar(&o.path, "path", "", "PATH for nix and for the programs of generations")
-	f.StringVar(&o.maxJobs, "nix-max-jobs", "", "how many derivations nix builds at a `time`, a number or auto (default: what nix is configured to)")
+	f.StringSliceVar(&o.skipChecks, "skip-check", nil, "`permission` of macOS that is not tried before activations: "+strings.Join(permission.Names, " or ")+"; may be repeated")
+	f.StringVar(&o.maxJobs, "nix-max-jobs", "", "`number` of derivations that nix builds at a time, or auto (default: what nix is configured to)")
 }
 
 // checkRun finds mistakes in the flags of "run".
@@ -97,6 +105,14 @@ func (o *runOptions) checkRun() error {
 	}
 	if o.deadManMargin <= 0 {
 		return fmt.Errorf("--dead-man-margin %s: want more than nothing", o.deadManMargin)
+	}
+	if _, err := strconv.ParseUint(o.maxJobs, 10, 16); err != nil && o.maxJobs != "" && o.maxJobs != "auto" {
+		return fmt.Errorf("--nix-max-jobs %q: want a number or auto", o.maxJobs)
+	}
+	for _, name := range o.skipChecks {
+		if !slices.Contains(permission.Names, name) {
+			return fmt.Errorf("--skip-check %q: want %s", name, strings.Join(permission.Names, " or "))
+		}
 	}
 	if err := o.freshness.check(); err != nil {
 		return err
@@ -130,6 +146,9 @@ func (o *runOptions) check() error {
 		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
 			return fmt.Errorf("--coordinator %q: want host:port", a)
 		}
+	}
+	if err := o.checkSecretsIn(); err != nil {
+		return err
 	}
 	var err error
 	if o.pins, err = parsePins(o.caPins, o.rootPin); err != nil {
@@ -183,7 +202,7 @@ func (o *runOptions) agent(ctx context.Context, join string) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	secretsDir, err := o.directory(o.secretsDir, defaultSecretsDir, "secrets")
+	secretsDir, inMemory, err := o.secretsPlace()
 	if err != nil {
 		return nil, err
 	}
@@ -209,9 +228,9 @@ func (o *runOptions) agent(ctx context.Context, join string) (*Agent, error) {
 		}
 	}
 	return New(Config{
-		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir,
+		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir, SecretsInMemory: inMemory,
 		Join: join, JoinFile: o.joinFile, Pins: o.pins, Coordinator: o.coordinator, Observe: o.observe,
-		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, Service: own, Reboot: rebooter(dead), Console: console.Here([]string{runner[0], tellCommand}), ExtraEnv: o.env,
+		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, Service: own, Reboot: rebooter(dead), Units: hostUnits(dead), Stopping: stopping(dead), Systemctl: systemctl(), Console: console.Here([]string{runner[0], tellCommand}), ExtraEnv: o.env,
 		Plugins:    PluginConfig{Dir: plugins},
 		Supervisor: o.supervisor, Activity: o.tuneRuntime, PollInterval: o.poll, Version: buildinfo.Version(), Now: o.now, ClockSynced: o.clockSynced, Log: log,
 		OpenDrivers: func() (map[string]driver.Driver, func() error, error) { return o.openDrivers(bundles) },

@@ -39,7 +39,7 @@ func runStatus(ctx context.Context, o *options) error {
 		st, err = c.Status(ctx)
 		return err
 	})
-	if errors.Is(err, control.ErrNoAgent) {
+	if errors.Is(err, control.ErrNoAgent) || errors.Is(err, control.ErrNotAllowed) {
 		// The person at the console, too, may ask for a part of it.
 		if st, err = control.NewPersonClient(o.runDir).Status(ctx); err != nil && !errors.Is(err, control.ErrNoAgent) {
 			return err //nolint:wrapcheck // It says what failed.

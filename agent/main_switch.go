@@ -7,11 +7,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/cameronraysmith/fleet/agent/internal/deadman"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/handover"
 	"github.com/cameronraysmith/fleet/agent/internal/systemd"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/service"
 )
 
 // deadManCommand is what an agent calls its own program with, to be a dead-man
@@ -55,11 +58,25 @@ func (o *runOptions) deadMan(log *slog.Logger, unit string) (DeadMan, error) {
 		_, err := deadman.Keep(dir, exe)
 		return err //nolint:wrapcheck // It says what failed.
 	}
-	return DeadMan{
+	d := DeadMan{
 		Command: []string{kept, deadManCommand}, Renew: renew, Margin: o.deadManMargin, Unit: unit,
 		// Also in the midst of another service: what goes with that must not end them.
-		Systemd: execute.OwnUnit() != "" && os.Geteuid() == 0,
-	}, nil
+		Systemd: systemd.OwnUnit() != "" && os.Geteuid() == 0,
+	}
+	if runtime.GOOS == "darwin" && os.Geteuid() == 0 {
+		d.Launchd, d.Unit = &service.Launchctl{}, ownJob(os.Getppid(), o.getenv)
+	}
+	return d, nil
+}
+
+// ownJob is the label of launchd's job that this process is; empty where it is none.
+// launchd says it in the environment, which what a job starts inherits.
+func ownJob(parent int, getenv func(string) string) string {
+	label := getenv("XPC_SERVICE_NAME")
+	if parent != 1 || !fleet.IsFileName(label) || label == "0" {
+		return ""
+	}
+	return label
 }
 
 // rebooter is how the host is rebooted; nil where that is nothing for this agent.
@@ -72,10 +89,26 @@ func rebooter(d DeadMan) func(context.Context) error {
 	}
 }
 
+// hostUnits are the units that tell what a boot broke; nil where there are none.
+func hostUnits(d DeadMan) Units {
+	if !d.Systemd {
+		return nil
+	}
+	return execute.HostUnits{Own: []string{d.Unit}}
+}
+
+// stopping is who says whether the host is being shut down; nil where nobody can.
+func stopping(d DeadMan) func(context.Context) bool {
+	if !d.Systemd {
+		return nil
+	}
+	return systemd.Address("").Stopping
+}
+
 // ownService is the service that this process is the main one of, and its unit. One
 // that somebody started in the midst of another service is not to be taken for that.
 func ownService(ctx context.Context, log *slog.Logger) (unit string, s *handover.Service) {
-	if unit = execute.OwnUnit(); unit == "" || os.Geteuid() != 0 {
+	if unit = systemd.OwnUnit(); unit == "" || os.Geteuid() != 0 {
 		return unit, nil
 	}
 	s, err := handover.Open(ctx, "", unit, handover.Process{PID: os.Getpid(), Argv: os.Args, Executable: "/proc/self/exe"})

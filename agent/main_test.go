@@ -6,9 +6,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -114,6 +116,9 @@ func TestCommandLineMistakes(t *testing.T) {
 		{"run", "--env", "=x"},
 		{"run", "--poll-interval", "-1s"},
 		{"run", "--poll-interval", "0"},
+		{"run", "--nix-max-jobs", "many"},
+		{"run", "--nix-max-jobs", "-1"},
+		{"install", "--nix-max-jobs", "many"},
 	} {
 		if code, _, stderr := h.fleetAgent(args...); code != exitUsage || !strings.Contains(stderr, "hint:") {
 			t.Errorf("%v: %d, %s", args, code, stderr)
@@ -125,8 +130,13 @@ func TestCommandLineMistakes(t *testing.T) {
 	if code, _, stderr := h.fleetAgent("enrol", "fleet-join1:abc"); code != exitError || !strings.Contains(stderr, "join string") {
 		t.Errorf("a cut join string: %d, %s", code, stderr)
 	}
-	if code, _, _ := h.fleetAgent("version"); code != exitOK {
-		t.Errorf("version: %d", code)
+	for format, want := range map[string]string{"table": buildinfo.Text("fleet-agent"), "json": `"go": "` + runtime.Version()} {
+		if code, out, _ := h.fleetAgent("version", "-o", format); code != exitOK || !strings.Contains(out, want) {
+			t.Errorf("version: %d, %s", code, out)
+		}
+	}
+	if code, _, stderr := h.fleetAgent("logs", "home/nobody"); code != exitRefused || !strings.Contains(stderr, "nothing of home/nobody was activated yet") {
+		t.Errorf("logs of what never was: %d, %s", code, stderr)
 	}
 }
 

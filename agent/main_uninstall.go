@@ -76,11 +76,14 @@ func runUninstall(ctx context.Context, o *uninstallOptions) error {
 			return err
 		}
 	}
-	done, err := h.Uninstall(ctx, serviceName, o.force, deadManService)
+	done, err := h.Uninstall(ctx, serviceName, o.force, deadManService, secretsService)
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
 	}
 	r := done.Report(serviceName)
+	if mountedSecrets() {
+		r.Next = append(r.Next, "secrets below "+filepath.Dir(defaultSecretsDir)+" are in memory, and gone after a boot: what reads them needs an agent here by then")
+	}
 	if o.purge {
 		if err := purge(dir); err != nil {
 			return fmt.Errorf("the service is removed, its state is not: %w", err)

@@ -83,6 +83,7 @@ func (w *worker) observe(now time.Time) inputs {
 		o.Broken, o.BrokenWith = true, p.Highest.Number
 	}
 	o.Change, o.Doubt = w.change(p, f), f.doubt(p)
+	o.Before = w.before(st)
 	if target != nil && p.Activation == nil && o.Staged == target.Digest {
 		w.needsBoot(&in, f)
 	}
@@ -229,10 +230,10 @@ func (w *worker) runOf(id string, f facts) (reconcile.Run, string) {
 		return reconcile.RunRunning, ""
 	case execute.PhaseDone:
 	}
-	return outcome(st.Result)
+	return outcome(w.profile, st.Result)
 }
 
-func outcome(r execute.Result) (reconcile.Run, string) {
+func outcome(p fleet.ProfileName, r execute.Result) (reconcile.Run, string) {
 	switch r.Outcome {
 	case execute.OutcomeOK:
 		return reconcile.RunSucceeded, ""
@@ -243,8 +244,16 @@ func outcome(r execute.Result) (reconcile.Run, string) {
 	case execute.OutcomeExit:
 		// What it printed does not travel: it may be secret, and the coordinator is
 		// nobody to tell.
-		return reconcile.RunFailed, r.Message + "; fleet-agent logs there has what it printed"
+		return reconcile.RunFailed, r.Message + "; " + logsCommand(p) + " there has what it printed"
 	case execute.OutcomeError:
 	}
 	return reconcile.RunFailed, r.Message
+}
+
+// logsCommand shows what was printed in a profile.
+func logsCommand(p fleet.ProfileName) string {
+	if p == fleet.System {
+		return "fleet-agent logs"
+	}
+	return "fleet-agent logs " + string(p)
 }

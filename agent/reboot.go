@@ -151,16 +151,16 @@ func (w *worker) booted(c *reconcile.Change, act *journal.Activation) {
 
 // returned finds out how far the host is back.
 func (w *worker) returned(c *reconcile.Change, act *journal.Activation) {
-	since, err := w.rebootAsked(act)
+	asked, err := w.rebootAsked(act)
 	if err != nil {
 		// Never once more than it should.
 		w.log.Error("whether the host was to be rebooted can't be told", "error", err)
 		c.MayReboot = false
 		return
 	}
-	c.Rebooted = since != "" && since != w.a.bootID
+	c.Rebooted = asked.BootID != "" && asked.BootID != w.a.bootID
 	switch {
-	case since != "" && !c.Rebooted && !w.rebooting.Load():
+	case asked.Times >= maxRebootAsks && !c.Rebooted && !w.rebooting.Load():
 		c.MayReboot = false // That was asked for, and came to nothing.
 	case c.Rebooted:
 		is, now := w.runs(act.Back())
@@ -182,13 +182,12 @@ func (w *worker) bootsBack(act *journal.Activation) bool {
 	return err == nil && dr.Boots == ""
 }
 
-// reboot has the host rebooted, once no other profile is in the midst of something.
+// reboot has the host rebooted, once nothing of another profile runs, or that has had its
+// time: a user's program must not keep a host from being rebooted.
 func (w *worker) reboot(ctx context.Context, p reconcile.Plan) error {
-	for _, other := range w.a.sorted() {
-		st := w.a.journal.State()
-		ps := st.Profile(other.profile)
-		if other != w && ps.Activation != nil && (ps.Phase == journal.PhaseActivating || ps.Phase == journal.PhaseRollingBack) {
-			return sleep(ctx, time.Second) // And decided again.
+	for began := awake(); w.othersRun() && awake().Sub(began) < othersWithin; {
+		if err := sleep(ctx, time.Second); err != nil {
+			return err
 		}
 	}
 	w.rebooting.Store(true)
@@ -208,6 +207,33 @@ func (w *worker) reboot(ctx context.Context, p reconcile.Plan) error {
 		return err
 	}
 	return errNotRebooted
+}
+
+// othersWithin bounds how long a reboot waits for runs of other profiles. What is cut short
+// then is so by an orderly shutdown, which blames nothing.
+const othersWithin = time.Minute
+
+// othersRun says whether an action of another profile goes on just now.
+func (w *worker) othersRun() bool {
+	st := w.a.journal.State()
+	for _, other := range w.a.sorted() {
+		ps := st.Profile(other.profile)
+		if other == w || ps.Activation == nil {
+			continue
+		}
+		switch ps.Phase { //nolint:exhaustive // In no other does an action change the host.
+		case journal.PhaseActivating:
+			if run, _ := other.runOf(activateRun(ps.Activation), facts{}); run == reconcile.RunRunning {
+				return true
+			}
+		case journal.PhaseRollingBack:
+			c := &reconcile.Change{}
+			if other.rollback(c, ps.Activation, facts{}); c.Run == reconcile.RunRunning {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Boot lets the generation be booted that waits for that.

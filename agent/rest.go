@@ -11,6 +11,8 @@ const (
 	// tickInterval is how often the agent looks at wall time: a laptop that
 	// slept past a renewal notices at the next tick.
 	tickInterval = time.Minute
+	// lookPause is how long a look at what a person did is good for.
+	lookPause = time.Second
 	// quietPause is how long after work an agent counts as idle.
 	quietPause = 3 * time.Second
 	// tidyTicks is how many idle ticks pass until idleness is told again.
@@ -105,6 +107,12 @@ func (a *Agent) tick(ctx context.Context, b *bound) error {
 			a.rest.tick(true)
 			l.Does("looking at the agent's service", oneStep)
 			a.succeed(ctx)
+		case <-a.looks:
+			a.lookForDrift()
+			// Whoever asks again and again is not looked for more often than that.
+			if err := sleep(ctx, lookPause); err != nil {
+				return err
+			}
 		case <-t.C:
 			a.rest.tick(false)
 			a.lookForDrift()

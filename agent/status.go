@@ -65,7 +65,12 @@ func (a *Agent) snapshot() control.Status {
 		if said.plan.Step == reconcile.StepNothing && p.Reason.Code == fleet.ReasonUpToDate {
 			if r := w.rebootNeeded(); r.Code != "" {
 				p.Reason = r
+			} else if what := st.Profile(w.profile).Degraded; what != "" {
+				p.Reason = degraded(what)
 			}
+		}
+		if ps.Phase == journal.PhaseRolledBack && p.State == fleet.StateRolledBack && p.Reason.Code != "" {
+			p.Reason = backBut(p.Reason, ps.Degraded)
 		}
 		switch rests := said.plan.Step == reconcile.StepNothing || said.plan.Step == reconcile.StepHold; {
 		case rests && p.Reason.Code == fleet.ReasonOverridden:

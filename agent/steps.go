@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
@@ -45,7 +44,7 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 	case reconcile.StepReboot:
 		return func(ctx context.Context) error { return w.reboot(ctx, p) }, true
 	case reconcile.StepActivated:
-		return func(context.Context) error { return w.append(journal.Record{Kind: journal.KindActivated}) }, false
+		return func(context.Context) error { return w.activated() }, false
 	case reconcile.StepVerify:
 		return w.verify, true
 	case reconcile.StepVerified:
@@ -59,7 +58,7 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 	case reconcile.StepRollBack:
 		return func(ctx context.Context) error { return w.rollBack(ctx, p) }, false
 	case reconcile.StepRolledBack:
-		return func(ctx context.Context) error { return w.settle(ctx, rolledBack(p)) }, false
+		return func(ctx context.Context) error { return w.settle(ctx, w.rolledBack(p)) }, false
 	case reconcile.StepFail:
 		return func(ctx context.Context) error {
 			return w.settle(ctx, journal.Record{Kind: journal.KindRollbackFailed, Reason: p.Reason})
@@ -68,11 +67,12 @@ func (w *worker) work(p reconcile.Plan) (do func(context.Context) error, backgro
 	return nil, false
 }
 
-// rolledBack is the record of a way back that has ended. Why it began is on record already.
-func rolledBack(p reconcile.Plan) journal.Record {
-	r := journal.Record{Kind: journal.KindRolledBack}
-	if p.Reason.Code == fleet.ReasonRollbackUnverified {
-		r.Reason = p.Reason
+// rolledBack is the record of a way back that has ended. Why it began is on record already,
+// and is said again where a part of the way back failed that the host can be without.
+func (w *worker) rolledBack(p reconcile.Plan) journal.Record {
+	r := journal.Record{Kind: journal.KindRolledBack, Degraded: w.degradedBack()}
+	if p.Reason.Code == fleet.ReasonRollbackUnverified || r.Degraded != "" {
+		r.Reason = backBut(p.Reason, r.Degraded)
 	}
 	return r
 }
@@ -215,6 +215,17 @@ func (w *worker) later(ctx context.Context, p reconcile.Plan, code fleet.ReasonC
 	})
 }
 
+// buildBeside builds. A home is built by its user's nix, which takes as long as that user
+// likes: so others clear away meanwhile. Its driver spares what it builds, and it has no
+// secrets of its own. The caller holds the lock, shared.
+func (w *worker) buildBeside(ctx context.Context, d driver.Driver, req driver.BuildRequest) (string, error) {
+	if req.Source.Driver == fleet.DriverHome {
+		w.a.building.RUnlock()
+		defer w.a.building.RLock()
+	}
+	return w.buildPinned(ctx, d, req)
+}
+
 // fail remembers that a generation can't be brought to run here.
 func (w *worker) fail(ctx context.Context, p reconcile.Plan, code fleet.ReasonCode, err error) error {
 	st := w.a.journal.State()
@@ -249,7 +260,7 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 		w.later(ctx, p, fleet.ReasonFetchFailed, err)
 		return nil
 	}
-	path, err := w.buildPinned(ctx, d, req)
+	path, err := w.buildBeside(ctx, d, req)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -308,14 +319,7 @@ func (w *worker) prepareSecrets(ctx context.Context, o *desired.Opened) (string,
 		return "", nil
 	}
 	return secrets.Prepare(ctx, w.a.config.secretsRoot(w.profile), o.Secrets.Doc, o.Secrets.Digest, //nolint:wrapcheck // It says what failed.
-		func(ref fleet.BlobRef) ([]byte, error) {
-			f, err := os.Open(w.a.blobs.Path(ref.Digest))
-			if err != nil {
-				return nil, err //nolint:wrapcheck // It names the file.
-			}
-			defer func() { _ = f.Close() }()
-			return io.ReadAll(io.LimitReader(f, int64(min(ref.Size, 1<<40))+1)) //nolint:gosec // Bounded just here.
-		}, w.a.identity.AgeIdentities())
+		ciphertexts(w.a.blobs), w.a.identity.AgeIdentities())
 }
 
 // withdraw records that what was to be activated never began and may not now.
@@ -394,7 +398,7 @@ func (w *worker) awaitRun(ctx context.Context) error {
 		return err //nolint:wrapcheck // It says what failed.
 	}
 	crashpoint.Hit(crashpoint.RunEnded)
-	run, detail := outcome(res)
+	run, detail := outcome(w.profile, res)
 	w.log.Info("run ended", "run", id, "outcome", string(res.Outcome), "detail", detail)
 	w.note(func(f *facts) { f.runID, f.run = id, &runEnd{run: run, detail: detail} })
 	return nil

@@ -138,26 +138,3 @@ func TestVerificationThatCannotBegin(t *testing.T) {
 	}
 	h.expectServing("one")
 }
-
-// TestShutdownIsNoBlame: an orderly shutdown ends runner and program by
-// SIGTERM, in no order. The generation is tried again.
-func TestShutdownIsNoBlame(t *testing.T) {
-	for name, kill := range map[string]string{
-		"runner first":  "kill -TERM $PPID; sleep 600",
-		"program first": "(kill -TERM $PPID) & kill -TERM $$; sleep 600",
-	} {
-		t.Run(name, func(t *testing.T) {
-			h := newHost(t)
-			h.start()
-			h.confirmed(1, "good")
-			once := filepath.Join(t.TempDir(), "once")
-			next := h.publish(2, "next", "if [ ! -e '"+once+"' ]; then touch '"+once+"'; "+kill+"; fi")
-			p := waitProfile(t, h, "settled", func(p control.Profile) bool {
-				return p.State == fleet.StateConfirmed && p.Current == next || len(p.Refused) > 0
-			})
-			if p.Current != next {
-				t.Errorf("blamed: %+v", p)
-			}
-		})
-	}
-}

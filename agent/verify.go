@@ -53,6 +53,9 @@ func (w *worker) verifyNew(ctx context.Context, act *journal.Activation) error {
 	}
 	t := trial{of: act.To, doc: g, ran: act.Activate, deadline: g.Policy.VerifyDeadline.Or(fleet.DefaultVerify)}
 	t.witnesses(act, g.Reach)
+	if act.Boots {
+		t.units = act.Units
+	}
 	if late {
 		// By policy: the switch must not take it back.
 		if ok, err := w.settleSwitch(act, deadman.Kept); !ok || err != nil {
@@ -148,6 +151,8 @@ type trial struct {
 	here, outside []fleet.Witness
 	// alone says that it needs no coordinator: the host had none before.
 	alone bool
+	// units were failed before the boot that is verified; nil where no units are judged.
+	units *journal.TroubledUnits
 }
 
 func (w *worker) verifyWithin(ctx context.Context, t trial) error {
@@ -160,6 +165,7 @@ func (w *worker) verifyWithin(ctx context.Context, t trial) error {
 		return w.unable(err, deadline)
 	}
 	began, beganAwake := w.a.config.Now(), awake()
+	was, wasUnder := w.besideSystem(w.a.journal.State())
 	w.expect(probes, began.Add(deadline))
 	defer w.unexpect()
 	limited, cancel := context.WithTimeout(ctx, deadline)
@@ -190,17 +196,35 @@ func (w *worker) verifyWithin(ctx context.Context, t trial) error {
 		witnessed = w.bearWitness(asking, t)
 		return nil
 	})
+	var broken string
+	eg.Go(func() error {
+		broken = w.brokenByBoot(limited, t)
+		return nil
+	})
 	if err := eg.Wait(); err != nil {
 		return err //nolint:wrapcheck // None returns one.
+	}
+	if broken != "" {
+		verdict, why = fleet.VerdictFail, fleet.Reason{Message: "units that failed in the boot, and had not before: " + broken}
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	w.log.Info("verification", "probes", string(verdict), "detail", why.Message, "reached", reached, "witnessed", witnessed)
-	if (verdict != fleet.VerdictPass || !reached) && sleptSince(began, beganAwake, w.a.config.Now()) {
-		// A network takes a while to come back: what failed around a sleep says
-		// nothing, and is tried for the whole deadline again.
-		return nil
+	if verdict != fleet.VerdictPass || !reached {
+		at, under := w.besideSystem(w.a.journal.State())
+		switch {
+		case sleptSince(began, beganAwake, w.a.config.Now()):
+			// A network takes a while to come back: what failed around a sleep says
+			// nothing, and is tried for the whole deadline again.
+			return nil
+		case under || wasUnder || at != was:
+			w.log.Info("the system was changed meanwhile: what failed beside that is verified anew")
+			return nil
+		case w.a.stopping(ctx):
+			w.log.Info("the host is being shut down: what fails meanwhile says nothing")
+			return nil
+		}
 	}
 	w.note(func(f *facts) {
 		f.probes, f.probeDetail = verdict, why.Message

@@ -334,6 +334,7 @@ func (w *worker) decide(now time.Time) reconcile.Plan {
 			"reason", string(next.plan.Reason.Code))
 		w.a.link.wantReport()
 		poke(w.a.decided)
+		w.next()
 	}
 	if err := w.recordMode(next.mode); err != nil {
 		w.log.Warn("recording the mode failed", "error", err)

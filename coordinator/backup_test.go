@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -100,6 +101,31 @@ func TestBackupWhileBusy(t *testing.T) {
 	_, err = coordinator.Restore(t.Context(), t.TempDir(), bytes.NewReader(b))
 	check(t, err)
 	w.start()
+}
+
+// TestRestoreForItsOwner: what root restores belongs to the user of the coordinator, whose
+// the directory is.
+func TestRestoreForItsOwner(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := t.TempDir()
+	if os.Geteuid() == 0 {
+		check(t, os.Chown(dir, 4242, 4243))
+	}
+	_, err := coordinator.Restore(t.Context(), dir, bytes.NewReader(w.backup()))
+	check(t, err)
+	owner := func(path string) [2]uint32 {
+		fi, err := os.Stat(path)
+		check(t, err)
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if !ok {
+			t.Fatalf("nobody knows whose %s is", path)
+		}
+		return [2]uint32{st.Uid, st.Gid}
+	}
+	if got, want := owner(filepath.Join(dir, "fleet.db")), owner(dir); got != want {
+		t.Errorf("the store belongs to %v, want %v", got, want)
+	}
 }
 
 // TestSlowBackup: whoever takes a backup slowly holds up nobody, not even a

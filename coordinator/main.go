@@ -116,14 +116,30 @@ Exit codes: 0 stopped in order, 1 error, 2 wrong arguments.`,
 		_ = run.MarkFlagRequired(name)
 	}
 	root.AddCommand(serviceCommands(stdout, system, began)...)
-	root.AddCommand(run, newBackupCommand(stdout, began), newRestoreCommand(os.Stdin, stdout, began), &cobra.Command{
+	root.AddCommand(run, newBackupCommand(stdout, began), newRestoreCommand(os.Stdin, stdout, began), newVersionCommand(stdout, began))
+	return root
+}
+
+func newVersionCommand(stdout io.Writer, began func()) *cobra.Command {
+	output := string(ui.FormatTable)
+	c := &cobra.Command{
 		Use: "version", Short: "Show the program's version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(stdout, "fleet-coordinator %s\n", buildinfo.Version())
-			return err
+			format, err := ui.ParseFormat(output)
+			if err != nil {
+				return err
+			}
+			began()
+			p := ui.NewPrinter(stdout, format, false)
+			if p.JSON() {
+				return p.Value(buildinfo.Of())
+			}
+			p.Printf("%s\n", buildinfo.Text("fleet-coordinator"))
+			return nil
 		},
-	})
-	return root
+	}
+	c.Flags().StringVarP(&output, "output", "o", output, "table or json")
+	return c
 }
 
 func newLog(w io.Writer, format string) (*slog.Logger, error) {

@@ -51,9 +51,10 @@ func newRestoreCommand(stdin io.Reader, stdout io.Writer, began func()) *cobra.C
 		Short: "Put the store of a backup into an empty state directory",
 		Long: `Put the store of a backup into an empty state directory.
 
-Every byte and the chain of events are checked first. A directory of blobs may
-stay; anything else has to be moved away. Afterwards start the coordinator:
-hosts hand over the generations that the backup misses, and publishing again
+Stop the coordinator first, and run this as root or as its user: what root restores
+is given to the owner of DIR. Every byte and the chain of events are checked before
+the store appears. A directory of blobs may stay; anything else has to be moved away.
+Afterwards start the coordinator: hosts hand over the generations that the backup misses, and publishing again
 uploads missing blobs and brings back bans.
 
 Exit codes: 0 done, 1 error, 2 wrong arguments.`,

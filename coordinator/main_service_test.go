@@ -7,12 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 
 	"filippo.io/age"
 
+	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/kit"
 	"github.com/cameronraysmith/fleet/pkg/service"
@@ -196,6 +198,14 @@ func TestServiceMistakes(t *testing.T) {
 		if code != tt.code || !strings.Contains(stderr, tt.text) {
 			t.Errorf("%s: %d, %s", name, code, stderr)
 		}
+	}
+	for format, want := range map[string]string{"table": buildinfo.Text("fleet-coordinator"), "json": `"go": "` + runtime.Version()} {
+		if code, out, _ := m.run("version", "-o", format); code != 0 || !strings.Contains(out, want) {
+			t.Errorf("version: %d, %s", code, out)
+		}
+	}
+	if code, _, stderr := m.run("version", "-o", "xml"); code != 2 || !strings.Contains(stderr, "table or json") {
+		t.Errorf("version in another format: %d, %s", code, stderr)
 	}
 	if err := os.Chmod(m.path(defaultKitKey), 0o640); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cameronraysmith/fleet/coordinator/internal/audit"
@@ -44,7 +45,8 @@ type Restored struct {
 // Restore puts the store of a backup into a state directory that has none; a
 // directory of blobs may be there. Every byte and the chain of events are
 // checked first, and the store appears whole or not at all. Enrolment tokens
-// that the backup holds as unused are forgotten: they may have been used since.
+// that the backup holds as unused are forgotten: they may have been used since. Where root
+// restores, the store is given to the directory's owner, as which the coordinator runs.
 // Errors: ErrNotEmpty, those of package backup, store.ErrCorrupt,
 // audit.ErrTampered, of the file system.
 func Restore(ctx context.Context, dir string, r io.Reader) (Restored, error) {
@@ -69,7 +71,7 @@ func restore(ctx context.Context, dir string, r io.Reader) (m backup.Manifest, e
 	tmp := f.Name()
 	defer func() { err = errors.Join(err, os.Remove(tmp)) }()
 	m, err = backup.Read(r, io.Discard, f)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, giveToOwnerOf(dir, f), f.Sync(), f.Close()); err != nil {
 		return m, err
 	}
 	mark, err := json.Marshal(m)
@@ -96,6 +98,24 @@ func restore(ctx context.Context, dir string, r io.Reader) (m backup.Manifest, e
 	}
 	crashpoint.Hit(crashpoint.RestorePlaced)
 	return m, atomicfile.SyncDir(dir)
+}
+
+// giveToOwnerOf has a file that root made belong to who owns the directory: the service
+// manager gives an installed coordinator its whole state, but only where the directory is
+// somebody else's.
+func giveToOwnerOf(dir string, f *os.File) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("finding the owner of %s: the system does not say", dir)
+	}
+	return f.Chown(int(st.Uid), int(st.Gid))
 }
 
 // checkEmpty lets pass what an interrupted restore left, which it removes, and

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -172,7 +173,7 @@ func TestPublishSecrets(t *testing.T) {
 	w.sealSecret("one")
 	res = w.published("galena")
 	_, manifest = w.desired("galena")
-	if manifest.Doc.Entries[0] != first || !res.Generations[0].Same {
+	if !reflect.DeepEqual(manifest.Doc.Entries[0], first) || !res.Generations[0].Same {
 		t.Errorf("entry changed without need: %+v", manifest.Doc.Entries[0])
 	}
 

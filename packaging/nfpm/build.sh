@@ -32,7 +32,11 @@ for name in fleet-agent fleet-coordinator fleetctl; do
 	install -m 0755 "$out/linux_$ARCH/$name" "$dir/program"
 	if [ -e packaging/systemd/$name.service ]; then
 		unit $name >"$dir/unit"
-		[ $name != fleet-agent ] || unit fleet-dead-man >"$dir/fleet-dead-man.service"
+		if [ $name = fleet-agent ]; then
+			for beside in fleet-dead-man fleet-secrets; do
+				unit $beside >"$dir/$beside.service"
+			done
+		fi
 		for script in postinst prerm postrm; do
 			sed "s,@NAME@,$name,g; s,@STATE@,$state,g" packaging/nfpm/"$script".sh >"$dir/$script"
 		done

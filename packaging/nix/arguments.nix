@@ -16,6 +16,7 @@ in
     ++ given "--root-pin" cfg.rootPin
     ++ optionals cfg.observe [ "--observe" ]
     ++ given "--age-identity" cfg.ageIdentity
+    ++ given "--secrets-in" cfg.secretsIn
     ++ changed "--poll-interval" "5m" cfg.pollInterval
     ++ changed "--dead-man-margin" "1m" cfg.deadManMargin
     ++ lib.concatLists (mapAttrsToList (name: value: [ "--env" "${name}=${value}" ]) cfg.env)
@@ -24,9 +25,13 @@ in
     ++ given "--freshness-key" cfg.freshness.keyFile
     ++ given "--freshness-repository" cfg.freshness.repository
     ++ changed "--freshness-interval" "2h" cfg.freshness.interval
+    ++ concatMap (name: [ "--skip-check" name ]) cfg.skipChecks
     ++ changed "--log-format" "text" cfg.logFormat
     ++ changed "--log-level" "info" cfg.logLevel
     ++ cfg.extraArguments;
+
+  # secrets are those of what makes an agent's secrets anew after a boot.
+  secrets = cfg: given "--age-identity" cfg.ageIdentity ++ given "--secrets-in" cfg.secretsIn;
 
   coordinator = cfg:
     [ "--listen" "${cfg.address}:${toString cfg.port}" ]

@@ -10,6 +10,8 @@ let
   directory = "/usr/local/libexec/fleet";
   program = "${directory}/fleet-agent";
   log = "/var/log/fleet-agent.log";
+  # Where the agent's dead-man switches are at home, with the copy of its program.
+  switches = "/var/lib/fleet/agent/dead-man";
 in
 {
   options.services.fleet = {
@@ -44,6 +46,22 @@ in
         EnvironmentVariables.WATCHDOG_USEC = "120000000";
         StandardOutPath = log;
         StandardErrorPath = log;
+      };
+    };
+
+    # After a boot in the midst of an activation, also where no agent runs any more;
+    # the program is the copy that the agent kept before. Loading it at another time
+    # does no harm: each switch has one process, and this one ends where there is one.
+    launchd.daemons.fleet-dead-man = {
+      command = "/bin/sh -c ${lib.escapeShellArg ''if [ -x "$0" ]; then exec "$0" dead-man-switches "$1"; fi''} ${switches}/fleet-dead-man ${switches}";
+      serviceConfig = {
+        RunAtLoad = true;
+        KeepAlive.SuccessfulExit = false;
+        ThrottleInterval = 10;
+        # A way back that began goes on.
+        AbandonProcessGroup = true;
+        StandardOutPath = "/var/log/fleet-dead-man.log";
+        StandardErrorPath = "/var/log/fleet-dead-man.log";
       };
     };
   };

@@ -42,6 +42,7 @@ let
       CapabilityBoundingSet = "~CAP_WAKE_ALARM CAP_SYS_PACCT CAP_BLOCK_SUSPEND";
     } // serviceConfig;
   };
+  restoreSecrets = lib.concatStringsSep " " ([ "${cfg.package}/bin/fleet-agent" "restore-secrets" ] ++ map quote (arguments.secrets cfg.agent));
   command = program: args: lib.concatStringsSep " " ([ "${cfg.package}/bin/${program}" "run" ] ++ map quote args);
 in
 {
@@ -94,6 +95,45 @@ in
           SyslogIdentifier = "fleet-dead-man";
         };
       };
+    })
+
+    # Secrets in memory are made anew after a boot, from ciphertext on the host: before
+    # services start, and those that are needed for users before users are made. A switch
+    # that the agent makes has them in place already.
+    (mkIf cfg.agent.enable {
+      systemd.services.fleet-secrets = {
+        description = "fleet secrets of what this host runs";
+        documentation = [ "https://github.com/cameronraysmith/fleet" ];
+        wantedBy = [ "sysinit.target" ];
+        after = [ "local-fs.target" "systemd-sysusers.service" ];
+        before = [ "sysinit.target" "shutdown.target" ];
+        conflicts = [ "shutdown.target" ];
+        restartIfChanged = false;
+        stopIfChanged = false;
+        unitConfig = {
+          DefaultDependencies = false;
+          RequiresMountsFor = state;
+          ConditionPathExists = "${state}/journal";
+          X-StopOnRemoval = false;
+        };
+        serviceConfig = {
+          Type = "oneshot";
+          RemainAfterExit = true;
+          ExecStart = restoreSecrets;
+          TimeoutStartSec = "2min";
+          SyslogIdentifier = "fleet-secrets";
+          KeyringMode = "private";
+        };
+      };
+      system.activationScripts.fleetSecretsForUsers = {
+        deps = [ "specialfs" ];
+        text = ''
+          if [ -e ${state}/journal ]; then
+            ${restoreSecrets} --early || echo "fleet: secrets that users need are not all in place" >&2
+          fi
+        '';
+      };
+      system.activationScripts.users.deps = [ "fleetSecretsForUsers" ];
     })
 
     (mkIf cfg.coordinator.enable {

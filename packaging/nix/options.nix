@@ -76,6 +76,16 @@ in
       example = "ztmesh0";
       description = "Interface of the mesh, on which `witnessPort` is opened. It is opened nowhere else.";
     };
+    secretsIn = mkOption {
+      type = orNull (types.enum [ "memory" "disk" ]);
+      default = null;
+      description = ''
+        Where decrypted secrets are kept: in memory, which is never swapped and which a
+        boot empties (they are made anew then, without a network, those that users need
+        before users are made), or on the disk. Null: in memory on NixOS, on the disk of
+        a Mac.
+      '';
+    };
     observe = mkOption {
       type = types.bool;
       default = false;
@@ -138,6 +148,14 @@ in
         default = "2h";
         description = "How often that is stated; each statement counts six times as long.";
       };
+    };
+    skipChecks = mkOption {
+      type = types.listOf (types.enum [ "app-management" "full-disk-access" ]);
+      default = [ ];
+      description = ''
+        Permissions of macOS that are not tried before an activation, on a Mac where
+        trying them comes to a wrong answer: the activation then finds out.
+      '';
     };
     inherit logFormat;
     logLevel = mkOption {

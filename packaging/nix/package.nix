@@ -17,11 +17,11 @@ buildGo126Module {
   };
   # Of the directory that "go mod vendor" makes; test/packaging says which, after
   # a change of go.mod.
-  vendorHash = "sha256-v5XeDUoWCT6d9cWaauPhkh3WGPyqK9eTEQRbRqE7pXM=";
+  vendorHash = "sha256-0MPRwq4lzITSzEXxwBEGHoREktYxb/WmEcs6wKbd0jk=";
 
   subPackages = [ "cmd/fleet-agent" "cmd/fleet-coordinator" "cmd/fleetctl" ];
-  # As the Makefile has them.
-  tags = [ "grpcnotrace" ];
+  # As the Makefile has them, but for AGENTFLAGS: one call of go builds all three here.
+  tags = [ "grpcnotrace" "nethttpomithttp2" ];
   ldflags = [ "-s" "-w" "-X github.com/cameronraysmith/fleet/pkg/buildinfo.version=${version}" ];
   env.CGO_ENABLED = 0;
   # "make test" is for a checkout: it wants ssh-agent and a C compiler.

@@ -2,6 +2,7 @@ package buildinfo
 
 import (
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -27,7 +28,7 @@ func TestAddFlag(t *testing.T) {
 	var out strings.Builder
 	root.SetOut(&out)
 	root.SetArgs([]string{"--version"})
-	if err := root.Execute(); err != nil || out.String() != "program v1.2.3\n" {
+	if err := root.Execute(); err != nil || out.String() != Text("program")+"\n" || Text("program") != "program version v1.2.3 ("+runtime.Version()+")" {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 }

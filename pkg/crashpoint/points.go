@@ -65,6 +65,8 @@ const (
 	SecretsRemove
 	SecretsUnnamed
 	SecretsRemoved
+	SecretsInMemory
+	SecretsMounted
 
 	// Activations.
 	RunMade
@@ -197,6 +199,8 @@ var registry = [...]Info{
 	SecretsRemove:        {"secrets.remove", Agent, "Secrets that nobody needs are about to be removed."},
 	SecretsUnnamed:       {"secrets.unnamed", Agent, "They lost their name, and are still there."},
 	SecretsRemoved:       {"secrets.removed", Agent, "They were removed; the directory is not synced."},
+	SecretsInMemory:      {"secrets.in-memory", Agent, "A file system in memory has them, and is nowhere yet."},
+	SecretsMounted:       {"secrets.mounted", Agent, "It is in place; what was on the disk is beneath it still."},
 	RunMade:              {"run.made", Agent, "A run's directory is there, empty."},
 	RunLocked:            {"run.locked", Agent, "The agent holds the run's lock; what is to run is not written."},
 	RunStarted:           {"run.started", Agent, "The runner lives, and the agent's own part is not done."},

@@ -16,7 +16,7 @@ import (
 // build builds packages as make build does, with more tags.
 func build(t *testing.T, tags, dir string, packages ...string) {
 	t.Helper()
-	args := append([]string{"build", "-tags", "grpcnotrace" + tags, "-trimpath", "-o", dir + string(filepath.Separator)}, packages...)
+	args := append([]string{"build", "-tags", "grpcnotrace,nethttpomithttp2" + tags, "-trimpath", "-o", dir + string(filepath.Separator)}, packages...)
 	cmd := exec.CommandContext(t.Context(), "go", args...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -18,6 +18,8 @@ const (
 	MaxSyncPaths = 16
 	// MaxCodes bounds each list of exit codes.
 	MaxCodes = 16
+	// MaxParts bounds the parts of a program's work that a host can be without.
+	MaxParts = 8
 	// MaxStringBytes bounds one argument, variable or text.
 	MaxStringBytes = 32 << 10
 	// MaxActionBytes bounds all strings of one action together.
@@ -127,7 +129,7 @@ func (s Step) size() int {
 		n += len(l.Path) + len(l.Target)
 	}
 	if b := s.BootOnce; b != nil {
-		n += len(b.Program) + len(b.Entries) + len(b.Stays) + len(b.Init)
+		n += len(b.Loader) + len(b.Program) + len(b.Entries) + len(b.Stays) + len(b.Init)
 	}
 	if s.Sync != nil {
 		for _, p := range s.Sync.Paths {

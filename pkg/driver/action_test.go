@@ -79,6 +79,28 @@ func TestValidate(t *testing.T) {
 		{"condition", action(execStep(func(e *driver.Exec) { e.Unless = &driver.Link{Path: "/a", Target: "/b"} })), true},
 		{"condition without target", action(execStep(func(e *driver.Exec) { e.Unless = &driver.Link{Path: "/a"} })), false},
 		{"relative condition", action(execStep(func(e *driver.Exec) { e.Unless = &driver.Link{Path: "a", Target: "/b"} })), false},
+		{"parts", action(execStep(func(e *driver.Exec) {
+			e.Parts = []driver.Part{{Name: "brew", Heading: "brew...", Ends: []string{"x..."}, Rest: []string{"/bin/sh", "-c", "a\nb"}}}
+		})), true},
+		{"a part without the rest", action(execStep(func(e *driver.Exec) { e.Parts = []driver.Part{{Name: "x", Heading: "x..."}} })), false},
+		{"a part of a relative program", action(execStep(func(e *driver.Exec) { e.Parts = []driver.Part{{Name: "x", Heading: "x...", Rest: []string{"sh"}}} })), false},
+		{"a part without a heading", action(execStep(func(e *driver.Exec) { e.Parts = []driver.Part{{Name: "x", Rest: []string{"/x"}}} })), false},
+		{"a part with a heading of two lines", action(execStep(func(e *driver.Exec) { e.Parts = []driver.Part{{Name: "x", Heading: "x\ny", Rest: []string{"/x"}}} })), false},
+		{"a huge part", action(execStep(func(e *driver.Exec) {
+			e.Parts = []driver.Part{{Name: "x", Heading: "x", Rest: []string{"/x", strings.Repeat("x", driver.MaxStringBytes+1)}}}
+		})), false},
+		{"parts that are huge in all", action(execStep(func(e *driver.Exec) {
+			p := driver.Part{Name: "x", Heading: "x", Rest: []string{"/x"}}
+			for range 9 {
+				p.Rest = append(p.Rest, strings.Repeat("x", driver.MaxStringBytes))
+			}
+			e.Parts = []driver.Part{p}
+		})), false},
+		{"many parts", action(execStep(func(e *driver.Exec) {
+			for range driver.MaxParts + 1 {
+				e.Parts = append(e.Parts, driver.Part{Name: "x", Heading: "x", Rest: []string{"/x"}})
+			}
+		})), false},
 		{"boot", action(bootStep("/bin/bootctl", "/boot", "/x/init")), true},
 		{"no boot any more", action(bootStep("/bin/bootctl", "/boot", "")), true},
 		{"boot by a relative program", action(bootStep("bootctl", "/boot", "/x/init")), false},

@@ -7,13 +7,26 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
+// Loader is a kind of boot loader.
+type Loader string
+
+// The loaders that can boot something once.
+const (
+	// LoaderSpecification is one of the Boot Loader Specification
+	// (uapi-group.org/specifications), whose entries are files, and which bootctl talks to.
+	LoaderSpecification Loader = ""
+	// LoaderGRUB is GRUB 2, which has one menu, and is told by grub-editenv.
+	LoaderGRUB Loader = "grub"
+)
+
 // BootOnce has the boot loader boot a system at the next boot, and at no other: what
-// boots by default stays. The loader is one of the Boot Loader Specification
-// (uapi-group.org/specifications), whose entries are files.
+// boots by default stays.
 type BootOnce struct {
-	// Program is systemd's bootctl, absolute.
+	// Loader is of what kind the boot loader is.
+	Loader Loader `json:"loader,omitempty"`
+	// Program is systemd's bootctl, or grub-editenv, absolute.
 	Program string `json:"program"`
-	// Entries is the directory of the boot entries, absolute.
+	// Entries is the directory of the boot entries, or of GRUB's menu, absolute.
 	Entries string `json:"entries"`
 	// Stays is the init of the system that boots by default, absolute. Where its entry is
 	// not there, or not the default, nothing is booted once: there would be no way back.
@@ -25,7 +38,10 @@ type BootOnce struct {
 
 // Validate checks the paths.
 func (b BootOnce) Validate() error {
-	for _, p := range []struct{ what, path string }{{"bootctl", b.Program}, {"directory of boot entries", b.Entries}} {
+	if b.Loader != LoaderSpecification && b.Loader != LoaderGRUB {
+		return fmt.Errorf("boot loader %q is not known", string(b.Loader))
+	}
+	for _, p := range []struct{ what, path string }{{"boot loader's program", b.Program}, {"directory of boot entries", b.Entries}} {
 		if err := checkPath(p.what, p.path); err != nil {
 			return err
 		}

@@ -52,6 +52,9 @@ func execToProto(e *Exec) *driverv1.Exec {
 		OkCodes: codesToProto(e.OKCodes), BusyCodes: codesToProto(e.BusyCodes),
 		FailedUnitsCode: codeToProto(e.FailedUnitsCode),
 	}
+	for _, part := range e.Parts {
+		p.Parts = append(p.Parts, &driverv1.Part{Name: part.Name, Heading: part.Heading, Ends: part.Ends, Rest: part.Rest})
+	}
 	for c, text := range e.Meanings {
 		if p.Meanings == nil {
 			p.Meanings = make(map[int32]string, len(e.Meanings))
@@ -117,6 +120,9 @@ func execFromProto(p *driverv1.Exec) *Exec {
 	}
 	if p.GetUnless() != nil {
 		e.Unless = linkFromProto(p.GetUnless())
+	}
+	for _, part := range p.GetParts() {
+		e.Parts = append(e.Parts, Part{Name: part.GetName(), Heading: part.GetHeading(), Ends: part.GetEnds(), Rest: part.GetRest()})
 	}
 	for c, text := range p.GetMeanings() {
 		if e.Meanings == nil {

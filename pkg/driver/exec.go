@@ -34,6 +34,49 @@ type Exec struct {
 	Contained bool `json:"contained,omitempty"`
 	// Meanings says what exit codes mean, for people.
 	Meanings map[int]string `json:"meanings,omitempty"`
+	// Parts are those of its work that a host can be without. An agent that does not
+	// know them takes a failure in one for a failure of the program.
+	Parts []Part `json:"parts,omitempty"`
+}
+
+// Part is a part of a program's work that a host can be without: where the program ends
+// with a bad exit code in it, what comes after it is done by another program, and the step
+// has ended well, but degraded.
+type Part struct {
+	// Name for people.
+	Name string `json:"name"`
+	// Heading is the line with which the program says that it begins the part.
+	Heading string `json:"heading"`
+	// Ends are lines with which it says that it is past it.
+	Ends []string `json:"ends,omitempty"`
+	// Rest is a program (an absolute path) and its arguments, which does what comes after
+	// the part, with the environment, user and directory of the program. It MUST fail
+	// where not all of that is done. Where it fails in a part in turn, that holds again.
+	Rest []string `json:"rest"`
+}
+
+// Validate checks the part.
+func (p Part) Validate() error {
+	if len(p.Rest) == 0 {
+		return fmt.Errorf("%w: part %q: no program for what comes after it", ErrAction, p.Name)
+	}
+	if err := checkPath("program", p.Rest[0]); err != nil {
+		return err
+	}
+	if len(p.Rest) > MaxArgs || len(p.Ends) > MaxArgs {
+		return fmt.Errorf("%w: part %q: at most %d arguments and lines are allowed", ErrAction, p.Name, MaxArgs)
+	}
+	for _, line := range append([]string{p.Name, p.Heading}, p.Ends...) {
+		if line == "" || strings.ContainsAny(line, "\n\r\x00") || len(line) > MaxStringBytes {
+			return fmt.Errorf("%w: part %q: want a name, a heading and ends of one line each, of at most %d bytes", ErrAction, p.Name, MaxStringBytes)
+		}
+	}
+	for _, a := range p.Rest {
+		if strings.ContainsRune(a, 0) || len(a) > MaxStringBytes {
+			return fmt.Errorf("%w: part %q: an argument holds a NUL or is longer than %d bytes", ErrAction, p.Name, MaxStringBytes)
+		}
+	}
+	return nil
 }
 
 // Validate checks the program.
@@ -68,6 +111,14 @@ func (e Exec) Validate() error {
 			return fmt.Errorf("%w: %s: a condition without a target", ErrAction, e.Argv[0])
 		}
 		if err := e.Unless.Validate(); err != nil {
+			return err
+		}
+	}
+	if len(e.Parts) > MaxParts {
+		return fmt.Errorf("%w: %s: at most %d parts are allowed", ErrAction, e.Argv[0], MaxParts)
+	}
+	for _, p := range e.Parts {
+		if err := p.Validate(); err != nil {
 			return err
 		}
 	}
@@ -111,6 +162,12 @@ func (e Exec) size() int {
 	}
 	for _, text := range e.Meanings {
 		n += len(text)
+	}
+	for _, p := range e.Parts {
+		n += len(p.Name) + len(p.Heading)
+		for _, v := range slices.Concat(p.Ends, p.Rest) {
+			n += len(v)
+		}
 	}
 	return n
 }

@@ -101,6 +101,7 @@ func FuzzActivation(f *testing.F) {
 		{Link: &Link{Path: "/a"}},
 		{Exec: &Exec{
 			Argv: []string{"/s"}, Unless: &Link{Path: "/p", Target: "/t"}, BusyCodes: []int{11}, FailedUnitsCode: 4, Contained: true,
+			Parts:    []Part{{Name: "n", Heading: "h...", Ends: []string{"e"}, Rest: []string{"/r", "x"}}},
 			Meanings: map[int]string{100: "reboot"},
 		}},
 		{Sync: &Sync{Paths: []string{"/nix"}}},

@@ -246,7 +246,10 @@ type SecretsManifest struct {
 type SecretEntry struct {
 	Name    SecretName `json:"name"`
 	Version uint64     `json:"version"`
-	// Digest and Size are those of the age ciphertext.
+	// Format is what the ciphertext is; default an age file. Critical MUST list
+	// CriticalSecretFormat where it is another one.
+	Format SecretFormat `json:"format,omitempty"`
+	// Digest and Size are those of the ciphertext.
 	Digest Digest `json:"digest"`
 	Size   uint64 `json:"size"`
 	// Path is relative to the secrets directory, slash-separated.
@@ -254,7 +257,49 @@ type SecretEntry struct {
 	Owner string `json:"owner,omitempty"` // default: the agent's user
 	Group string `json:"group,omitempty"` // default: the agent's group
 	Mode  uint32 `json:"mode"`            // permission bits, at most 0o777
+	// NeededFor says when the secret has to be there; default NeededForServices.
+	// Critical MUST list CriticalNeededFor where it is another one.
+	NeededFor NeededFor `json:"needed_for,omitempty"`
+	// RestartUnits are units of systemd that are restarted, where they run, once the
+	// host has another content of the secret; at most MaxRestartUnits. Critical MUST
+	// list CriticalRestartUnits where there are any.
+	RestartUnits []string `json:"restart_units,omitempty"`
 }
+
+// SecretFormat is what a secret's ciphertext is.
+type SecretFormat string
+
+// FormatSops is a document of sops in its "binary" form, as it is in the repository's
+// tree: whoever publishes it needs no key that opens it.
+const FormatSops SecretFormat = "sops"
+
+// NeededFor says when a secret has to be there.
+type NeededFor string
+
+// When a secret has to be there.
+const (
+	// NeededForServices is before services start; users are made by then.
+	NeededForServices NeededFor = "services"
+	// NeededForUsers is before users are made, whose passwords it may be: it is below
+	// for-users in the secrets directory, and root's.
+	NeededForUsers NeededFor = "users"
+)
+
+// What a secrets manifest lists as critical, so that an agent that does not know it
+// holds: it would put passwords where nobody looks for them, leave a service with a
+// secret that was replaced, or take for damaged what it can't read.
+const (
+	CriticalSecretFormat = "entries.format"
+	CriticalNeededFor    = "entries.needed_for"
+	CriticalRestartUnits = "entries.restart_units"
+)
+
+// Limits on what a secret restarts.
+const (
+	MaxRestartUnits = 16
+	// MaxUnitName is systemd's own, in bytes.
+	MaxUnitName = 255
+)
 
 // Loosening makes one host refuse less: the payload of a signed, expiring
 // document. Each document works once per host.

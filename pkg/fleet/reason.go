@@ -67,6 +67,9 @@ const (
 	// ReasonRebootNeeded: what runs is what is desired, but for what only a reboot
 	// puts in place.
 	ReasonRebootNeeded ReasonCode = "reboot-needed"
+	// ReasonDegraded: what runs is what is desired, but for a part that the host can be
+	// without and that failed.
+	ReasonDegraded ReasonCode = "degraded"
 	// What of a host keeps a home profile from being activated, as long as it is so:
 	// its user is none of the host's; the home directory is not there, or not the
 	// user's; home-manager is part of the system, which activates that home itself.
@@ -75,6 +78,13 @@ const (
 	ReasonHomeInSystem ReasonCode = "home-in-system"
 	// ReasonNoSystem: no system of the kind runs that could be gone back to.
 	ReasonNoSystem ReasonCode = "no-system"
+	// ReasonAnotherProfile: it waits until it is known whether the change of the host's
+	// system works.
+	ReasonAnotherProfile ReasonCode = "another-profile"
+	// What a person at a Mac has to permit the agent's program before a system of
+	// nix-darwin may be activated, which would fail for it.
+	ReasonNoAppManagement  ReasonCode = "no-app-management"
+	ReasonNoFullDiskAccess ReasonCode = "no-full-disk-access"
 	// ReasonConsoleNotice: the person at the console was told, and has time until it begins.
 	ReasonConsoleNotice ReasonCode = "console-notice"
 	// ReasonPostponed: the person at the console put it off.

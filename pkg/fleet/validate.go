@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -196,6 +198,14 @@ func (m *SecretsManifest) Validate() error {
 			return invalid("secret %q: its name or path is there twice", e.Name)
 		}
 		names[e.Name], paths[e.Path] = true, true
+		for rule, needed := range map[string]bool{
+			CriticalNeededFor: e.NeededFor == NeededForUsers, CriticalRestartUnits: len(e.RestartUnits) > 0,
+			CriticalSecretFormat: e.Format != "",
+		} {
+			if needed && !slices.Contains(m.Critical, rule) {
+				return invalid("secret %q has it and the manifest does not list %q as critical", e.Name, rule)
+			}
+		}
 	}
 	return nil
 }
@@ -220,8 +230,37 @@ func (e SecretEntry) validate() error {
 	if e.Mode == 0 || e.Mode > 0o777 {
 		return invalid("mode %#o: want permission bits", e.Mode)
 	}
+	if e.Format != "" && e.Format != FormatSops {
+		return invalid("format %q: use sops, or none for an age file", clip(string(e.Format)))
+	}
+	switch e.NeededFor {
+	case "", NeededForServices:
+	case NeededForUsers:
+		if e.Owner != "" || e.Group != "" {
+			return invalid("it has an owner or a group, and is needed for users, whom nobody has made by then: leave them out, it is root's")
+		}
+	default:
+		return invalid("needed_for %q: use services or users", clip(string(e.NeededFor)))
+	}
+	if len(e.RestartUnits) > MaxRestartUnits {
+		return invalid("it restarts %d units, at most %d", len(e.RestartUnits), MaxRestartUnits)
+	}
+	for _, u := range e.RestartUnits {
+		if !IsUnitName(u) {
+			return invalid("unit %q: want a whole name, such as nginx.service", clip(u))
+		}
+	}
 	return nil
 }
+
+// UnitNamePattern is of a unit's whole name, of the kinds that can be restarted: with no
+// option's dash in front, nor what systemctl would take for a pattern.
+const UnitNamePattern = `^[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*\.(service|socket|target|timer|path|mount)$`
+
+var unitName = regexp.MustCompile(UnitNamePattern)
+
+// IsUnitName says whether name is a unit that a secret may restart.
+func IsUnitName(name string) bool { return len(name) <= MaxUnitName && unitName.MatchString(name) }
 
 // Validate checks everything about a loosening that needs no context.
 func (l *Loosening) Validate() error {

@@ -24,6 +24,7 @@ type Fleet struct {
 	machines    map[fleet.MachineName]*Machine
 	operators   map[fleet.OperatorName]Operator
 	settings    scopes
+	vars        Vars
 	// plugins that any scope has, as drivers' names.
 	plugins []driverName
 }
@@ -151,8 +152,17 @@ func (f *Fleet) Warnings() Problems { return f.inventory.Warnings() }
 // nil where all is well.
 func (f *Fleet) Check() error {
 	var c collector
+	answers := map[string]fleet.MachineName{}
 	for _, name := range slices.Sorted(maps.Keys(f.machines)) {
-		f.effective(f.machines[name], &c)
+		m := f.machines[name]
+		dep, witness := f.effective(m, &c)
+		if dep.Witness != "" && !m.Disabled {
+			if other := answers[dep.Witness]; other != "" {
+				c.add(witness, ErrConflict, fmt.Sprintf("machines %s and %s have one witness address, %s", other, name, quote(dep.Witness)),
+					"each answers at its own: "+witnessHint)
+			}
+			answers[dep.Witness] = name
+		}
 		// Machines share problems: keep each once.
 		c.problems = sorted(c.problems)
 	}

@@ -117,7 +117,7 @@ func TestSettings(t *testing.T) {
 			},
 			Secrets: map[fleet.SecretName]inventory.Secret{
 				"token":   token,
-				"tls.key": {File: "/etc/keys/tls.age", Path: "tls/key", Group: "33", Mode: 0o400},
+				"tls.key": {File: "/etc/keys/tls.age", Path: "tls/key", Group: "33", Mode: 0o400, RestartUnits: []string{"nginx.service"}},
 			},
 			Age: "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
 		},

@@ -42,7 +42,7 @@ type fileDecoder struct {
 }
 
 func (d *fileDecoder) file(n *node) error {
-	var inventory, machines, disabled, coordinator, settings *node
+	var inventory, machines, disabled, coordinator, settings, generated *node
 	keep := func(to **node) func(*node) { return func(n *node) { *to = n } }
 	d.fields(n, "the fleet file", map[string]func(*node){
 		"fleet": func(n *node) {
@@ -57,6 +57,7 @@ func (d *fileDecoder) file(n *node) error {
 		"disabled":    keep(&disabled),
 		"operators":   d.operators,
 		"settings":    keep(&settings),
+		"vars":        keep(&generated),
 	})
 	if id := n.get("fleet"); (n.kind == kindMap || n.kind == kindNull) && (id == nil || id.kind == kindNull) {
 		d.invalid(n.at, `add "fleet: <id>"`, "the fleet file has no fleet id")
@@ -80,6 +81,9 @@ func (d *fileDecoder) file(n *node) error {
 	}
 	if settings != nil {
 		d.settings(settings)
+	}
+	if generated != nil {
+		d.vars(generated)
 	}
 	return nil
 }

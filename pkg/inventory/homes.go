@@ -96,7 +96,7 @@ func (d *settingsDecoder) profile(name fleet.ProfileName, n *node, dep *Deployme
 	own.fields(n, "profile "+string(name), map[string]func(*node){
 		"source": func(n *node) { p.Source = own.source(n) },
 		"probes": func(n *node) { p.Probes = own.probes(n) },
-		"policy": func(n *node) { own.policy(n, &p.Policy) },
+		"policy": func(n *node) { own.homePolicy(n, name, &p.Policy) },
 	})
 	if d.complete && p.Source.IsZero() && len(own.problems) == 0 {
 		// Declared is enough: it is in the fleet's own flake, under its name.

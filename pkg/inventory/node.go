@@ -4,6 +4,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/cameronraysmith/fleet/pkg/strictyaml"
 )
 
 // Bounds on documents from outside.
@@ -11,7 +13,7 @@ const (
 	// MaxBytes bounds an inventory or fleet file.
 	MaxBytes = 4 << 20
 	// MaxDepth bounds nesting.
-	MaxDepth = 64
+	MaxDepth = strictyaml.MaxDepth
 	// maxNodes bounds the values of one document, and with them memory.
 	maxNodes = 1 << 19
 )

@@ -38,7 +38,10 @@ const (
 	durationPattern = `^([0-9]+d|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`
 	pathPattern     = `^[^\n\r]+$`
 	refPattern      = `^[!-"$-~]+$`
-	attrPattern     = `^[!"$-,.-\]_-~][!"$-\]_-~]*$`
+	// No brace but those around a name that stands there later.
+	attrPattern     = `^([!"$-,.-\]_-z|~]|` + attrName + `)([!"$-\]_-z|~]|` + attrName + `)*$`
+	attrName        = `\{(machine|platform|user)\}`
+	witnessPattern  = `^([^{}]|\{machine\})+:[0-9]{1,5}$`
 	modePattern     = `^(0o)?[0-7]{1,4}$`
 	accountPattern  = `^[^-\s/:][^\s/:]{0,63}$`
 	hostPathPattern = `^[^/\\\n\r\t]`
@@ -61,6 +64,7 @@ func rootSchema() object {
 			"tag":     mapOf("For machines that carry a tag.", tagPattern, nullable(ref("settings"))),
 			"machine": mapOf("For one machine.", labelPattern, nullable(ref("machineSettings"))),
 		}),
+		"vars": varsSchema(),
 	})
 	root["type"] = "object"
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -70,16 +74,17 @@ func rootSchema() object {
 		props["fleet"] = text("The fleet's id. It never changes.", labelPattern) // Not without a value.
 	}
 	root["$defs"] = object{
-		"source":  sourceSchema(),
-		"policy":  policySchema(),
-		"console": consoleSchema(),
-		"probe":   probeSchema(),
-		"probes":  mapOf(fmt.Sprintf("Health checks by name, at most %d.", fleet.MaxProbes), probeName.String(), setting(ref("probe"))),
-		"plugin":  pluginSchema(),
+		"source":     sourceSchema(),
+		"policy":     policySchema(),
+		"homePolicy": policySchema(hostPolicy...),
+		"console":    consoleSchema(),
+		"probe":      probeSchema(),
+		"probes":     mapOf(fmt.Sprintf("Health checks by name, at most %d.", fleet.MaxProbes), probeName.String(), setting(ref("probe"))),
+		"plugin":     pluginSchema(),
 		"profile": fields("A home, built and activated as its user.", object{
 			"source": setting(ref("source")),
 			"probes": setting(ref("probes")),
-			"policy": setting(ref("policy")),
+			"policy": setting(ref("homePolicy")),
 		}),
 		"secret":          secretSchema(),
 		"secrets":         mapOf("Secrets by name.", namePattern, setting(ref("secret"))),
@@ -151,7 +156,7 @@ func settingsSchema(more object) object {
 		"probes":   setting(ref("probes")),
 		"policy":   setting(ref("policy")),
 		"secrets":  setting(ref("secrets")),
-		"witness":  setting(text("host:port, on the network of the coordinator, where the machine's agent tells others that it is there; {machine} stands for the machine's name.", addressPattern)),
+		"witness":  setting(text("host:port, on the network of the coordinator, where the machine's agent tells others whether it reaches the coordinator; {machine} stands for the machine's name.", witnessPattern)),
 		"platform": setting(text("What the machine is for Nix, such as aarch64-linux. Default: aarch64-darwin for the class darwin, else x86_64-linux.", platformPattern)),
 		"profiles": setting(mapOf("Profiles beside the system, by name.", `^home/[a-z_][a-z0-9_-]{0,31}$`, setting(ref("profile")))),
 		"plugins":  setting(mapOf("Drivers and probes of one's own, by name.", labelPattern, setting(ref("plugin")))),
@@ -167,8 +172,9 @@ func pluginSchema() object {
 	})
 }
 
-func policySchema() object {
-	return fields("", object{
+// policySchema is that of a policy without some keys.
+func policySchema(without ...string) object {
+	keys := object{
 		"mode":               setting(choice("observe: report only; manage (default): carry out what is published.", fleet.ModeObserve, fleet.ModeManage)),
 		"activationDeadline": setting(duration("Bounds the activation, at most 1d; default 10m.")),
 		"verifyDeadline":     setting(duration("Bounds the checks after it, at most 1d; default 2m.")),
@@ -181,7 +187,11 @@ func policySchema() object {
 		"console":            setting(ref("console")),
 		"freshness":          setting(duration("How old the newest freshness statement may be for an activation to start, at most 7d; default none is needed.")),
 		"expiry":             setting(duration("How long a generation may be started, at most 3650d; default 180d.")),
-	})
+	}
+	for _, key := range without {
+		delete(keys, key)
+	}
+	return fields("", keys)
 }
 
 func sourceSchema() object {
@@ -230,11 +240,13 @@ func probeSchema() object {
 func secretSchema() object {
 	account := object{"type": []any{"string", "integer"}, "pattern": accountPattern, "description": "Name or number of an account on the host; default the agent's."}
 	return fields("", object{
-		"file":  setting(text("An age file that the operator can open.", pathPattern)),
-		"path":  setting(text("Where it goes below the host's secrets directory; default its name.", hostPathPattern)),
-		"owner": setting(account),
-		"group": setting(account),
-		"mode":  setting(object{"type": []any{"string", "integer"}, "pattern": modePattern, "minimum": 0, "maximum": 777, "description": "Octal permission bits; default 0400."}),
+		"file":       setting(text("An age file that the operator can open.", pathPattern)),
+		"path":       setting(text("Where it goes below the host's secrets directory; default its name.", hostPathPattern)),
+		"owner":      setting(account),
+		"group":      setting(account),
+		"mode":       setting(object{"type": []any{"string", "integer"}, "pattern": modePattern, "minimum": 0, "maximum": 777, "description": "Octal permission bits; default 0400."}),
+		"needed_for": setting(choice("When it has to be there; users: before users are made, below for-users in the secrets directory.", fleet.NeededForServices, fleet.NeededForUsers)),
+		"restart":    setting(list("Units that are restarted, where they run, once its content is another one.", text("", fleet.UnitNamePattern))),
 	})
 }
 

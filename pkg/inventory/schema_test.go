@@ -62,7 +62,7 @@ func TestSchemaFile(t *testing.T) {
 var beyondSchema = map[string]bool{
 	"broken-inventory.yaml": true, "missing-inventory.yaml": true, "redefined-machine.yaml": true,
 	"conflict-kind.yaml": true, "conflict-scalar.yaml": true, "equal-forces.yaml": true,
-	"coordinator-disabled.yaml": true, "incomplete.yaml": true, "policy-console-incomplete.yaml": true, "secret-paths.yaml": true,
+	"coordinator-disabled.yaml": true, "incomplete.yaml": true, "policy-console-incomplete.yaml": true, "secret-paths.yaml": true, "witness.yaml": true, "secret-users-owner.yaml": true,
 }
 
 // unreadable are bad files of whose YAML or encoding nothing else is read.
@@ -147,6 +147,14 @@ func TestSchemaSeesEachMistake(t *testing.T) {
 		`{fleet: a, settings: {all: {source: {url: ./x}}}}`, `{fleet: a, settings: {all: {source: {attr: "-x"}}}}`,
 		`{fleet: a, settings: {all: {source: {build: "yes"}}}}`, `{fleet: a, settings: {all: {source: {driver: nix os}}}}`,
 		`{fleet: a, settings: {all: {source: {flake: ., bundle: x}}}}`, `{fleet: a, settings: {all: {source: {storePath: x, build: true}}}}`,
+		`{fleet: a, vars: {groups: [Admins]}}`, `{fleet: a, vars: {generators: {x: }}}`, `{fleet: a, vars: {generators: {x: {kind: }}}}`,
+		`{fleet: a, vars: {generators: {.x: {kind: token}}}}`, `{fleet: a, vars: {generators: {"{host}": {kind: token}}}}`,
+		`{fleet: a, vars: {generators: {x: {kind: token, share: 1}}}}`, `{fleet: a, vars: {generators: {x: {kind: token, settings: [a]}}}}`,
+		`{fleet: a, vars: {generators: {x: {kind: token, machine: [a]}}}}`, `{fleet: a, vars: {generators: {x: {kind: token, files: {x: {mode: "999"}}}}}}`,
+		`{fleet: a, vars: {generators: {x: {kind: token, files: {x: {neededFor: boot}}}}}}`,
+		`{fleet: a, vars: {flake: .}}`, `{fleet: a, vars: {flake: {url: ".#x"}}}`,
+		`{fleet: a, vars: {generators: {x: {kind: token, script: x}}}}`, `{fleet: a, vars: {generators: {x: {script: x, prompts: {y: {type: z}}}}}}`,
+		`{fleet: a, vars: {generators: {x: {script: x, dependencies: [../x]}}}}`, `{fleet: a, vars: {generators: {x: {script: x, rerunOnChange: 1}}}}`,
 	} {
 		var v any
 		if err := yaml.Unmarshal([]byte(text), &v); err != nil {

@@ -35,7 +35,7 @@ func (d *fileDecoder) settings(n *node) {
 	d.fields(n, "settings", map[string]func(*node){
 		"all":     func(n *node) { s.all = d.scope("all", n) },
 		"class":   each("class", s.class, d.checkClass),
-		"tag":     each("tag", s.tag, d.checkTag()),
+		"tag":     each("tag", s.tag, d.checkTag("settings.tag")),
 		"machine": each("machine", s.machine, func(e entry) bool { return d.machineNamed(e.at, "settings.machine", e.key) != nil }),
 	})
 }
@@ -49,7 +49,8 @@ func (d *fileDecoder) checkClass(e entry) bool {
 	return false
 }
 
-func (d *fileDecoder) checkTag() func(entry) bool {
+// checkTag returns what checks that there is a tag, and says where it is named.
+func (d *fileDecoder) checkTag(what string) func(entry) bool {
 	known := maps.Clone(d.f.inventory.tags)
 	if known == nil {
 		known = map[string]bool{}
@@ -64,7 +65,7 @@ func (d *fileDecoder) checkTag() func(entry) bool {
 	}
 	return func(e entry) bool {
 		if !known[e.key] {
-			d.add(e.at, ErrUnknown, "settings.tag: no machine has the tag "+quote(e.key), suggest(e.key, slices.Collect(maps.Keys(known))))
+			d.add(e.at, ErrUnknown, what+": no machine has the tag "+quote(e.key), suggest(e.key, slices.Collect(maps.Keys(known))))
 		}
 		return known[e.key]
 	}

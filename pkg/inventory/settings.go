@@ -52,6 +52,10 @@ type Secret struct {
 	Group string `json:"group,omitempty"`
 	// Mode has permission bits only.
 	Mode uint32 `json:"mode"`
+	// NeededFor is empty for services.
+	NeededFor fleet.NeededFor `json:"needed_for,omitempty"`
+	// RestartUnits are restarted on the host once its content changes.
+	RestartUnits []string `json:"restart,omitempty"`
 }
 
 const (
@@ -75,14 +79,15 @@ func (f *Fleet) Settings(name fleet.MachineName) (Deployment, error) {
 		return Deployment{}, err
 	}
 	var c collector
-	dep := f.effective(&m, &c)
+	dep, _ := f.effective(&m, &c)
 	if err := c.err(); err != nil {
 		return Deployment{}, fmt.Errorf("settings of machine %s: %w", name, err)
 	}
 	return dep, nil
 }
 
-func (f *Fleet) effective(m *Machine, c *collector) Deployment {
+// effective is what Settings returns, and where the machine's witness is written.
+func (f *Fleet) effective(m *Machine, c *collector) (dep Deployment, witness Place) {
 	var defs []definition
 	add := func(def definition) {
 		if def.value != nil {
@@ -97,12 +102,15 @@ func (f *Fleet) effective(m *Machine, c *collector) Deployment {
 	add(f.settings.machine[string(m.Name)])
 	d := &settingsDecoder{f: f, complete: true, machine: m}
 	if len(defs) == 0 {
-		return d.deployment(&node{kind: kindMap, at: Place{File: f.file}})
+		return d.deployment(&node{kind: kindMap, at: Place{File: f.file}}), witness
 	}
 	merged := merge("", defs, &d.collector)
-	dep := d.deployment(merged)
+	dep = d.deployment(merged)
 	c.problems = append(c.problems, d.problems...)
-	return dep
+	if n := merged.get("witness"); n != nil {
+		witness = n.at
+	}
+	return dep, witness
 }
 
 // settingsDecoder reads deployment settings.
@@ -131,15 +139,7 @@ func (d *settingsDecoder) deployment(n *node) Deployment {
 		"policy":   func(n *node) { d.policy(n, &dep.Policy) },
 		"secrets":  func(n *node) { dep.Secrets = d.secrets(n) },
 		"plugins":  func(n *node) { dep.Plugins = d.plugins(n) },
-		"witness": func(n *node) {
-			dep.Witness = d.text(n, "witness")
-			if d.machine != nil {
-				dep.Witness = strings.ReplaceAll(dep.Witness, attrMachine, string(d.machine.Name))
-			}
-			if n.kind == kindString && !fleet.IsHostPort(dep.Witness) {
-				d.invalid(n.at, `write host:port, such as "{machine}.zt:7444"`, "witness is %s", quote(n.text))
-			}
-		},
+		"witness":  func(n *node) { dep.Witness = d.witness(n) },
 		"age": func(n *node) {
 			dep.Age = d.text(n, "age")
 			if _, err := ParseRecipient(dep.Age); n.kind == kindString && err != nil {
@@ -150,6 +150,44 @@ func (d *settingsDecoder) deployment(n *node) Deployment {
 	d.profiles(n.get("profiles"), &dep) // They need the rest.
 	d.usedPlugins(n, &dep)
 	return dep
+}
+
+// witness reads where a machine's agent answers others.
+func (d *settingsDecoder) witness(n *node) string {
+	address := d.text(n, "witness")
+	if n.kind != kindString {
+		return address
+	}
+	if rest := strings.ReplaceAll(address, attrMachine, ""); strings.ContainsAny(rest, "{}") {
+		d.invalid(n.at, "only "+attrMachine+", for the machine's name, may stand in it", "witness has a brace that stands for nothing: %s", quote(address))
+		return address
+	}
+	if d.machine != nil {
+		address = strings.ReplaceAll(address, attrMachine, string(d.machine.Name))
+	}
+	switch {
+	case !fleet.IsHostPort(address):
+		d.invalid(n.at, witnessHint, "witness is %s", quote(n.text))
+	case address == d.f.coordinator.Address:
+		d.add(n.at, ErrConflict, "witness is the coordinator's own address, "+quote(address), "a witness is another server, at a port of its own: "+witnessHint)
+	}
+	return address
+}
+
+// witnessHint is how an address of each machine is written.
+const witnessHint = `write host:port, such as "{machine}.zt:7444"`
+
+// hostPolicy are the keys of a policy that are about the host, whatever the profile.
+var hostPolicy = []string{"reboot", "agent"}
+
+// homePolicy reads the policy of a profile beside the system.
+func (d *settingsDecoder) homePolicy(n *node, name fleet.ProfileName, p *Policy) {
+	for _, key := range hostPolicy {
+		if v := n.get(key); v != nil && v.kind != kindNull {
+			d.invalid(v.at, "write it in the machine's policy", "policy.%s of profile %s is about the host", key, name)
+		}
+	}
+	d.policy(n, p)
 }
 
 func (d *settingsDecoder) policy(n *node, p *Policy) {
@@ -206,7 +244,16 @@ func (d *settingsDecoder) secrets(n *node) map[fleet.SecretName]Secret {
 			"owner": func(n *node) { s.Owner = d.account(n, what+": owner") },
 			"group": func(n *node) { s.Group = d.account(n, what+": group") },
 			"mode":  func(n *node) { s.Mode = d.mode(n, what+": mode") },
+			"needed_for": func(n *node) {
+				if s.NeededFor = enum(&d.decoder, n, what+": needed_for", fleet.NeededForServices, fleet.NeededForUsers); s.NeededFor == fleet.NeededForServices {
+					s.NeededFor = ""
+				}
+			},
+			"restart": func(n *node) { s.RestartUnits = d.restartUnits(n, what+": restart") },
 		})
+		if s.NeededFor == fleet.NeededForUsers && s.Owner+s.Group != "" {
+			d.invalid(e.at, "leave them out: it is root's", "%s has an owner or a group, and is needed before there are users", what)
+		}
 		if d.complete && e.value.get("file") == nil {
 			d.invalid(e.at, "add file: PATH, an age file that the operator can read", "%s has no file", what)
 		}
@@ -217,6 +264,23 @@ func (d *settingsDecoder) secrets(n *node) map[fleet.SecretName]Secret {
 	}
 	d.apart(n, secrets)
 	return secrets
+}
+
+// restartUnits reads the units that a secret restarts.
+func (d *settingsDecoder) restartUnits(n *node, what string) (units []string) {
+	for _, item := range d.list(n, what) {
+		switch u := d.text(item, what); {
+		case u != item.text: // Told already.
+		case !fleet.IsUnitName(u):
+			d.invalid(item.at, "write a whole name, such as nginx.service", "%s has %s", what, item.short())
+		case !slices.Contains(units, u):
+			units = append(units, u)
+		}
+	}
+	if len(units) > fleet.MaxRestartUnits {
+		d.invalid(n.at, "have one unit restart the others", "%s has %d units, at most %d", what, len(units), fleet.MaxRestartUnits)
+	}
+	return units
 }
 
 // apart refuses secrets whose paths are the same, or one below the other.

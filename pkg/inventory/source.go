@@ -90,7 +90,7 @@ func (d *settingsDecoder) source(n *node) (s Source) {
 				s.Bundle = d.f.resolve(p)
 			}
 		},
-		"flake":     func(n *node) { s.Flake = d.flake(n) },
+		"flake":     func(n *node) { s.Flake = d.flake(n, "source.flake") },
 		"attr":      func(n *node) { s.Attr = d.attr(n) },
 		"url":       func(n *node) { s.URL = d.flakeURL(n) },
 		"build":     func(n *node) { s.Build = d.boolean(n, "source.build") },
@@ -213,20 +213,20 @@ func (d *settingsDecoder) profileName() fleet.ProfileName {
 }
 
 // flake reads a flake reference. Paths become absolute.
-func (d *settingsDecoder) flake(n *node) string {
+func (d *settingsDecoder) flake(n *node, what string) string {
 	const hint = "write a path such as ., or a URL such as git+https://example.org/fleet or github:owner/repository"
-	s := d.text(n, "source.flake")
-	if n.kind != kindString || !d.plainRef(n, "source.flake", hint) {
+	s := d.text(n, what)
+	if n.kind != kindString || !d.plainRef(n, what, hint) {
 		return ""
 	}
 	if s[0] == '.' || s[0] == '/' {
 		if strings.Contains(s, "?") {
-			d.invalid(n.at, "write git+file:///PATH?… or path:/PATH?…", "source.flake is a path with a question mark: %s", quote(s))
+			d.invalid(n.at, "write git+file:///PATH?… or path:/PATH?…", "%s is a path with a question mark: %s", what, quote(s))
 			return ""
 		}
 		return d.f.resolve(s)
 	}
-	return d.checkScheme(n, "source.flake", hint)
+	return d.checkScheme(n, what, hint)
 }
 
 // flakeURL reads where hosts find the flake. The revision is added when it is
@@ -298,6 +298,14 @@ func (d *settingsDecoder) attr(n *node) string {
 	}
 	// The names that stand there later fit wherever this does.
 	names := strings.NewReplacer(attrMachine, "machine", attrPlatform, "platform", attrUser, "user")
+	if strings.ContainsAny(names.Replace(s), "{}") {
+		hint := "known are " + attrMachine + " and " + attrPlatform
+		if d.user != "" {
+			hint += " and " + attrUser
+		}
+		d.invalid(n.at, hint, "source.attr has a brace that stands for nothing: %s", quote(s))
+		return ""
+	}
 	if _, err := nix.ParseAttrPath(names.Replace(s)); err != nil {
 		d.add(n.at, ErrInvalid, "source.attr: "+err.Error(), "write a path such as nixosConfigurations."+attrMachine+".config.system.build.toplevel")
 		return ""

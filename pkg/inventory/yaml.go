@@ -14,15 +14,11 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"github.com/cameronraysmith/fleet/pkg/strictjson"
+	"github.com/cameronraysmith/fleet/pkg/strictyaml"
 )
 
-// Bounds that keep the YAML library, which recurses and is slow on deep
-// nesting, away from what could exhaust it. They are beyond what the exact
-// checks of yamlReader let through.
-const (
-	maxTokens = 1 << 19
-	maxColumn = 1024
-)
+// maxTokens is beyond what the exact checks of yamlReader let through.
+const maxTokens = 1 << 19
 
 // readYAML reads the subset of YAML that a fleet file needs: one document of
 // maps with plain keys, lists and scalars. Anchors, aliases, merge keys, tags
@@ -101,51 +97,27 @@ func tooManyTokens(at Place) error {
 	}
 }
 
+// checkTokens refuses what strictyaml does, as a problem of the file.
 func checkTokens(file string, tokens token.Tokens) error {
-	if len(tokens) > maxTokens {
-		return tooManyTokens(Place{File: file})
+	bad, ok := errors.AsType[*strictyaml.Error](strictyaml.Check(tokens, maxTokens, false))
+	if !ok {
+		return nil
 	}
-	depth, row, inRow := 0, 0, 0
-	for _, t := range tokens {
-		at := Place{File: file, Line: t.Position.Line}
-		if t.Position.Line != row {
-			row, inRow = t.Position.Line, 0
-		}
-		refused := ""
-		switch t.Type { //nolint:exhaustive // only signs that may not be here, or nest
-		case token.AnchorType:
-			refused = "anchors (&)"
-		case token.AliasType:
-			refused = "aliases (*)"
-		case token.MergeKeyType:
-			refused = "merge keys (<<)"
-		case token.TagType:
-			refused = "tags (!)"
-		case token.DirectiveType:
-			refused = "directives (%)"
-		case token.MappingKeyType:
-			refused = "complex keys (?)"
-		case token.MappingStartType, token.SequenceStartType:
-			depth++
-		case token.MappingEndType, token.SequenceEndType:
-			depth--
-		case token.SequenceEntryType:
-			inRow++
-		case token.InvalidType:
-			return &Problem{
-				Place: at, kind: strictjson.ErrSyntax,
-				Message: "not valid YAML: " + clip(t.Error), Hint: "correct the line",
-			}
-		}
-		if refused != "" {
-			return &Problem{Place: at, kind: ErrInvalid, Message: refused + " are not read", Hint: "write the value out"}
-		}
-		nests := t.Type == token.SequenceEntryType || t.Prev == nil || t.Prev.Position.Line != t.Position.Line
-		if depth > MaxDepth || inRow > MaxDepth || nests && t.Position.Column > maxColumn {
-			return tooDeep(at)
+	at := Place{File: file, Line: bad.Line}
+	switch bad.Kind {
+	case strictyaml.TooManyTokens:
+		return tooManyTokens(at)
+	case strictyaml.TooDeep:
+		return tooDeep(at)
+	case strictyaml.NotRead:
+		return &Problem{Place: at, kind: ErrInvalid, Message: bad.Sign + " are not read", Hint: "write the value out"}
+	case strictyaml.NotYAML:
+		return &Problem{
+			Place: at, kind: strictjson.ErrSyntax,
+			Message: "not valid YAML: " + clip(bad.Token.Error), Hint: "correct the line",
 		}
 	}
-	return nil
+	return &Problem{Place: at, kind: strictjson.ErrSyntax, Message: bad.Error(), Hint: "correct the file"}
 }
 
 func tooDeep(at Place) error {

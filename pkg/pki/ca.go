@@ -17,7 +17,7 @@ import (
 // Lifetimes.
 const (
 	// HostTTL is how long a host identity lives; it is renewed at half-life.
-	HostTTL = 7 * 24 * time.Hour
+	HostTTL = hostTTL
 	// RenewGrace is how long after its expiry a host identity may still be
 	// renewed: laptops sleep for weeks.
 	RenewGrace = 90 * 24 * time.Hour

@@ -27,6 +27,17 @@ func harmful(r rune) bool {
 	return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == unicode.ReplacementChar
 }
 
+// Cause is what gRPC wraps where it found no connection, such as "dial tcp …: connection
+// refused"; any other text stays as it is.
+func Cause(said string) string {
+	_, cause, ok := strings.Cut(said, "desc = \"")
+	if !ok {
+		return said
+	}
+	cause = strings.TrimPrefix(strings.TrimSuffix(cause, "\""), "transport: ")
+	return strings.TrimPrefix(strings.TrimPrefix(cause, "Error while dialing: "), "error while dialing: ")
+}
+
 // PlainWriter passes on to w what programs wrote, as Plain does with one line:
 // newlines and tabs stay, other harmful characters are seen to be replaced. Of a
 // character that is not whole at the end, nothing is written.

@@ -42,6 +42,20 @@ func TestOfIsBounded(t *testing.T) {
 	}
 }
 
+// TestCause: of what gRPC says about a connection that it did not get, people see why.
+func TestCause(t *testing.T) {
+	const why = "dial tcp [::1]:7443: connect: connection refused"
+	for _, said := range []string{
+		why,
+		`connection error: desc = "transport: Error while dialing: ` + why + `"`,
+		`last connection error: connection error: desc = "transport: error while dialing: ` + why + `"`,
+	} {
+		if got := refusal.Cause(said); got != why {
+			t.Errorf("%q, of %q", got, said)
+		}
+	}
+}
+
 func TestPlainWriter(t *testing.T) {
 	in := "a\x1b[2Jb\r\tc\n\x00ü€😀\u202e\x9b\xff.\x7f"
 	want := "a\ufffd[2Jb\ufffd\tc\n\ufffdü€😀\ufffd\ufffd\ufffd.\ufffd"

@@ -38,7 +38,7 @@ func Here() (Host, error) {
 			return h, nil
 		}
 		return h, ui.WithHint(fmt.Errorf("%w: systemd does not run this machine (it looks like %s)", ErrNoManager, chosen()),
-			"have its service manager keep the program's \"run\" command going")
+			"have what runs it keep the program's \"run\" command going, and start and stop it")
 	}
 	return h, fmt.Errorf("%w: %s is not supported", ErrNoManager, runtime.GOOS)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -17,8 +16,6 @@ const (
 	launchDaemons = "/Library/LaunchDaemons"
 	// labelPrefix of the daemons' labels.
 	labelPrefix = "io.github.cameronraysmith."
-	// noSuchService is launchctl's exit code for a label that isn't loaded.
-	noSuchService = 113
 	// launchdPause and launchdPatience: launchctl returns before a daemon is up, or
 	// gone, and the only way to know is to ask.
 	launchdPause    = 200 * time.Millisecond
@@ -28,24 +25,43 @@ const (
 // Label is a service's name in launchd.
 func Label(service string) string { return labelPrefix + service }
 
+// darwinPrefix of the labels that nix-darwin gives the daemons of its modules.
+const darwinPrefix = "org.nixos."
+
+// OfNixDarwin is the Manager of this Mac's launchd for the daemons that come from
+// nix-darwin, which has names of its own for them. Only to ask: they come and go with the
+// system's configuration.
+func OfNixDarwin() Manager {
+	return launchd{prefix: darwinPrefix, run: execute, exists: exists, pause: pause}
+}
+
 // launchd is the Manager of macOS's launchd.
 type launchd struct {
+	// prefix of the labels; empty for that of what these programs install.
+	prefix string
 	run    Runner
 	exists func(file string) bool
 	pause  func(context.Context, time.Duration) error
 }
 
-func (launchd) File(service string) string {
-	return launchDaemons + "/" + Label(service) + ".plist"
+func (l launchd) File(service string) string { return DaemonList(l.label(service)) }
+
+func (l launchd) label(service string) string {
+	if l.prefix != "" {
+		return l.prefix + service
+	}
+	return Label(service)
 }
 
-// target is what launchctl calls a system's daemon.
-func target(service string) string { return "system/" + Label(service) }
+// DaemonList is where the property list of the system's daemon with a label is.
+func DaemonList(label string) string { return launchDaemons + "/" + label + ".plist" }
+
+// launchctl is launchd's own program.
+func (l launchd) launchctl() Launchctl { return Launchctl{Run: l.run} }
 
 func (l launchd) Load(ctx context.Context, service string) error {
 	// A daemon that somebody disabled would not start at boot.
-	_, err := l.run(ctx, "launchctl", "enable", target(service))
-	return err
+	return l.launchctl().Enable(ctx, l.label(service))
 }
 
 func (l launchd) Unload(ctx context.Context, service string) error { return l.stop(ctx, service) }
@@ -72,9 +88,9 @@ func (l launchd) Control(ctx context.Context, service string, verb Verb) error {
 	case err != nil:
 		return err
 	case st == nil:
-		_, err = l.run(ctx, "launchctl", "bootstrap", "system", l.File(service))
+		err = l.launchctl().Bootstrap(ctx, l.File(service))
 	case st["state"] != "running":
-		_, err = l.run(ctx, "launchctl", "kickstart", target(service))
+		err = l.launchctl().Kickstart(ctx, l.label(service), false)
 	}
 	if err != nil {
 		return ui.WithHint(fmt.Errorf("%s of %s: %w: %w", verb, service, ErrFailed, err), "look at "+LogFile(service))
@@ -91,11 +107,8 @@ func (l launchd) stop(ctx context.Context, service string) error {
 	if err != nil || st == nil {
 		return err
 	}
-	if _, err := l.run(ctx, "launchctl", "bootout", target(service)); err != nil && exitCode(err) != noSuchService {
-		// 36 is "operation now in progress": it is being unloaded.
-		if exitCode(err) != 36 {
-			return fmt.Errorf("stopping %s: %w", service, err)
-		}
+	if err := l.launchctl().Bootout(ctx, l.label(service)); err != nil {
+		return fmt.Errorf("stopping %s: %w", service, err)
 	}
 	return l.until(ctx, "stop of "+service, service, func(v map[string]string) bool { return v == nil })
 }
@@ -130,24 +143,11 @@ func describe(v map[string]string) string {
 	return text
 }
 
-// print returns what launchd says of a loaded daemon itself; nil where it is not
-// loaded.
+// print returns what launchd says of a service; nil where it is not loaded.
 func (l launchd) print(ctx context.Context, service string) (map[string]string, error) {
-	out, err := l.run(ctx, "launchctl", "print", target(service))
-	if exitCode(err) == noSuchService {
-		return nil, nil //nolint:nilnil // See above.
-	}
+	v, err := l.launchctl().Print(ctx, l.label(service))
 	if err != nil {
 		return nil, fmt.Errorf("asking launchd about %s: %w", service, err)
-	}
-	v := map[string]string{}
-	for line := range strings.Lines(out) {
-		// One tab: deeper is about endpoints and the like.
-		if rest, ok := strings.CutPrefix(line, "\t"); ok && !strings.HasPrefix(rest, "\t") {
-			if name, value, ok := strings.Cut(strings.TrimSpace(rest), " = "); ok {
-				v[name] = value
-			}
-		}
 	}
 	return v, nil
 }

@@ -44,17 +44,17 @@ var (
 		if pid != "" {
 			out += "\tpid = " + pid + "\n"
 		}
-		return call{argv: "launchctl print " + daemon, out: out + "\tlast exit code = " + code + "\n}\n"}
+		return call{argv: "/bin/launchctl print " + daemon, out: out + "\tlast exit code = " + code + "\n}\n"}
 	}
 	running   = printed("running", "4711", "(never exited)")
 	waiting   = printed("not running", "", "1")
 	notLoaded = call{
-		argv: "launchctl print " + daemon, code: noSuchService,
+		argv: "/bin/launchctl print " + daemon, code: noSuchService,
 		said: "Bad request.\nCould not find service \"io.github.cameronraysmith.fleet-agent\" in domain for system",
 	}
-	bootstrap = call{argv: "launchctl bootstrap system " + plist}
-	bootout   = call{argv: "launchctl bootout " + daemon}
-	kickstart = call{argv: "launchctl kickstart " + daemon}
+	bootstrap = call{argv: "/bin/launchctl bootstrap system " + plist}
+	bootout   = call{argv: "/bin/launchctl bootout " + daemon}
+	kickstart = call{argv: "/bin/launchctl kickstart " + daemon}
 )
 
 // mac is launchd played by calls; there is a property list.
@@ -132,7 +132,7 @@ func TestLaunchdGivesUp(t *testing.T) {
 }
 
 func TestLaunchdState(t *testing.T) {
-	broken := call{argv: "launchctl print " + daemon, code: 1, said: "Operation not permitted"}
+	broken := call{argv: "/bin/launchctl print " + daemon, code: 1, said: "Operation not permitted"}
 	for name, tt := range map[string]struct {
 		call call
 		want State
@@ -156,7 +156,7 @@ func TestLaunchdState(t *testing.T) {
 
 func TestLaunchdInstalls(t *testing.T) {
 	w := newWorld(t)
-	s, l := mac(t, call{argv: "launchctl enable " + daemon}, notLoaded, notLoaded, bootstrap, running, running)
+	s, l := mac(t, call{argv: "/bin/launchctl enable " + daemon}, notLoaded, notLoaded, bootstrap, running, running)
 	w.Manager = l
 	w.d.Text = func(r Record) (string, error) { return "<!-- " + r.String() + " -->\n", nil }
 	if done, err := w.Install(t.Context(), w.d); err != nil || !done.Started || !done.State.Running {
@@ -167,6 +167,22 @@ func TestLaunchdInstalls(t *testing.T) {
 	s.calls = []call{running, bootout, notLoaded}
 	if _, err := w.Uninstall(t.Context(), "fleet-agent", false); err != nil {
 		t.Error(err)
+	}
+	s.done()
+}
+
+// What the module for nix-darwin defines has names of nix-darwin's.
+func TestOfNixDarwin(t *testing.T) {
+	m := OfNixDarwin()
+	if got := m.File("fleet-agent"); got != "/Library/LaunchDaemons/org.nixos.fleet-agent.plist" {
+		t.Error(got)
+	}
+	s := &standIn{t: t, calls: []call{{
+		argv: "/bin/launchctl print system/org.nixos.fleet-agent", out: "system/org.nixos.fleet-agent = {\n\tstate = running\n\tpid = 7\n}\n",
+	}}}
+	l := launchd{prefix: darwinPrefix, run: s.run, exists: func(string) bool { return true }}
+	if st, err := l.State(t.Context(), "fleet-agent"); err != nil || !st.Running || !st.Boot || st.PID != 7 {
+		t.Errorf("%+v, %v", st, err)
 	}
 	s.done()
 }

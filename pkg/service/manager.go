@@ -22,7 +22,7 @@ const (
 // Errors of this package.
 var (
 	// ErrNoManager says that no service manager that is known runs this system.
-	ErrNoManager = errors.New("no service manager to install into")
+	ErrNoManager = errors.New("no service manager to use")
 	// ErrForeign says that a service of that name is there which none of these
 	// programs installed.
 	ErrForeign = errors.New("it was not installed by this program")
@@ -76,17 +76,18 @@ type Manager interface {
 // wrote to standard error; see exitCode.
 type Runner func(ctx context.Context, argv ...string) (string, error)
 
-// programError is a program that ended with another code than 0.
-type programError struct {
-	argv []string
-	code int
-	said string
+// ProgramError is a program that ended with another code than 0.
+type ProgramError struct {
+	Argv []string
+	Code int
+	// Said is what it wrote to standard error.
+	Said string
 }
 
-func (e *programError) Error() string {
-	text := fmt.Sprintf("%s: exit code %d", strings.Join(e.argv, " "), e.code)
-	if e.said != "" {
-		text += ": " + e.said
+func (e *ProgramError) Error() string {
+	text := fmt.Sprintf("%s: exit code %d", strings.Join(e.Argv, " "), e.Code)
+	if e.Said != "" {
+		text += ": " + e.Said
 	}
 	return text
 }
@@ -96,8 +97,8 @@ func exitCode(err error) int {
 	if err == nil {
 		return 0
 	}
-	if p, ok := errors.AsType[*programError](err); ok {
-		return p.code
+	if p, ok := errors.AsType[*ProgramError](err); ok {
+		return p.Code
 	}
 	return -1
 }
@@ -113,7 +114,7 @@ func execute(ctx context.Context, argv ...string) (string, error) {
 		if said == "" {
 			said = strings.TrimSpace(stdout.String()) // launchctl is not particular.
 		}
-		err = &programError{argv: argv, code: e.ExitCode(), said: said}
+		err = &ProgramError{Argv: argv, Code: e.ExitCode(), Said: said}
 	} else if err != nil {
 		err = fmt.Errorf("%s: %w", strings.Join(argv, " "), err)
 	}

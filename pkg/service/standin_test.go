@@ -26,7 +26,7 @@ func (s *standIn) run(_ context.Context, argv ...string) (string, error) {
 	s.t.Helper()
 	if len(s.calls) == 0 {
 		s.t.Errorf("one call more than was recorded: %s", strings.Join(argv, " "))
-		return "", &programError{argv: argv, code: 1}
+		return "", &ProgramError{Argv: argv, Code: 1}
 	}
 	c := s.calls[0]
 	s.calls = s.calls[1:]
@@ -34,7 +34,7 @@ func (s *standIn) run(_ context.Context, argv ...string) (string, error) {
 		s.t.Errorf("called %q, want %q", got, c.argv)
 	}
 	if c.code != 0 {
-		return c.out, &programError{argv: argv, code: c.code, said: c.said}
+		return c.out, &ProgramError{Argv: argv, Code: c.code, Said: c.said}
 	}
 	return c.out, nil
 }
@@ -150,7 +150,7 @@ func TestSystemdControl(t *testing.T) {
 	m := systemd{run: s.run, control: func(service string, v Verb) error {
 		told = append(told, string(v)+" "+service)
 		if fail {
-			return &programError{code: 1}
+			return &ProgramError{Code: 1}
 		}
 		return nil
 	}}

@@ -12,7 +12,9 @@ import (
 // systemdUnits is where an administrator's units are.
 const systemdUnits = "/etc/systemd/system"
 
-// systemd is the Manager of systemd.
+// systemd is the Manager of systemd. It runs systemctl from PATH, whose place differs
+// between distributions: these are commands that a person gives, whose own PATH it is. What
+// the agent asks of systemd while it works goes over systemd's socket.
 type systemd struct {
 	run     Runner
 	control func(service string, verb Verb) error

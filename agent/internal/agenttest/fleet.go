@@ -187,8 +187,8 @@ func (f *Fleet) Seal(g fleet.Generation, signers ...release.Signer) (envelope []
 	return env, fleet.Ref{Number: g.Number, Digest: digest, Release: g.Release}
 }
 
-// SealSecrets encrypts values by path for a recipient, and signs the manifest.
-func (f *Fleet) SealSecrets(recipient age.Recipient, values map[string]string) (envelope []byte, ref *fleet.SecretsRef, blobs [][]byte) {
+// SealSecrets encrypts values by path for a recipient, and signs the manifest, after edits.
+func (f *Fleet) SealSecrets(recipient age.Recipient, values map[string]string, edits ...func(*fleet.SecretsManifest)) (envelope []byte, ref *fleet.SecretsRef, blobs [][]byte) {
 	m := fleet.SecretsManifest{
 		Type: fleet.TypeSecrets, Fleet: FleetID, Machine: Machine, Profile: fleet.System,
 		Issued: f.Issued, Expires: f.Issued.Add(24 * time.Hour),
@@ -206,6 +206,9 @@ func (f *Fleet) SealSecrets(recipient age.Recipient, values map[string]string) (
 			Name: fleet.SecretName(strings.ReplaceAll(path, "/", "-")), Version: 1, Path: path, Mode: 0o400,
 			Digest: fleet.DigestOf(buf.Bytes()), Size: uint64(buf.Len()), //nolint:gosec // Not negative.
 		})
+	}
+	for _, edit := range edits {
+		edit(&m)
 	}
 	env, digest, err := release.Seal(fleet.TypeSecrets, m, f.Secrets)
 	f.must(err)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/cameronraysmith/fleet/pkg/bundle"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -108,20 +109,48 @@ func profileUser(p fleet.ProfileName) string {
 	return name
 }
 
-// giveTo changes a directory's owner where there is one to give it to and the
-// agent may.
-func giveTo(dir, name string) error {
+// Hindrance implements driver.Hinderer: the user of a home profile has to be there.
+func (d *Driver) Hindrance(_ context.Context, profile fleet.ProfileName) (fleet.Reason, error) {
+	name := profileUser(profile)
+	if name == "" {
+		return fleet.Reason{}, nil
+	}
+	_, err := user.Lookup(name)
+	if unknown := user.UnknownUserError(""); errors.As(err, &unknown) {
+		return fleet.Reason{
+			Code: fleet.ReasonNoUser, Message: "this host has no user " + name,
+			Hint: "make the user on the host, or leave the profile out of fleet.yaml; the profile goes on by itself then",
+		}, nil
+	}
+	if err != nil {
+		return fleet.Reason{}, fmt.Errorf("looking up user %s: %w", name, err)
+	}
+	return fleet.Reason{}, nil
+}
+
+// giver returns what gives a directory that is the agent's to a user, where there is one
+// to give it to and the agent may.
+func giver(name string) (func(dir string) error, error) {
 	if name == "" || os.Geteuid() != 0 {
-		return nil
+		return func(string) error { return nil }, nil
 	}
 	u, err := user.Lookup(name)
 	if err != nil {
-		return fmt.Errorf("making state directory: %w; make the user, or take the profile away", err)
+		return nil, fmt.Errorf("making state directory: %w; make the user, or take the profile away", err)
 	}
 	uid, err1 := strconv.Atoi(u.Uid)
 	gid, err2 := strconv.Atoi(u.Gid)
 	if err := errors.Join(err1, err2); err != nil {
-		return fmt.Errorf("making state directory: user %s: %w", name, err)
+		return nil, fmt.Errorf("making state directory: user %s: %w", name, err)
 	}
-	return os.Chown(dir, uid, gid)
+	return func(dir string) error {
+		fi, err := os.Lstat(dir)
+		if err != nil {
+			return err
+		}
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Uid != 0 {
+			return nil // It was given before, or by a person.
+		}
+		return os.Lchown(dir, uid, gid)
+	}, nil
 }

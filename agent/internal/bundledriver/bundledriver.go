@@ -35,9 +35,6 @@ import (
 // Name of the driver in a generation's source.
 const Name = "bundle"
 
-// DefaultPath is PATH for the programs of bundles.
-const DefaultPath = "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // Config is what a driver needs.
 type Config struct {
 	// Root is the driver's own directory, absolute; made where missing.
@@ -64,6 +61,7 @@ var (
 	_ driver.Pruner   = (*Driver)(nil)
 	_ driver.Verifier = (*Driver)(nil)
 	_ driver.Prober   = (*Driver)(nil)
+	_ driver.Hinderer = (*Driver)(nil)
 )
 
 // New makes the directories and removes what a crash left half unpacked.
@@ -205,18 +203,22 @@ func classify(err error) error {
 	return err
 }
 
-// makeState makes the profile's state directory, owned by the profile's user.
+// makeState makes the profile's state directory, owned by the profile's user, who is
+// looked for first: a crash, or a user who is not there, leaves none that is root's.
 func (d *Driver) makeState(p fleet.ProfileName) error {
-	dir := d.StateDir(p)
-	err := os.Mkdir(dir, 0o755) //nolint:gosec // Its services say what in it is secret.
-	if errors.Is(err, fs.ErrExist) {
-		return nil
-	}
+	give, err := giver(profileUser(p))
 	if err != nil {
 		return err
 	}
-	crashpoint.Hit(crashpoint.BundleState)
-	return giveTo(dir, profileUser(p))
+	dir := d.StateDir(p)
+	err = os.Mkdir(dir, 0o755) //nolint:gosec // Its services say what in it is secret.
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err == nil {
+		crashpoint.Hit(crashpoint.BundleState)
+	}
+	return give(dir)
 }
 
 // digestOf is the digest of a path in the store.

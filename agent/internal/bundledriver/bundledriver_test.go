@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -133,6 +136,45 @@ func TestHomeProfileRunsAsItsUser(t *testing.T) {
 	}
 	if got := a.Activate.Steps[1].Exec.User; got != "somebody" {
 		t.Errorf("runs as %q", got)
+	}
+}
+
+// TestHindrance: a home whose user is not there waits for that, and leaves nothing that
+// keeps the user out of what is theirs afterwards.
+func TestHindrance(t *testing.T) {
+	d, _ := newDriver(t)
+	me, err := user.Current()
+	must(t, err)
+	for profile, want := range map[fleet.ProfileName]fleet.ReasonCode{
+		fleet.System: "", fleet.ProfileName("home/" + me.Username): "", "home/no-such-user-here": fleet.ReasonNoUser,
+	} {
+		r, err := driver.HindranceOf(t.Context(), d, profile)
+		if err != nil || r.Code != want || (want != "") != (r.Hint != "") {
+			t.Errorf("%s: %+v, %v", profile, r, err)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return // What follows gives directories away.
+	}
+	req := first(t)
+	req.Profile = "home/no-such-user-here"
+	if _, err := d.Build(t.Context(), req, nil); err == nil {
+		t.Error("built for nobody")
+	}
+	if _, err := os.Lstat(d.StateDir(req.Profile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("nobody's state directory: %v", err)
+	}
+	// As a crash leaves it: made, and not given.
+	nobody, err := user.Lookup("nobody")
+	must(t, err)
+	req.Profile = "home/nobody"
+	must(t, os.Mkdir(d.StateDir(req.Profile), 0o755)) //nolint:gosec // As the driver makes it.
+	_, err = d.Build(t.Context(), req, nil)
+	must(t, err)
+	fi, err := os.Stat(d.StateDir(req.Profile))
+	must(t, err)
+	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || strconv.FormatUint(uint64(st.Uid), 10) != nobody.Uid {
+		t.Errorf("the state directory belongs to %+v, want %s", fi.Sys(), nobody.Uid)
 	}
 }
 

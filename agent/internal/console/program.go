@@ -3,14 +3,13 @@ package console
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/pkg/refusal"
 )
 
@@ -32,25 +31,17 @@ type runner func(ctx context.Context, p program) ([]byte, error)
 // outputGrace is how long what a program left behind may hold its output open.
 const outputGrace = 500 * time.Millisecond
 
-// runProgram is the runner of this system. The program is in a group of its own, which is
-// killed when ctx ends.
+// runProgram is the runner of this system.
 func runProgram(ctx context.Context, p program) ([]byte, error) {
 	var out bounded
-	cmd := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...)
-	cmd.Dir, cmd.Env = "/", append([]string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL=C"}, p.env...)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c := contain.Program{
+		Name: "tell", Argv: p.argv, Env: append([]string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL=C"}, p.env...),
+		Stdout: &out, Stderr: &out, Held: outputGrace,
+	}
 	if p.uid != 0 && int64(p.uid) != int64(os.Geteuid()) {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: p.uid, Gid: noGroup}
+		c.As = &syscall.Credential{Uid: p.uid, Gid: noGroup}
 	}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = outputGrace
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		err = nil // It said what it had to say.
-	}
-	if err != nil {
+	if err := contain.Run(ctx, c); err != nil {
 		return nil, fmt.Errorf("running %s: %w%s", p.argv[0], err, firstLine(out.kept.Bytes()))
 	}
 	return out.kept.Bytes(), nil

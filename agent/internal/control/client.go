@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -22,23 +24,31 @@ type Client struct {
 	conn *grpc.ClientConn
 	rpc  fleetv1.ControlServiceClient
 	path string
+	// closed is set once the system kept this user from connecting, of which gRPC keeps
+	// the text only.
+	closed *atomic.Bool
 }
 
 // Dial prepares a client for the agent with that run directory; whether one
-// runs shows at the first call, as ErrNoAgent.
+// runs shows at the first call, as ErrNoAgent, or ErrNotAllowed where this user may not
+// ask it.
 func Dial(runDir string) (*Client, error) {
-	path := SocketPath(runDir)
+	path, closed := SocketPath(runDir), &atomic.Bool{}
 	conn, err := grpc.NewClient("passthrough:///agent",
 		grpc.WithTransportCredentials(peerCredentials{}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
+			conn, err := d.DialContext(ctx, "unix", path)
+			if errors.Is(err, os.ErrPermission) {
+				closed.Store(true)
+			}
+			return conn, err
 		}),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry())
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the agent: %w", err)
 	}
-	return &Client{conn: conn, rpc: fleetv1.NewControlServiceClient(conn), path: path}, nil
+	return &Client{conn: conn, rpc: fleetv1.NewControlServiceClient(conn), path: path, closed: closed}, nil
 }
 
 // Close closes the connection.
@@ -126,8 +136,11 @@ func (c *Client) explain(err error) error {
 		}
 		return ui.WithHint(errors.New(r.Message), r.Hint)
 	}
+	if status.Code(err) == codes.Unavailable && c.closed.Load() {
+		return ui.WithHint(fmt.Errorf("%w to ask the agent: %s is for root and the agent's own user", ErrNotAllowed, c.path), "use sudo")
+	}
 	if status.Code(err) == codes.Unavailable {
-		return fmt.Errorf("%w: %s does not answer: %s", ErrNoAgent, c.path, status.Convert(err).Message())
+		return fmt.Errorf("%w: %s does not answer: %s", ErrNoAgent, c.path, refusal.Cause(status.Convert(err).Message()))
 	}
 	return fmt.Errorf("asking the agent: %w", err)
 }

@@ -10,11 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -178,6 +181,33 @@ func TestNoAgent(t *testing.T) {
 	defer func() { _ = c.Close() }()
 	if _, err := c.Status(t.Context()); !errors.Is(err, ErrNoAgent) {
 		t.Errorf("Status: %v", err)
+	}
+}
+
+// TestNotAllowed: who may not open the socket hears that, not that no agent runs.
+func TestNotAllowed(t *testing.T) {
+	c := &Client{path: "/run/x", closed: &atomic.Bool{}}
+	away := status.Error(codes.Unavailable, `connection error: desc = "transport: error while dialing: dial unix /run/x: connect: refused"`)
+	if err := c.explain(away); !errors.Is(err, ErrNoAgent) || strings.Contains(err.Error(), "desc =") {
+		t.Errorf("away: %v", err)
+	}
+	if os.Geteuid() != 0 {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, 0); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Dial(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		if _, err := c.Status(t.Context()); !errors.Is(err, ErrNotAllowed) {
+			t.Errorf("dialed: %v", err)
+		}
+	}
+	c.closed.Store(true)
+	if err := c.explain(away); !errors.Is(err, ErrNotAllowed) || errors.Is(err, ErrNoAgent) || !strings.Contains(ui.HintOf(err), "sudo") {
+		t.Errorf("closed: %v", err)
 	}
 }
 

@@ -34,12 +34,14 @@ const (
 	// maxQuestionBytes and maxAnswerBytes bound the two lines.
 	maxQuestionBytes = 512
 	maxAnswerBytes   = 256 << 10
-	// maxPersons are served at a time, maxPerUser of them for one user: nobody keeps the
-	// person at the console out. Each keeps its place for personPause after its answer, so
-	// that nobody keeps the agent busy either.
-	maxPersons  = 64
-	maxPerUser  = 4
-	personPause = 50 * time.Millisecond
+	// maxPersons are served at a time, maxPerUser of them for one user, and others than root
+	// and who is at the console have no more than maxStrangers, for whoever has subordinate
+	// users of their own is many: nobody keeps the person at the console out. Each keeps its
+	// place for personPause after its answer, so that nobody keeps the agent busy either.
+	maxPersons   = 64
+	maxStrangers = 48
+	maxPerUser   = 4
+	personPause  = 50 * time.Millisecond
 )
 
 // PersonSocketPath is where the socket for the person at the console is.
@@ -150,7 +152,7 @@ func (s *PersonServer) Serve(ctx context.Context) error {
 			continue
 		}
 		uid, err := s.uidOf(conn)
-		if err != nil || !s.take(uid) {
+		if err != nil || !s.admit(ctx, uid) {
 			_ = conn.Close()
 			continue
 		}
@@ -171,17 +173,34 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// take takes a place for a user, where there is one.
-func (s *PersonServer) take(uid uint32) bool {
+// admit takes a place for a user, where there is one. Who is at the console is asked only
+// where strangers have theirs: that takes a moment, in which nobody else is let in.
+func (s *PersonServer) admit(ctx context.Context, uid uint32) bool {
+	taken, room := s.take(uid, maxStrangers)
+	if !taken && room && (isTrusted(uid) || s.host.AtConsole(ctx, uid)) {
+		taken, _ = s.take(uid, maxPersons)
+	}
+	return taken
+}
+
+// take takes a place for a user where fewer than most are taken; room says that one more
+// may be the user's, at least.
+func (s *PersonServer) take(uid uint32, most int) (taken, room bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.taken >= maxPersons || s.places[uid] >= maxPerUser {
-		return false
+	if s.places[uid] >= maxPerUser {
+		return false, false
+	}
+	if s.taken >= most {
+		return false, true
 	}
 	s.taken++
 	s.places[uid]++
-	return true
+	return true, true
 }
+
+// isTrusted says whether a user may ask wherever they are.
+func isTrusted(uid uint32) bool { return uid == 0 || int64(uid) == int64(os.Geteuid()) }
 
 func (s *PersonServer) give(uid uint32) {
 	s.mu.Lock()
@@ -210,7 +229,7 @@ func (s *PersonServer) serve(ctx context.Context, conn net.Conn, uid uint32) {
 }
 
 func (s *PersonServer) answer(ctx context.Context, line []byte, uid uint32) reply {
-	trusted := uid == 0 || int64(uid) == int64(os.Geteuid())
+	trusted := isTrusted(uid)
 	if !trusted && !s.host.AtConsole(ctx, uid) {
 		return reply{Refused: notAllowed, Reason: fleet.Reason{
 			Code: fleet.ReasonCode(notAllowed), Message: "only root and whoever is at this machine's screen may ask",
@@ -261,7 +280,7 @@ const ChangedOnHost = "; and what runs was changed on the host: "
 func open(code fleet.ReasonCode) bool {
 	switch code { //nolint:exhaustive // Codes are open.
 	case fleet.ReasonConsoleNotice, fleet.ReasonPostponed, fleet.ReasonOnBattery, fleet.ReasonInUse, fleet.ReasonUpToDate,
-		fleet.ReasonNothingDesired, fleet.ReasonNewGeneration, fleet.ReasonObserve, fleet.ReasonRebootAsk, fleet.ReasonRebootNeeded, fleet.ReasonRebooting:
+		fleet.ReasonNothingDesired, fleet.ReasonNewGeneration, fleet.ReasonObserve, fleet.ReasonRebootAsk, fleet.ReasonRebootNeeded, fleet.ReasonDegraded, fleet.ReasonRebooting:
 		return true
 	}
 	return false

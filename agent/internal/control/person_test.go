@@ -169,6 +169,37 @@ func TestPersonBounds(t *testing.T) {
 	}
 }
 
+// TestPersonAmongMany: whoever is many users leaves room for the person at the console and
+// for root.
+func TestPersonAmongMany(t *testing.T) {
+	t.Parallel()
+	s := &PersonServer{host: &fakePersonHost{}, places: map[uint32]int{}}
+	for n := range uint32(maxStrangers) {
+		if !s.admit(t.Context(), 100000+n) {
+			t.Fatalf("user %d has no place", n)
+		}
+	}
+	if s.admit(t.Context(), 200000) {
+		t.Error("one more of the many is let in")
+	}
+	for _, uid := range []uint32{1000, 0} {
+		for range maxPerUser {
+			if !s.admit(t.Context(), uid) {
+				t.Errorf("user %d is kept out", uid)
+			}
+		}
+		if s.admit(t.Context(), uid) {
+			t.Errorf("user %d is let in once too often", uid)
+		}
+	}
+	for n := range uint32(2*maxPerUser + 1) {
+		s.give(100000 + n)
+	}
+	if !s.admit(t.Context(), 200000) {
+		t.Error("a place that was given back is lost")
+	}
+}
+
 func TestListenPersonIsCareful(t *testing.T) {
 	dir := t.TempDir()
 	run := filepath.Join(dir, "run")

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 )
 
@@ -33,10 +34,12 @@ func Resume(dir string, runner []string) int {
 	// What it says goes to a journal that may be restarted meanwhile. Not ignored:
 	// the programs of the way back would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	if err := resume(context.Background(), dir, process{
+	ctx, heard := untilTold()
+	defer heard()
+	if err := resume(ctx, dir, process{
 		runner: runner, now: time.Now, out: os.Stderr, //nolint:forbidigo // A process of its own: this is where time comes in.
-		restart: restartUnit, start: startUnit, pause: startPause,
-	}); err != nil {
+		restart: restartUnit, start: startUnit, stopping: systemd.Address("").Stopping, pause: startPause,
+	}); err != nil && ctx.Err() == nil {
 		_, _ = fmt.Fprintf(os.Stderr, "fleet dead-man switches: %v\n", err)
 		return 1
 	}

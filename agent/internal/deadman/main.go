@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -18,7 +19,11 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/crashpoint"
+	"github.com/cameronraysmith/fleet/pkg/service"
 )
+
+// onMac says that launchd is the service manager, and units are its jobs' labels.
+const onMac = runtime.GOOS == "darwin"
 
 const (
 	// idle is how long a process waits for an order: builds take a while.
@@ -40,11 +45,13 @@ const (
 func Main(dir string, runner []string) int {
 	// What ends the agent's session, or is meant for it, is nothing to the switch.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
+	ctx, heard := untilTold()
+	defer heard()
 	p := process{
 		dir: dir, runner: runner, now: time.Now, out: os.Stderr, //nolint:forbidigo // A process of its own: this is where time comes in.
-		restart: restartUnit, idle: idle, pause: startPause,
+		restart: restartUnit, stopping: systemd.Address("").Stopping, idle: idle, pause: startPause,
 	}
-	if err := p.run(context.Background()); err != nil {
+	if err := p.run(ctx); err != nil && ctx.Err() == nil {
 		_, _ = fmt.Fprintf(os.Stderr, "fleet dead-man switch: %v\n", err)
 		return 1
 	}
@@ -59,8 +66,10 @@ type process struct {
 	out     io.Writer
 	restart func(ctx context.Context, unit string) error
 	start   func(ctx context.Context, unit string) error // after a boot
-	idle    time.Duration
-	pause   time.Duration // between attempts at beginning the way back
+	// stopping says whether the host is shut down.
+	stopping func(ctx context.Context) bool
+	idle     time.Duration
+	pause    time.Duration // between attempts at beginning the way back
 	// resumes says that the activation began before this boot: what is said to the
 	// agent may fail, and on a full disk it does.
 	resumes bool
@@ -162,6 +171,8 @@ func (p *process) wait(ctx context.Context, woken <-chan struct{}) error {
 			}
 		}
 		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		case <-woken:
 		case <-tick.C:
 			if _, err := os.Stat(p.dir); errors.Is(err, os.ErrNotExist) {
@@ -198,6 +209,12 @@ func (p *process) fire(ctx context.Context, o *Order) error {
 	crashpoint.Hit(crashpoint.SwitchFired)
 	p.say("%s was not verified in time: going back", o.ID)
 	out := p.goBack(ctx, o)
+	if ctx.Err() != nil && !out.Back {
+		// Whoever waits after the boot goes on, or after this one.
+		p.say("%s: told to stop on the way back", o.ID)
+		return context.Cause(ctx)
+	}
+	ctx = context.WithoutCancel(ctx)
 	p.say("%s: back: %t %s", o.ID, out.Back, out.Detail)
 	data, err := json.Marshal(out)
 	if err == nil {
@@ -244,6 +261,9 @@ func (p *process) goBack(ctx context.Context, o *Order) Outcome {
 			detail = res.Message
 		}
 		p.say("%s: %s", id, detail)
+		if ctx.Err() != nil {
+			break
+		}
 	}
 	return Outcome{Detail: detail}
 }
@@ -277,8 +297,9 @@ func (p *process) attempt(ctx context.Context, e *execute.Executor, o *Order, id
 		if res, err = e.Wait(limited, id); errors.Is(err, execute.ErrAbsent) {
 			return err //nolint:wrapcheck // As above.
 		}
-		if err != nil {
-			err = errors.Join(err, e.End(ctx, id))
+		if err != nil && (ctx.Err() == nil || p.stopping(context.WithoutCancel(ctx))) {
+			// Too late; or before what it works on is unmounted.
+			err = errors.Join(err, e.End(context.WithoutCancel(ctx), id))
 		}
 		return nil
 	})
@@ -292,13 +313,20 @@ func (p *process) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(p.out, "%s "+format+"\n", append([]any{p.now().UTC().Format(time.RFC3339)}, args...)...)
 }
 
-// restartUnit has systemd start the agent's service anew, whatever state it is in.
+// restartUnit has the service manager start the agent's service anew, whatever state it is
+// in.
 func restartUnit(ctx context.Context, unit string) error {
+	if onMac {
+		return kickstart(ctx, service.Launchctl{}, unit, true)
+	}
 	return askSystemd(ctx, (*systemd.Conn).Restart, unit)
 }
 
-// startUnit has systemd start it where it does not run.
+// startUnit has it start it where it does not run.
 func startUnit(ctx context.Context, unit string) error {
+	if onMac {
+		return kickstart(ctx, service.Launchctl{}, unit, false)
+	}
 	return askSystemd(ctx, (*systemd.Conn).Start, unit)
 }
 

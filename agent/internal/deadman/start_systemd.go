@@ -13,7 +13,8 @@ import (
 // Units starts switches as transient services of systemd: nothing that becomes of
 // the agent's own service ends them, and systemd starts one again that is killed.
 // A service, because a timer starves while a switch reloads systemd again and
-// again, and transient, because switch-to-configuration leaves those alone.
+// again, and transient, because switch-to-configuration leaves those alone. A shutdown
+// ends it while the file systems are mounted still; after the boot another one waits.
 type Units struct {
 	// Command calls Main with the argument appended to it; an absolute path first.
 	Command []string

@@ -158,7 +158,7 @@ func (s *Switch) armed(ctx context.Context, o Order) error {
 			if err := s.launch(ctx, false); err != nil {
 				return err
 			}
-			again = now.Add(s.starts)
+			again = time.Now().Add(s.starts) //nolint:forbidigo // As above; asking may have taken a while.
 		}
 		pause := look
 		if time.Since(began) > 200*look { //nolint:forbidigo // As above.

@@ -251,24 +251,49 @@ func (s *Store) LoadAccepted(d fleet.Digest) (fleet.Generation, error) {
 	if ok { // Most often: reading it once more costs each decision a millisecond.
 		return o.Generation.Doc, nil
 	}
-	var g fleet.Generation
 	doc, err := s.Document(d)
 	if err != nil {
-		return g, err
+		return fleet.Generation{}, err
 	}
+	return accepted[fleet.Generation](doc.Generation, d)
+}
+
+// LoadAcceptedSecrets does the same for the secrets manifest that such a document
+// names, and returns it with its digest; nil where it names none.
+func (s *Store) LoadAcceptedSecrets(d fleet.Digest) (*fleet.SecretsManifest, fleet.Digest, error) {
+	doc, err := s.Document(d)
+	if err != nil {
+		return nil, "", err
+	}
+	g, err := accepted[fleet.Generation](doc.Generation, d)
+	if err != nil || g.Secrets == nil {
+		return nil, "", err
+	}
+	m, err := accepted[fleet.SecretsManifest](doc.Secrets, g.Secrets.Digest)
+	if err == nil {
+		err = m.Validate()
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("reading the secrets of document %s: %w", d.Short(), err)
+	}
+	return &m, g.Secrets.Digest, nil
+}
+
+// accepted is the payload of an envelope, which has the digest d.
+func accepted[T any](envelope []byte, d fleet.Digest) (payload T, err error) {
 	var env struct {
 		Payload []byte `json:"payload"`
 	}
-	if err := json.Unmarshal(doc.Generation, &env); err != nil {
-		return g, fmt.Errorf("reading document %s: %w", d.Short(), err)
+	if err := json.Unmarshal(envelope, &env); err != nil {
+		return payload, fmt.Errorf("reading document %s: %w", d.Short(), err)
 	}
 	if fleet.DigestOf(env.Payload) != d {
-		return g, fmt.Errorf("reading document %s: %w", d.Short(), release.ErrSignature)
+		return payload, fmt.Errorf("reading document %s: %w", d.Short(), release.ErrSignature)
 	}
-	if err := strictjson.Unmarshal(env.Payload, fleet.MaxDocumentBytes, &g); err != nil {
-		return g, fmt.Errorf("reading document %s: %w", d.Short(), err)
+	if err := strictjson.Unmarshal(env.Payload, fleet.MaxDocumentBytes, &payload); err != nil {
+		return payload, fmt.Errorf("reading document %s: %w", d.Short(), err)
 	}
-	return g, nil
+	return payload, nil
 }
 
 // Desired admits what is on record for a profile once more, at now.

@@ -2,20 +2,111 @@ package execute
 
 import (
 	"context"
-	"fmt"
+	"io"
 	"os"
 	"os/exec"
-	"os/user"
-	"strconv"
 	"syscall"
+	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
 
 type exitError = exec.ExitError
 
-// command makes the process of a step: own process group, nothing on its
-// standard input, output to the file itself, and only the given environment.
+// process is a step's program that was started.
+type process struct {
+	cmd *exec.Cmd
+	// unit is what a user's program runs in, where the host has such; nil for none.
+	unit *contain.Unit
+	// prints is read until what a user's program prints ends; nil for the runner's own user.
+	prints *os.File
+	copied chan struct{}
+}
+
+// heldWithin is how long what a user's program left behind may hold its output open.
+const heldWithin = time.Second
+
+// startWithin bounds the start of a program: another user can stop what is theirs already
+// and has not begun the program yet.
+const startWithin = 30 * time.Second
+
+// start starts a program with a log of its own to write to. A user's program gets a pipe
+// to this process: were it the file, which is root's, the user could keep it and make it
+// grow for ever. What a user's program leaves behind has an output of its own, or none.
+func (r *run) start(x *driver.Exec) (*process, error) {
+	out, err := openLog(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = out.Close() }()
+	p := &process{}
+	if p.cmd, err = command(x, r.req.Env, out); err != nil {
+		return nil, err
+	}
+	if x.Contained {
+		if err := adoptOrphans(); err != nil {
+			return nil, err
+		}
+	}
+	if p.cmd.SysProcAttr.Credential != nil {
+		var w *os.File
+		if p.prints, w, err = os.Pipe(); err != nil {
+			return nil, err
+		}
+		defer func() { _ = w.Close() }()
+		p.cmd.Stdout, p.cmd.Stderr = w, w
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startWithin)
+	defer cancel()
+	// The unit is no longer there than the program: its end, or whoever finds the run lost,
+	// ends it.
+	if p.unit, err = contain.Start(ctx, p.cmd, r.req.ID, 0); err != nil {
+		if p.prints != nil {
+			_ = p.prints.Close()
+		}
+		return nil, err
+	}
+	if p.prints != nil {
+		log, err := openLog(r.dir)
+		if err != nil {
+			log = nil // A full disk must not fail an activation for its log.
+		}
+		p.copied = make(chan struct{})
+		go p.copy(log, r.log.most)
+	}
+	return p, nil
+}
+
+// copy copies what the program prints into the log, one byte more than it may have, so
+// that it is seen to be cut, and reads the rest.
+func (p *process) copy(log *os.File, most int64) {
+	defer close(p.copied)
+	if log != nil {
+		_, _ = io.CopyN(log, p.prints, most+1)
+		_ = log.Close()
+	}
+	_, _ = io.Copy(io.Discard, p.prints)
+}
+
+// printed returns once all that a user's program printed is in the log, or what it left
+// behind goes on holding its output open.
+func (p *process) printed() {
+	if p.prints == nil {
+		return
+	}
+	t := time.NewTimer(heldWithin)
+	defer t.Stop()
+	select {
+	case <-p.copied:
+	case <-t.C:
+	}
+	_ = p.prints.Close()
+	<-p.copied
+}
+
+// command makes the command of a step: nothing on its standard input, output to the file
+// itself, and only the given environment.
 func command(x *driver.Exec, env []string, out *os.File) (*exec.Cmd, error) {
 	// The context has no part in it: the runner ends whole groups, not one pid.
 	cmd := exec.CommandContext(context.Background(), x.Argv[0], x.Argv[1:]...) //nolint:gosec // Running what the signed generation says is the purpose.
@@ -26,77 +117,14 @@ func command(x *driver.Exec, env []string, out *os.File) (*exec.Cmd, error) {
 		cmd.Dir = "/"
 	}
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	if x.User == "" {
 		return cmd, nil
 	}
-	cred, err := Credential(x.User)
+	cred, err := contain.Credential(x.User)
 	if err != nil {
 		return nil, err
 	}
 	cmd.SysProcAttr.Credential = cred
-	if cred != nil {
-		AsUser(cmd)
-	}
 	return cmd, nil
-}
-
-// asUser goes to the directory $0 and starts a program there.
-const asUser = `{ echo 0 >/proc/self/oom_score_adj; } 2>/dev/null
-cd -- "$0" && exec "$@"`
-
-// AsUser has what a command names, with the credential of another user, be started by the
-// host's shell, which is that user already. What leads to a directory or a program of a
-// user may be a file system of theirs that never answers: the process that started it
-// would wait for that without end, and its descriptors, locks among them, be open there.
-// Nor is what a user runs spared, as the agent is, where memory is short.
-func AsUser(cmd *exec.Cmd) {
-	cmd.Args = append([]string{shell, "-c", asUser, cmd.Dir, cmd.Path}, cmd.Args[1:]...)
-	cmd.Path, cmd.Dir = shell, "/"
-}
-
-const shell = "/bin/sh"
-
-// Credential looks a user up by name or number; nil where it is the process's
-// own, so that an agent without root can name itself.
-func Credential(name string) (*syscall.Credential, error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		var byID error
-		if u, byID = user.LookupId(name); byID != nil {
-			return nil, fmt.Errorf("looking up user: %w", err)
-		}
-	}
-	uid, err := number(u.Uid)
-	if err != nil {
-		return nil, err
-	}
-	if int64(uid) == int64(os.Getuid()) {
-		return nil, nil //nolint:nilnil // No credential is the answer.
-	}
-	gid, err := number(u.Gid)
-	if err != nil {
-		return nil, err
-	}
-	cred := &syscall.Credential{Uid: uid, Gid: gid, Groups: []uint32{}}
-	groups, err := u.GroupIds()
-	if err != nil {
-		return nil, fmt.Errorf("looking up groups of %s: %w", name, err)
-	}
-	for _, g := range groups {
-		n, err := number(g)
-		if err != nil {
-			return nil, err
-		}
-		cred.Groups = append(cred.Groups, n)
-	}
-	return cred, nil
-}
-
-func number(s string) (uint32, error) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	if err != nil {
-		return 0, fmt.Errorf("reading user or group number: %w", err)
-	}
-	return uint32(n), nil
 }

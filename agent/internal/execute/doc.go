@@ -1,7 +1,7 @@
 // Package execute carries out actions in a process of their own, the runner,
 // that outlives the agent: an activation may well end the agent's own service. Where
-// there is systemd, the runner is a service of its own, so that whatever is done with
-// the agent's does not meet it.
+// there is systemd or launchd, the runner is a service of its own, so that whatever is
+// done with the agent's does not meet it.
 //
 // Each run has a directory:
 //

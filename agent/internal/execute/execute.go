@@ -32,7 +32,7 @@ type Options struct {
 	// Unit is the agent's own service: that it is in trouble while a program runs is
 	// no evidence against that program. Default the one that the runner is in.
 	Unit string
-	// Units has each runner be a transient service; nil for processes of this
+	// Units has each runner be a service of its own; nil for processes of this
 	// process's own service.
 	Units *Units
 }
@@ -49,7 +49,7 @@ type Executor struct {
 	mu       sync.Mutex // guards what follows, and starting
 	children map[string]*child
 	waiting  *waiting // nil for none
-	// unitsFailed is when systemd last failed to start a runner; zero for never.
+	// unitsFailed is when the service manager last failed to start a runner; zero for never.
 	unitsFailed time.Time
 }
 
@@ -59,8 +59,8 @@ type child struct {
 	// alive reads end of file when the runner is gone: it holds the other end
 	// and never writes.
 	alive *os.File
-	// service is the process where systemd started it: then it is not a child, and
-	// nobody here collects it. nil for a child.
+	// service is the process where the service manager started it: then it is not a
+	// child, and nobody here collects it. nil for a child.
 	service *os.Process
 	// collected says that its end was: then pid is nobody's.
 	collected bool
@@ -106,6 +106,18 @@ func (e *Executor) Log(id string) string { return e.path(id, fileLog) }
 // ErrExists where a run of that id began before: ask Status. After any other
 // error nothing was done, and Start may be tried again.
 func (e *Executor) Start(ctx context.Context, id string, a driver.Action, extraEnv []string) error {
+	return e.begin(ctx, request{ID: id, Action: a, Env: extraEnv, Unit: e.unit})
+}
+
+// StartCommit is Start for what is better done than begun, such as what makes a system
+// the one that boots: where the host is shut down meanwhile, that waits for its end,
+// finishWithin at most.
+func (e *Executor) StartCommit(ctx context.Context, id string, a driver.Action, extraEnv []string) error {
+	return e.begin(ctx, request{ID: id, Action: a, Env: extraEnv, Unit: e.unit, Finish: true})
+}
+
+func (e *Executor) begin(ctx context.Context, req request) error {
+	id, a := req.ID, req.Action
 	if err := checkID(id); err != nil {
 		return err
 	}
@@ -117,7 +129,7 @@ func (e *Executor) Start(ctx context.Context, id string, a driver.Action, extraE
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.start(id, request{ID: id, Action: a, Env: extraEnv, Unit: e.unit}); err != nil {
+	if err := e.start(id, req); err != nil {
 		return fmt.Errorf("starting run %s: %w", id, err)
 	}
 	return nil
@@ -161,7 +173,7 @@ func (e *Executor) start(id string, req request) (err error) {
 }
 
 // spawn has a runner carry out the run: the one that waits, or a new one. Where
-// systemd starts none, it is a process of this process's own service.
+// the service manager starts none, it is a process of this process's own service.
 func (e *Executor) spawn(dir string, lock *os.File) (*child, error) {
 	out, err := openLog(dir)
 	if err != nil {
@@ -174,6 +186,9 @@ func (e *Executor) spawn(dir string, lock *os.File) (*child, error) {
 		c = e.handOver(dir, lock, out)
 	}
 	if c == nil {
+		if err := e.goesDown(); err != nil {
+			return nil, err
+		}
 		null, err := os.Open(os.DevNull)
 		if err != nil {
 			return nil, err

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
@@ -26,9 +27,13 @@ import (
 // systemdVariable is where a runner of the tests finds the address of its systemd.
 const systemdVariable = "EXECUTE_TEST_SYSTEMD"
 
+// groupsVariable is where it finds control groups, if it has any with that systemd.
+const groupsVariable = "EXECUTE_TEST_GROUPS"
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	manager = systemd.Address(os.Getenv(systemdVariable))
+	useGroups(os.Getenv(groupsVariable))
 	switch flag.Arg(0) {
 	case "run-action":
 		os.Exit(RunAction(flag.Arg(1)))
@@ -401,7 +406,7 @@ func TestDeadlineCountsTimeAwake(t *testing.T) {
 
 func TestUserSwitch(t *testing.T) {
 	t.Parallel()
-	own, err := Credential(strconv.Itoa(os.Getuid()))
+	own, err := contain.Credential(strconv.Itoa(os.Getuid()))
 	if err != nil || own != nil {
 		t.Errorf("own user: %+v, %v", own, err)
 	}

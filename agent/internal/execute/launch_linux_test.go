@@ -33,7 +33,7 @@ func launching(t *testing.T) (*Executor, *systemdtest.Server, *bytes.Buffer) {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	log := &bytes.Buffer{} // Nobody else writes while a test looks.
 	e, err := New(t.TempDir(), []string{self, "run-action"}, Options{
-		Poll: 10 * time.Millisecond, Units: &Units{Systemd: s.Address, Dir: dir},
+		Poll: 10 * time.Millisecond, Units: &Units{Manager: Systemd{Address: s.Address}, Dir: dir},
 		Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {
@@ -100,7 +100,7 @@ func TestUnitsAway(t *testing.T) {
 			e, s, log := launching(t)
 			s.Do(func() { spoil(s) })
 			ranAs(t, e, "a")
-			if n := nth(s, 0); n != 0 || !strings.Contains(log.String(), "systemd") {
+			if n := nth(s, 0); n != 0 || !strings.Contains(log.String(), "service manager") {
 				t.Errorf("%d ran; said:\n%s", n, log)
 			}
 			s.Do(func() { s.Refuse, s.Runs = false, true })
@@ -281,7 +281,7 @@ func TestStranger(t *testing.T) {
 // else.
 func TestSocketsOfTheDead(t *testing.T) {
 	t.Parallel()
-	u := Units{Dir: t.TempDir()}
+	u := Units{Manager: Systemd{}, Dir: t.TempDir()}
 	for _, name := range []string{"runner-old", "control.sock"} {
 		if err := os.WriteFile(filepath.Join(u.Dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)

@@ -20,6 +20,15 @@ type boundedLog struct {
 	cut  bool
 }
 
+// size is the file's length; 0 where that can't be told.
+func (l *boundedLog) size() int64 {
+	fi, err := l.file.Stat()
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
+
 // trim cuts the file back. Errors are nobody's business: a full disk must not
 // fail an activation for its log.
 func (l *boundedLog) trim() {

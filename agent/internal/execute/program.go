@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
 
@@ -24,24 +25,28 @@ func (r *run) program(step int, x *driver.Exec, late <-chan time.Time) Result {
 		before, unknown = r.before.wait(step)
 	}
 	for {
-		res := r.exec(step, x, late)
+		res := r.whole(step, x, late)
 		switch {
+		case res.Outcome == OutcomeBusy:
+			if res, ended := r.busy(step, x, late, res.Message); ended {
+				return res
+			}
 		case res.Outcome != OutcomeExit:
 			return res
 		case slices.Contains(x.BusyCodes, res.ExitCode):
-			if res, ended := r.busy(step, x, late); ended {
+			if res, ended := r.busy(step, x, late, "it found a lock held by something else"); ended {
 				return res
 			}
 		case x.FailedUnitsCode != 0 && res.ExitCode == x.FailedUnitsCode:
-			return judgeUnits(res, before, unknown, r.req.Unit, OwnUnit())
+			return judgeUnits(res, before, unknown, r.req.Unit, systemd.OwnUnit())
 		default:
 			return res
 		}
 	}
 }
 
-// busy waits until the program is worth another attempt.
-func (r *run) busy(step int, x *driver.Exec, late <-chan time.Time) (res Result, ended bool) {
+// busy waits until the program is worth another attempt; why says what kept it from one.
+func (r *run) busy(step int, x *driver.Exec, late <-chan time.Time, why string) (res Result, ended bool) {
 	again, free := r.clock.After(busyPause)
 	defer free()
 	select {
@@ -49,9 +54,11 @@ func (r *run) busy(step int, x *driver.Exec, late <-chan time.Time) (res Result,
 		return Result{}, false
 	case <-late:
 		return Result{Outcome: OutcomeBusy, Step: step, Message: fmt.Sprintf(
-			"step %d: %s found a lock held by something else until the deadline of %s",
-			step+1, filepath.Base(x.Argv[0]), r.req.Action.Deadline)}, true
+			"step %d: %s was not carried out until the deadline of %s: %s",
+			step+1, filepath.Base(x.Argv[0]), r.req.Action.Deadline, why)}, true
 	case <-r.stop:
+		return r.stopped(step), true
+	case <-r.told: // A commit comes to its end, but what can't begin does not begin now.
 		return r.stopped(step), true
 	}
 }

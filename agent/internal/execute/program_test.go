@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,24 +125,6 @@ func TestOwnUnitIsNoEvidence(t *testing.T) {
 	}
 }
 
-func TestUnitOf(t *testing.T) {
-	for cgroup, want := range map[string]string{
-		"0::/system.slice/fleet-agent.service\n":                                        "fleet-agent.service",
-		"0::/system.slice/fleet-agent.service/below\n":                                  "fleet-agent.service",
-		"0::/system.slice/system-fleet\\x2dagent.slice/fleet-agent@a.service\n":         "fleet-agent@a.service",
-		"4:memory:/x.service\n1:name=systemd:/system.slice/fleet-agent.service\n0::/\n": "fleet-agent.service",
-		"0::/user.slice/user-0.slice/session-1.scope\n":                                 "",
-		"0::/user.slice/user-0.slice/user@0.service/app.slice/app-shell.scope\n":        "",
-		"0::/\n":      "",
-		"no cgroup\n": "",
-		"":            "",
-	} {
-		if got := unitOf(cgroup); got != want {
-			t.Errorf("of %q: %q, want %q", cgroup, got, want)
-		}
-	}
-}
-
 // TestFailedUnitsUnknown: without systemd the program's word stands.
 func TestFailedUnitsUnknown(t *testing.T) {
 	t.Setenv(systemdVariable, filepath.Join(t.TempDir(), "nobody"))
@@ -235,5 +218,81 @@ func TestMeaning(t *testing.T) {
 	step.Exec.Meanings = map[int]string{100: "a reboot is needed"}
 	if res := finish(t, step); res.Outcome != OutcomeExit || !strings.Contains(res.Message, "exit code 100 (a reboot is needed)") {
 		t.Errorf("got %+v", res)
+	}
+}
+
+// TestHostUnits: what failed in a boot is told once that is over, and from what had failed
+// before.
+func TestHostUnits(t *testing.T) {
+	s, units := standIn(t)
+	old := manager
+	manager = s.Address
+	t.Cleanup(func() { manager = old })
+	failed := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(units, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	failed(unit("old.service", "failed") + unit("waits.service", "auto-restart"))
+	u := HostUnits{Own: []string{"fleet-agent.service"}}
+	before, err := u.Troubled(t.Context())
+	if err != nil || strings.Join(before, " ") != "old.service waits.service" {
+		t.Fatalf("troubled are %q, %v", before, err)
+	}
+	failed(unit("old.service", "failed") + unit("new.service", "failed") + unit("fleet-agent.service", "failed") +
+		unit("user@1000.service", "failed") + unit("user-runtime-dir@1000.service", "failed") + unit("session-3.scope", "failed"))
+	s.Do(func() { s.Starting = true })
+	if broken, over, err := u.Broken(t.Context(), before); broken != "" || over || err != nil {
+		t.Errorf("before the boot is over: %q, %t, %v", broken, over, err)
+	}
+	s.Do(func() { s.Starting = false })
+	if broken, over, err := u.Broken(t.Context(), before); broken != "new.service" || !over || err != nil {
+		t.Errorf("got %q, %t, %v", broken, over, err)
+	}
+}
+
+// TestUserHasNoLog: what a user's program prints is in the log, and bounded; the log itself
+// is never the user's to write to.
+func TestUserHasNoLog(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		return // Who is not root has no other user.
+	}
+	e := executor(t, t.TempDir())
+	as := func(script string, args ...string) driver.Step {
+		s := sh(script, args...)
+		s.Exec.User = "nobody"
+		return s
+	}
+	// Its output is no file; what is left with it goes on a second at most, and writes into nothing.
+	steps := []driver.Step{
+		as(`[ -p /proc/self/fd/1 ] && [ -p /proc/self/fd/2 ]; echo it says "$(id -un)"`),
+		as(`sleep 600 & echo $!`),
+		sh(`echo root says`),
+	}
+	if err := e.Start(t.Context(), "a", action(time.Minute, steps...), nil); err != nil {
+		t.Fatal(err)
+	}
+	if res := waitFor(t, e, "a"); res.Outcome != OutcomeOK {
+		t.Fatalf("got %+v", res)
+	}
+	log, err := os.ReadFile(e.Log("a"))
+	said := strings.Split(string(log), "\n")
+	if err != nil || len(said) != 4 || said[0] != "it says nobody" || said[2] != "root says" {
+		t.Fatalf("log %q, %v", log, err)
+	}
+	defer func() { _ = syscall.Kill(atoi(t, said[1]), syscall.SIGKILL) }()
+	if to, err := os.Readlink("/proc/" + said[1] + "/fd/1"); err != nil || !strings.HasPrefix(to, "pipe:") {
+		t.Errorf("what is left writes to %q, %v", to, err)
+	}
+	if err := e.Start(t.Context(), "b", action(time.Minute, as(`head -c 20000000 /dev/zero | tr '\0' x`)), nil); err != nil {
+		t.Fatal(err)
+	}
+	if res := waitFor(t, e, "b"); res.Outcome != OutcomeOK {
+		t.Errorf("got %+v", res)
+	}
+	if fi, err := os.Stat(e.Log("b")); err != nil || fi.Size() != MaxLogBytes+int64(len(cutNote)) {
+		t.Errorf("the log has %d bytes, %v", fi.Size(), err)
 	}
 }

@@ -30,8 +30,14 @@ const (
 	// maxFileBytes bounds action.json (driver.MaxActionBytes, escaped at worst)
 	// and the rest.
 	maxFileBytes = 4 << 20
+	// maxDegraded bounds how often the rest of a program is done in its place.
+	maxDegraded = 4
 	// killGrace is how long a process group has between SIGTERM and SIGKILL.
 	killGrace = 5 * time.Second
+	// finishWithin bounds how long a shutdown waits for what is to come to its end: a
+	// boot loader takes seconds, on slow disks many. stopWithin is how long systemd
+	// waits for a runner; it has to end its program within what is left.
+	finishWithin, stopWithin = 90 * time.Second, 2 * time.Minute
 )
 
 // Errors of this package.
@@ -60,8 +66,8 @@ const (
 	OutcomeBusy Outcome = "busy"
 	// OutcomeError: a step couldn't be carried out.
 	OutcomeError Outcome = "error"
-	// OutcomeStopped: the runner was told to stop, as at a shutdown; how much was
-	// done is unknown.
+	// OutcomeStopped: the runner was told to stop, or its program failed because the
+	// host is shut down; how much was done is unknown.
 	OutcomeStopped Outcome = "stopped"
 	// OutcomeLost: the runner died without a result; how much was done is
 	// unknown. Never written to a file.
@@ -77,9 +83,12 @@ type Result struct {
 	// ExitCode of a program that ended badly; -1 where a signal ended it.
 	ExitCode int `json:"exit_code,omitempty"`
 	// Message is for people; empty when all went well.
-	Message string    `json:"message,omitempty"`
-	Started time.Time `json:"started,omitzero"`
-	Ended   time.Time `json:"ended,omitzero"`
+	Message string `json:"message,omitempty"`
+	// Degraded names, for people, what failed of a run that ended well: parts that a host
+	// can be without.
+	Degraded string    `json:"degraded,omitempty"`
+	Started  time.Time `json:"started,omitzero"`
+	Ended    time.Time `json:"ended,omitzero"`
 }
 
 // Phase is where a run is.
@@ -109,6 +118,8 @@ type request struct {
 	Action driver.Action `json:"action"`
 	// Env comes before the environment of each program, which wins.
 	Env []string `json:"env,omitempty"`
+	// Finish says that what began comes to its end although the runner is told to stop.
+	Finish bool `json:"finish,omitempty"`
 	// Unit is the agent's own service; empty for the one that the runner is in.
 	Unit string `json:"unit,omitempty"`
 }

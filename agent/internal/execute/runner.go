@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/driver"
@@ -56,7 +56,10 @@ func RunAction(dir string) int {
 	var err error
 	if socket, waits := strings.CutPrefix(dir, waitArgument); waits {
 		var fd int
-		if fd, err = calledBy(socket); err == nil {
+		if err = leadSession(); err == nil {
+			fd, err = calledBy(socket)
+		}
+		if err == nil {
 			dir, lock, err = awaitRun(fd, maxWait)
 		}
 	} else {
@@ -113,7 +116,10 @@ func runAction(dir string, lock *os.File, c clock, stop <-chan os.Signal) error 
 	crashpoint.Hit(crashpoint.RunnerBegan)
 	syscall.Umask(0o022)
 	r := run{req: req, dir: dir, log: &boundedLog{file: log, most: MaxLogBytes}, stop: stop, clock: c, before: before}
-	res := r.all()
+	if req.Finish {
+		defer r.finishes()()
+	}
+	res := r.shutDown(r.all())
 	res.Started, res.Ended = now, c.Now()
 	r.log.finish()
 	crashpoint.Hit(crashpoint.RunnerEnd)
@@ -142,13 +148,18 @@ func begin(dir string, s started) error {
 
 // run carries out one request.
 type run struct {
-	req   request
-	dir   string
-	log   *boundedLog
-	stop  <-chan os.Signal
+	req  request
+	dir  string
+	log  *boundedLog
+	stop <-chan os.Signal
+	// told is closed once the runner of what comes to its end was told to stop; nil for
+	// others.
+	told  chan struct{}
 	clock clock
 	// before are the units that were failed already; nil where nobody asked.
 	before *unitsBefore
+	// degraded are the parts that failed, and that the host can be without.
+	degraded []string
 }
 
 func (r *run) all() Result {
@@ -197,7 +208,7 @@ func (r *run) all() Result {
 			return res
 		}
 	}
-	return Result{Outcome: OutcomeOK, Step: len(steps)}
+	return Result{Outcome: OutcomeOK, Step: len(steps), Degraded: strings.Join(r.degraded, ", ")}
 }
 
 // besides says that the next link is in the same directory: with it, it is made
@@ -218,16 +229,21 @@ func (r *run) stopped(step int) Result {
 
 // exec runs one program once; the zero Result means that it ended well.
 func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
-	cmd, err := r.start(x)
+	p, err := r.start(x)
 	if err != nil {
-		return Result{Outcome: OutcomeError, Message: fmt.Sprintf("step %d: starting %s: %v", step+1, x.Argv[0], err)}
+		res := Result{Outcome: OutcomeError, Message: fmt.Sprintf("step %d: starting %s: %v", step+1, x.Argv[0], err)}
+		if errors.Is(err, contain.ErrNoUnit) {
+			res.Outcome = OutcomeBusy
+		}
+		return res
 	}
+	defer p.printed()
 	crashpoint.Hit(crashpoint.RunnerProgram)
 	// Ends with the program, which ends or is killed below.
 	done := make(chan struct{})
 	var ended error
 	go func() {
-		ended = cmd.Wait()
+		ended = p.cmd.Wait()
 		close(done)
 	}()
 	tick := time.NewTicker(logInterval)
@@ -235,6 +251,7 @@ func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
 	for {
 		select {
 		case <-done:
+			p.unit.Kill(killGrace) // With what it left behind.
 			if res := r.judge(step, x, ended); res.Outcome == "" || !r.stopping(ended) {
 				return res
 			}
@@ -242,64 +259,38 @@ func (r *run) exec(step int, x *driver.Exec, late <-chan time.Time) Result {
 		case <-tick.C:
 			r.log.trim()
 		case <-late:
-			r.end(x, cmd.Process.Pid, done)
+			r.end(x, p, done)
 			return r.hung(step)
 		case <-r.stop:
-			r.end(x, cmd.Process.Pid, done)
+			r.end(x, p, done)
 			return r.stopped(step)
 		}
 	}
 }
 
-// end ends a program before its time, and where it is contained all that came
-// from it: what escaped its group could hold the lock that the way back needs.
-func (r *run) end(x *driver.Exec, pgid int, done <-chan struct{}) {
-	endGroup(pgid, done, r.log)
+// end ends a program before its time, with all that is in its unit, and where it is
+// contained all that came from it: what escaped its group could hold the lock that the way
+// back needs.
+func (r *run) end(x *driver.Exec, p *process, done <-chan struct{}) {
+	endGroup(p.cmd.Process.Pid, done, r.log)
+	select {
+	case <-done:
+	default: // It has left its group.
+		_ = p.cmd.Process.Kill()
+		select {
+		case <-done:
+		case <-time.After(killGrace):
+		}
+	}
+	if !p.unit.Kill(killGrace) {
+		_, _ = fmt.Fprintf(r.log.file, "fleet runner: something that %s started survives SIGKILL\n", x.Argv[0])
+	}
 	if !x.Contained {
 		return
 	}
 	if left := endDescendants(); left > 0 {
 		_, _ = fmt.Fprintf(r.log.file, "fleet runner: %d processes of %s survive SIGKILL\n", left, x.Argv[0])
 	}
-}
-
-// stopping says whether a program ended by SIGTERM because all processes are
-// told to: a shutdown tells the program and the runner in no order.
-func (r *run) stopping(err error) bool {
-	var exit *exitError
-	if !errors.As(err, &exit) {
-		return false
-	}
-	if ws, ok := exit.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() || ws.Signal() != syscall.SIGTERM {
-		return false
-	}
-	after, free := r.clock.After(time.Second)
-	defer free()
-	select {
-	case <-r.stop:
-		return true
-	case <-after:
-		return false
-	}
-}
-
-// start starts a program with a log of its own to write to.
-func (r *run) start(x *driver.Exec) (*exec.Cmd, error) {
-	out, err := openLog(r.dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = out.Close() }()
-	cmd, err := command(x, r.req.Env, out)
-	if err != nil {
-		return nil, err
-	}
-	if x.Contained {
-		if err := adoptOrphans(); err != nil {
-			return nil, err
-		}
-	}
-	return cmd, cmd.Start()
 }
 
 func (r *run) judge(step int, x *driver.Exec, err error) Result {

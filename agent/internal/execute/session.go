@@ -10,12 +10,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// leaderLooks bounds the looks, leaderPause apart, at a leader that is about to be gone.
+const (
+	leaderLooks = 100
+	leaderPause = 10 * time.Millisecond
+)
+
 // endSession kills the processes of a session whose leader is dead: SIGTERM, a
 // grace, SIGKILL. It says how many there were. Where a process bears the
-// session's number, the leader lives or the number was given away (it isn't
-// while the session has members): then nothing is done.
+// session's number, and goes on to, the leader lives or the number was given away (it
+// isn't while the session has members): then nothing is done.
 func endSession(ctx context.Context, sid int) (int, error) {
 	pids, err := session(sid)
+	// One that was killed has let go of its files, and so of its run's lock, before the
+	// last of its threads is gone.
+	for n := 0; n < leaderLooks && err == nil && slices.Contains(pids, sid); n++ {
+		if err := pause(ctx, leaderPause); err != nil {
+			return 0, err
+		}
+		pids, err = session(sid)
+	}
 	if err != nil || len(pids) == 0 || slices.Contains(pids, sid) {
 		return 0, err
 	}

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// processes lists the processes that aren't zombies.
+// processes lists the processes that run: no zombies.
 func processes() ([]int, error) {
 	d, err := os.Open("/proc")
 	if err != nil {
@@ -28,13 +28,27 @@ func processes() ([]int, error) {
 		if err != nil {
 			continue // it ended
 		}
-		// The state is the first field after the name, which may hold anything.
-		if _, rest, ok := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" ")); ok && len(rest) > 0 &&
-			rest[0] != 'Z' && rest[0] != 'X' {
+		if runs(stat) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
+}
+
+// runs says whether a process does, by its line of /proc/PID/stat (proc_pid_stat(5)). One
+// whose first thread ended looks like a zombie, and runs on as long as there are others.
+func runs(stat []byte) bool {
+	const state, threads = 0, 17 // After the name, which may hold anything.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= threads {
+		return false
+	}
+	switch fields[state][0] {
+	case 'Z', 'X':
+		n, err := strconv.Atoi(string(fields[threads]))
+		return err == nil && n > 1
+	}
+	return true
 }
 
 // bootID tells one boot from another; empty where it can't be known.

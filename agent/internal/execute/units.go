@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"maps"
 	"slices"
 	"strings"
 
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/agent/internal/systemd"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 )
@@ -32,57 +32,74 @@ func judgeUnits(res Result, before map[string]string, unknown error, own ...stri
 		res.Message += ": which units failed can't be told: " + err.Error()
 		return res
 	}
+	broken := brokenSince(before, after, own)
+	if broken == "" {
+		return Result{}
+	}
+	res.Message += ": units that failed: " + broken
+	return res
+}
+
+// brokenSince names the units that failed since; empty for none.
+func brokenSince(before, after map[string]string, own []string) string {
 	var broken []string
 	for unit, state := range after {
-		if _, was := before[unit]; !was && !slices.Contains(own, unit) && !strings.HasPrefix(unit, unitPrefix) && (state == "failed" || endedBadly(unit)) {
+		if _, was := before[unit]; !was && !slices.Contains(own, unit) && !fleets(unit) && !ofUsers(unit) && (state == "failed" || endedBadly(unit)) {
 			broken = append(broken, unit)
 		}
-	}
-	if len(broken) == 0 {
-		return Result{}
 	}
 	slices.Sort(broken)
 	if n := len(broken); n > maxNamedUnits {
 		broken = append(broken[:maxNamedUnits], fmt.Sprintf("and %d more", n-maxNamedUnits))
 	}
-	res.Message += ": units that failed: " + strings.Join(broken, ", ")
-	return res
+	return strings.Join(broken, ", ")
 }
 
-// OwnUnit is the systemd service that this process belongs to, as the agent does
-// that started it; empty where it is in none, or none can be told.
-func OwnUnit() string {
-	b, err := os.ReadFile("/proc/self/cgroup")
+// ofUsers says whether a unit is a user's to fail: one who kills their own manager, or
+// whose session crashes, must not have a host go back.
+func ofUsers(unit string) bool {
+	for _, prefix := range []string{"user@", "user-", "session-"} {
+		if strings.HasPrefix(unit, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// HostUnits are the units of a host that is booted, where no program's exit code tells
+// that some of them failed. Own are those that are no evidence.
+type HostUnits struct{ Own []string }
+
+// Troubled lists the units that are failed, or wait to be started again.
+func (HostUnits) Troubled(context.Context) ([]string, error) {
+	units, err := troubledUnits()
+	return slices.Sorted(maps.Keys(units)), err
+}
+
+// Broken names, for people, those that failed in this boot and were not troubled before;
+// over says that the boot is, so that there will be no others of it.
+func (u HostUnits) Broken(ctx context.Context, before []string) (broken string, over bool, err error) {
+	err = manager.Ask(ctx, func(ctx context.Context, c *systemd.Conn) (err error) {
+		over, err = c.Booted(ctx)
+		return err //nolint:wrapcheck // It says what failed.
+	})
+	if err != nil || !over {
+		return "", false, err //nolint:wrapcheck // As above.
+	}
+	after, err := troubledUnits()
 	if err != nil {
-		return ""
+		return "", false, err
 	}
-	return unitOf(string(b))
+	was := make(map[string]string, len(before))
+	for _, unit := range before {
+		was[unit] = ""
+	}
+	return brokenSince(was, after, u.Own), true, nil
 }
 
-// unitOf reads what the kernel says of a process's control groups: lines of
-// number:controllers:path. A unit's group is named after it; what a service
-// divides its own into is below.
-func unitOf(cgroup string) string {
-	var path string
-	for line := range strings.Lines(cgroup) {
-		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(f) != 3 {
-			continue
-		}
-		// systemd's own hierarchy, or where there is only one.
-		if f[1] == "name=systemd" || f[0] == "0" && path == "" {
-			path = f[2]
-		}
-	}
-	for _, name := range slices.Backward(strings.Split(path, "/")) {
-		switch filepath.Ext(name) {
-		case ".service":
-			return name
-		case ".scope", ".slice":
-			return ""
-		}
-	}
-	return ""
+// fleets says whether a unit is an activation's, or of a program that a user runs.
+func fleets(unit string) bool {
+	return strings.HasPrefix(unit, unitPrefix) || strings.HasPrefix(unit, contain.UnitPrefix)
 }
 
 // troubledUnits lists the units that are failed, and those that wait to be started

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 )
 
@@ -155,6 +156,7 @@ func (e *Executor) lost(ctx context.Context, id string) (Result, error) {
 		return res, nil // a reboot ended them all
 	}
 	n, err := endSession(ctx, s.PID)
+	n += contain.EndNamed(id, killGrace) // Of users, in units of their own.
 	if n > 0 {
 		e.log.Warn("ended what a lost run left running", "run", id, "processes", n)
 	}
@@ -184,6 +186,9 @@ func (e *Executor) Prune(keep func(runs []string) []string) error {
 	}
 	kept := keep(runs)
 	var errs []error
+	if e.units != nil {
+		e.units.Manager.Clear(context.Background())
+	}
 	if e.waiting != nil && !e.waiting.waits() { // It waited for too long.
 		e.dismiss()
 	}

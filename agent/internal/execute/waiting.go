@@ -37,7 +37,7 @@ var errNoRun = errors.New("no run")
 
 // waiting is a runner that waits.
 type waiting struct {
-	child  *child // nil while systemd starts it
+	child  *child // nil while the service manager starts it
 	socket *os.File
 	called *call // nil for one that inherited the socket
 }
@@ -100,7 +100,8 @@ func (c *child) put() {
 	switch {
 	case c.ended():
 	case c.service != nil:
-		// The handle is of the process that it was of, whatever its number is now.
+		// On Linux the handle is of the process that it was of, whatever its number is
+		// now; elsewhere it lived a moment ago.
 		_ = c.service.Kill()
 		_ = c.gone(answerWithin)
 		_ = c.service.Release()

@@ -260,6 +260,23 @@ func ReadBinding(dir string) (Binding, error) {
 	return b, nil
 }
 
+// ReadExpiry reads until when the certificate of an identity is good, without opening, or
+// making, it. The binding is there before one is: ErrNotEnrolled says that there is none.
+func ReadExpiry(dir string) (time.Time, error) {
+	data, err := atomicfile.ReadAtMost(filepath.Join(dir, certFile), maxFileBytes)
+	if errors.Is(err, os.ErrNotExist) {
+		return time.Time{}, ErrNotEnrolled
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	leaf, _, err := decodeCertificates(data)
+	if err != nil {
+		return time.Time{}, damaged(dir, certFile, err)
+	}
+	return leaf.NotAfter, nil
+}
+
 // decodeBinding reads what encodeBinding writes. A name that rot turned into
 // another one must not pass for a value that isn't there.
 func decodeBinding(data []byte) (Binding, error) {

@@ -152,6 +152,12 @@ func TestInstall(t *testing.T) {
 	if err := s.SetJoin(j); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := ReadBinding(dir); err != nil {
+		t.Errorf("binding of a host that is being enrolled: %v", err)
+	}
+	if until, err := ReadExpiry(dir); !errors.Is(err, ErrNotEnrolled) {
+		t.Errorf("expiry of a host that is being enrolled: %v, %v", until, err)
+	}
 	otherCA, err := pki.NewCA("test", now)
 	if err != nil {
 		t.Fatal(err)
@@ -192,6 +198,17 @@ func TestInstall(t *testing.T) {
 	good := issue(ca, me, own)
 	if err := s.Install(good, [][]byte{ca.Cert.Raw, otherCA.Cert.Raw}); err != nil {
 		t.Fatal(err)
+	}
+	_, until := s.Validity()
+	if got, err := ReadExpiry(dir); err != nil || !got.Equal(until) {
+		t.Errorf("it reads until %v, want %v (%v)", got, until, err)
+	}
+	rotten := t.TempDir()
+	if err := os.WriteFile(filepath.Join(rotten, certFile), []byte("rot"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadExpiry(rotten); err == nil || !strings.Contains(err.Error(), "is damaged") {
+		t.Errorf("damaged: %v", err)
 	}
 	s = open(t, dir)
 	cert, err := s.Certificate()

@@ -71,7 +71,10 @@ func (p *ProfileState) activated(r *Record) (fleet.Ref, error) {
 	if p.Phase != PhaseActivating || p.Activation == nil {
 		return fleet.Ref{}, p.wrong(r, "no activation runs")
 	}
-	p.Current, p.Superseded = p.Activation.To, nil
+	p.Current, p.Superseded, p.Degraded = p.Activation.To, nil, ""
+	if r.Reason.Code == fleet.ReasonDegraded {
+		p.Degraded = r.Reason.Message
+	}
 	p.enter(r, PhaseActivated, p.Current.Ref)
 	return p.Current.Ref, nil
 }
@@ -139,7 +142,7 @@ func (p *ProfileState) rolledBack(r *Record) (fleet.Ref, error) {
 	phase := PhaseStuck
 	if r.Kind == KindRolledBack {
 		phase = PhaseRolledBack
-		p.Current = p.Activation.Back()
+		p.Current, p.Degraded = p.Activation.Back(), r.Degraded
 	}
 	p.Activation = nil
 	p.undo(to)

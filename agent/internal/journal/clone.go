@@ -46,6 +46,9 @@ func (a *Activation) clone() *Activation {
 	c := clonePtr(a)
 	if c != nil {
 		c.Witnesses, c.Outside = slices.Clone(a.Witnesses), slices.Clone(a.Outside)
+		if c.Units = clonePtr(a.Units); c.Units != nil {
+			c.Units.Names = slices.Clone(a.Units.Names)
+		}
 		c.Undoes = clonePtr(a.Undoes)
 		c.RollbackTo = clonePtr(a.RollbackTo)
 		c.Activate = cloneAction(a.Activate)

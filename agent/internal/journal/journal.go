@@ -95,6 +95,16 @@ func Open(dir string, o Options) (*Journal, error) {
 	return j, nil
 }
 
+// Lock takes the lock of the state directory dir, which its agent holds while it runs,
+// for who reads the journal and has no agent beside. It is ErrLocked where one runs.
+func Lock(dir string) (unlock func() error, err error) {
+	f, err := takeLock(filepath.Join(dir, fileLock))
+	if err != nil {
+		return nil, explain(dir, err)
+	}
+	return func() error { return giveLock(f) }, nil
+}
+
 // explain adds what to do to errors of a state directory that can't be written.
 func explain(dir string, err error) error {
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EROFS) {
@@ -231,7 +241,7 @@ func (j *Journal) prepare(recs []Record) (*State, []byte, error) {
 			transitions++
 			r.Transition = transitions
 		}
-		r.Reason = bounded(r.Reason)
+		r.Reason, r.Degraded = bounded(r.Reason), cut(r.Degraded, maxMessageBytes)
 		batch[i] = r
 	}
 	line, err := encode(batch)

@@ -132,7 +132,7 @@ func (p *ProfileState) adopt(r *Record) (fleet.Ref, error) {
 	if err := p.checkRefused(r.Built.Ref); err != nil {
 		return fleet.Ref{}, err
 	}
-	p.Current = *r.Built
+	p.Current, p.Degraded = *r.Built, ""
 	if !p.Adopted {
 		// What ran before the agent came is what it can always return to.
 		p.Adopted = true

@@ -27,7 +27,8 @@ const (
 	// must not now [Reason]. It lies ready again, without blame; where it had
 	// superseded an activation, that one is in flight again. T
 	KindWithdrawn Kind = "withdrawn"
-	// KindActivated: the activation ended well. T
+	// KindActivated: the activation ended well [Reason, ReasonDegraded where a part
+	// failed that the host can be without]. T
 	KindActivated Kind = "activated"
 	// KindVerified: probes good and the coordinator reached. T
 	KindVerified Kind = "verified"
@@ -39,7 +40,8 @@ const (
 	// KindRollingBack is the intent to roll back [Reason]. The generation is
 	// remembered as refused, unless Blameless. T
 	KindRollingBack Kind = "rolling-back"
-	// KindRolledBack: back at Activation.Back(). Ends the activation. T
+	// KindRolledBack: back at Activation.Back() [Degraded where a part of that failed
+	// that the host can be without]. Ends the activation. T
 	KindRolledBack Kind = "rolled-back"
 	// KindRollbackFailed: not back [Reason]. Ends the activation. T
 	KindRollbackFailed Kind = "rollback-failed"
@@ -105,6 +107,10 @@ type Record struct {
 	Activation *Activation       `json:"activation,omitempty"`
 	// Reason; Append cuts its texts to a bounded length.
 	Reason fleet.Reason `json:"reason,omitzero"`
+	// Degraded names, for people, the parts of a way back that failed and that the host can
+	// be without; Append cuts it as it does reasons. An older agent does not know it, and
+	// folds all else the same.
+	Degraded string `json:"degraded,omitempty"`
 	// Blameless: the generation isn't to blame for its rollback (it was
 	// interrupted) and may be tried again, MaxInterrupted times.
 	Blameless bool         `json:"blameless,omitempty"`

@@ -101,6 +101,9 @@ type Activation struct {
 	// Boots says that what is activated is booted: Activate ends before the boot, and
 	// what is booted is verified.
 	Boots bool `json:"boots,omitempty"`
+	// Units are those that were failed right before, of a host that is booted; nil where
+	// that can't be told, and so nothing of the boot.
+	Units *TroubledUnits `json:"units,omitempty"`
 	// MayReboot says that the host may be rebooted with nobody at it, to come back from
 	// this activation.
 	MayReboot bool `json:"may_reboot,omitempty"`
@@ -110,6 +113,11 @@ type Activation struct {
 	Undoes *ByHand `json:"undoes,omitempty"`
 	// Deadline is when, by wall time, verification must have been decided.
 	Deadline time.Time `json:"deadline,omitzero"`
+}
+
+// TroubledUnits are units by name.
+type TroubledUnits struct {
+	Names []string `json:"names,omitempty"`
 }
 
 // AgentStanding is how the agent's service stood before an activation.
@@ -198,6 +206,9 @@ type ProfileState struct {
 	// Current is what runs. It moves with activated and rolled-back, so that in
 	// between, and in PhaseStuck, it is only what was known last.
 	Current Built `json:"current"`
+	// Degraded names, for people, the parts of what runs that failed and that the host can
+	// be without; empty for none, and where an older agent activated it or went back to it.
+	Degraded string `json:"degraded,omitempty"`
 	// LastGood is the newest verified generation other than Current and never
 	// a refused one; zero (no path) where there is none.
 	LastGood Built `json:"last_good"`

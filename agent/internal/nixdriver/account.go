@@ -21,7 +21,8 @@ type account struct {
 	uid  uint32
 	// home is the user's directory, absolute.
 	home string
-	// runtime is the directory of the user's session; empty where there is none.
+	// runtime is the directory of the user's session, as a look at the home found it;
+	// empty where there is none.
 	runtime string
 }
 
@@ -69,9 +70,6 @@ func (d *Home) account(profile fleet.ProfileName) (account, error) {
 		return account{}, hinders(fleet.ReasonHomeInSystem,
 			"leave the profile out of fleet.yaml: the home comes with the system; or take the user out of the system's home-manager"+goesOn,
 			"home-manager is part of this host's system, which activates the home of %s itself (%s)", name, by)
-	}
-	if dir := filepath.Join("/run/user", u.Uid); d.owned(dir, a.uid) {
-		a.runtime = dir
 	}
 	return a, nil
 }

@@ -12,18 +12,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cameronraysmith/fleet/agent/internal/bootentry"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
 var _ driver.Booter = (*NixOS)(nil)
 
-// entryDirs are where a boot loader of the Boot Loader Specification has its entries:
-// where the firmware's partition, or the one for them, is mounted.
-var entryDirs = []string{"/boot/loader/entries", "/efi/loader/entries", "/boot/efi/loader/entries"}
-
-// Boot implements driver.Booter, by systemd-boot: the new system gets its entry while the
+// Boot implements driver.Booter, by systemd-boot or GRUB: the new system gets its entry while the
 // old one stays what boots (the old system's own program makes the entries), and is
 // booted once. A new system that panics, or is switched off, so leads back to the old one
 // by the next boot, whatever the host's disk has.
@@ -100,59 +95,6 @@ func (d *NixOS) cannotBoot(from, to string) (string, error) {
 
 // initProgram of a system, below its path, is what its boot entry names.
 const initProgram = "init"
-
-// loader is the boot loader that can boot something once; otherwise why there is none.
-// That it has an entry for what was booted shows that its entries are read rightly.
-func (d *NixOS) loader() (once driver.BootOnce, why string, err error) {
-	booted, err := d.resolve(bootedSystem)
-	if err != nil || booted == "" {
-		return driver.BootOnce{}, "nothing tells what was booted", err
-	}
-	program, err := d.program("bootctl")
-	if err == nil {
-		program, err = filepath.EvalSymlinks(program) // The old system's: it stays.
-	}
-	if err != nil {
-		return driver.BootOnce{}, "it has no bootctl, so no systemd-boot that could boot a system once", nil //nolint:nilerr // That says so.
-	}
-	if why := d.firmware(); why != "" {
-		return driver.BootOnce{}, why, nil
-	}
-	for _, dir := range entryDirs {
-		_, err := bootentry.Find(d.at(dir), filepath.Join(booted, initProgram))
-		if err == nil {
-			return driver.BootOnce{Program: program, Entries: d.at(dir)}, "", nil
-		}
-		if !errors.Is(err, bootentry.ErrNone) && !errors.Is(err, fs.ErrNotExist) {
-			return driver.BootOnce{}, "", err
-		}
-	}
-	return driver.BootOnce{}, "systemd-boot has no entry of what was booted", nil
-}
-
-// Variables of the firmware that systemd-boot has (systemd.io/BOOT_LOADER_INTERFACE).
-const (
-	variables   = "/sys/firmware/efi/efivars"
-	loaderInfo  = "LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-	loaderEntry = "LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-)
-
-// firmware says why its variables don't let systemd-boot boot something once.
-func (d *NixOS) firmware() string {
-	there := func(name string) bool {
-		_, err := os.Stat(filepath.Join(d.at(variables), name))
-		return err == nil
-	}
-	switch {
-	case !there(""):
-		return "" // A container, say: what has no loader has no entries either.
-	case !there(loaderInfo):
-		return "it was not started by systemd-boot"
-	case there(loaderEntry):
-		return "its firmware overrides what boots by default: bootctl set-default '' undoes that"
-	}
-	return ""
-}
 
 // room says why the loader's file system has none for what a system brings there; empty
 // where it has.

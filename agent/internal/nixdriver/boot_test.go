@@ -47,6 +47,7 @@ func bootable(t *testing.T) *world {
 	}
 	w.program("bin/bootctl", "exit 0")
 	w.write("/boot/loader/entries/nixos-generation-1.conf", "options init="+old+"/init quiet\n")
+	w.write("/boot/loader/loader.conf", "default nixos-generation-1.conf\n")
 	w.program(good+"/init", "exit 0")
 	return w
 }
@@ -97,6 +98,48 @@ func TestBoot(t *testing.T) {
 		if diff := cmp.Diff(c.want, w.brief(c.got)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.what, diff)
 		}
+	}
+}
+
+// grubMenu is GRUB's of a host that was booted with old.
+const grubMenu = `load_env
+if [ "${next_entry}" ]; then
+  set default="${next_entry}"
+  save_env next_entry
+else
+  set default=0
+fi
+menuentry "NixOS" --class nixos {
+  linux /kernels/x init=` + old + `/init quiet
+}
+`
+
+// grub makes a host be one of GRUB's, with that menu.
+func (w *world) grub(menu string) {
+	w.t.Helper()
+	w.program("bin/grub-editenv", "exit 0")
+	w.write(grubDir+"/grub.cfg", menu)
+	w.write(grubDir+"/grubenv", "")
+	if err := os.RemoveAll(filepath.Join(w.root, "boot/loader")); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestBootByGRUB: the same way, told to GRUB.
+func TestBootByGRUB(t *testing.T) {
+	w := bootable(t)
+	w.grub(grubMenu)
+	b := w.boot(old, good)
+	want := driver.BootOnce{
+		Loader: driver.LoaderGRUB, Program: filepath.Join(w.root, "bin/grub-editenv"), Entries: filepath.Join(w.root, grubDir),
+		Stays: filepath.Join(old, initProgram), Init: filepath.Join(good, initProgram),
+	}
+	if steps := b.Activate.Steps; b.Cannot != "" || len(steps) == 0 || *steps[len(steps)-1].BootOnce != want {
+		t.Errorf("got %+v", b)
+	}
+	want.Stays, want.Init = "", ""
+	if steps := b.Rollback.Steps; len(steps) == 0 || *steps[0].BootOnce != want {
+		t.Errorf("got %+v", b.Rollback)
 	}
 }
 
@@ -153,16 +196,46 @@ func TestNotBooted(t *testing.T) {
 				w.t.Fatal(err)
 			}
 		}, cannot: "no bootctl"},
-		"GRUB": {do: func(w *world) {
+		"no loader at all": {do: func(w *world) {
 			if err := os.RemoveAll(filepath.Join(w.root, "boot/loader")); err != nil {
 				w.t.Fatal(err)
 			}
 		}, cannot: "no entry of what was booted"},
+		"GRUB and no menu of its own": {do: func(w *world) { w.grub("set default=0\n") }, cannot: "does not boot a system once"},
+		"GRUB with another's menu":    {do: func(w *world) { w.grub(strings.ReplaceAll(grubMenu, old, dep)) }, cannot: "GRUB has no entry of what was booted"},
+		"GRUB without its program": {do: func(w *world) {
+			w.grub(grubMenu)
+			if err := os.Remove(filepath.Join(w.root, "bin/grub-editenv")); err != nil {
+				w.t.Fatal(err)
+			}
+		}, cannot: "no grub-editenv"},
+		"GRUB without an environment": {do: func(w *world) {
+			w.grub(grubMenu)
+			if err := os.Remove(filepath.Join(w.root, grubDir, "grubenv")); err != nil {
+				w.t.Fatal(err)
+			}
+		}, cannot: "GRUB has no environment"},
+		"GRUB with a saved default": {do: func(w *world) { w.grub(strings.Replace(grubMenu, "set default=0", `set default="${saved_entry}"`, 1)) }, cannot: "GRUB boots another entry by default"},
+		"a default of several entries": {do: func(w *world) {
+			w.write("/boot/loader/loader.conf", "default nixos-*\n")
+			w.write("/boot/loader/entries/nixos-generation-2.conf", "options init="+good+"/init quiet\n")
+		}, cannot: "is not surely what systemd-boot boots by default"},
+		"GRUB on RAID":           {do: func(w *world) { w.grub(grubMenu); w.raid = true }, cannot: "of RAID"},
+		"GRUB":                   {do: func(w *world) { w.grub(grubMenu) }},
+		"GRUB on other firmware": {do: func(w *world) { w.grub(grubMenu); w.write(variables+"/x", "") }},
+		"GRUB of another day": {do: func(w *world) {
+			w.grub(grubMenu)
+			w.write(filepath.Join(variables, loaderInfo), "")
+			w.write("/boot/loader/entries/nixos-generation-1.conf", "options init="+old+"/init quiet\n")
+			w.write("/boot/loader/loader.conf", "default nixos-generation-1.conf\n")
+			w.raid = true
+		}},
 		"entries of something else": {do: func(w *world) {
 			w.write("/boot/loader/entries/nixos-generation-1.conf", "options init=/other/init\n")
 		}, cannot: "no entry of what was booted"},
 		"an entry elsewhere": {do: func(w *world) {
 			w.write("/efi/loader/entries/x.conf", "options init="+old+"/init\n")
+			w.write("/efi/loader/loader.conf", "default x.conf\n")
 			if err := os.RemoveAll(filepath.Join(w.root, "boot/loader")); err != nil {
 				w.t.Fatal(err)
 			}

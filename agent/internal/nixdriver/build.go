@@ -19,7 +19,7 @@ import (
 //
 // A flake is evaluated and built as a user where as is one; what that user's process
 // says is looked at as anybody's.
-func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func(driver.Progress), program string, as *account) (string, error) {
+func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func(driver.Progress), program string, as *account) (path string, err error) {
 	if req.Source.Driver != b.name {
 		return "", fmt.Errorf("building: %w: source is for driver %q", driver.ErrSource, req.Source.Driver)
 	}
@@ -34,12 +34,15 @@ func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func
 	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
 		return "", fmt.Errorf("building: %w", err)
 	}
+	if b.name == fleet.DriverHome {
+		defer spare(link)()
+	}
 	said := func(line string) {
 		if progress != nil {
 			progress(driver.Progress{Message: line})
 		}
 	}
-	path, err := b.realise(ctx, req.Source, link, said, as)
+	path, err = b.realise(ctx, req.Source, link, said, as)
 	if err != nil && ctx.Err() == nil {
 		if old := b.tooOld(ctx); old != nil {
 			err = old
@@ -51,6 +54,16 @@ func (b *base) build(ctx context.Context, req driver.BuildRequest, progress func
 	if err := b.accept(ctx, req.Source, manifest, path, program); err != nil {
 		// What was refused needs no root.
 		return "", errors.Join(fmt.Errorf("building: %w", err), atomicfile.Symlink("", link))
+	}
+	if b.name == fleet.DriverHome {
+		letGo := spare(b.root(path))
+		defer func() {
+			if err != nil {
+				letGo()
+				return
+			}
+			spareBuilt(b.root(path)) // Only now: syncing may take a while.
+		}()
 	}
 	if err := b.keep(path); err != nil {
 		return "", fmt.Errorf("building: %w", err)
@@ -115,7 +128,7 @@ func (b *base) accept(ctx context.Context, source fleet.Source, manifest *fleet.
 			return err
 		}
 	}
-	if program != "" && !executable(filepath.Join(b.at(path), program)) {
+	if program != "" && !b.activates(path, program) {
 		return fmt.Errorf("%w: %s has no program %s", driver.ErrSource, path, program)
 	}
 	return nil

@@ -25,6 +25,8 @@ const (
 type world struct {
 	t    *testing.T
 	root string
+	// raid says that GRUB can't write to where its environment is.
+	raid bool
 }
 
 func newWorld(t *testing.T, script string) *world {
@@ -67,7 +69,15 @@ func (w *world) link(name, path string) {
 }
 
 func (w *world) config() Config {
-	return Config{Root: w.root, Path: filepath.Join(w.root, "bin") + ":/usr/bin:/bin", Deadline: time.Minute}
+	return Config{
+		Root: w.root, Path: filepath.Join(w.root, "bin") + ":/usr/bin:/bin", Deadline: time.Minute,
+		GRUBWrites: func(string) (string, error) {
+			if w.raid {
+				return "it is of RAID", nil
+			}
+			return "", nil
+		},
+	}
 }
 
 func (w *world) calls() string {

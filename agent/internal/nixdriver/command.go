@@ -8,9 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 	"unicode"
+
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 )
 
 const (
@@ -61,26 +62,18 @@ func (b *base) run(ctx context.Context, said func(string), most int, args ...str
 }
 
 func (b *base) runProgram(ctx context.Context, program string, said func(string), most int, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = b.environ()
-	return b.runCommand(ctx, cmd, said, most)
+	return b.runCommand(ctx, contain.Program{Argv: append([]string{program}, args...), Env: b.environ()}, said, most)
 }
 
 // runCommand runs a command of nix, which has its environment already.
-func (b *base) runCommand(ctx context.Context, cmd *exec.Cmd, said func(string), most int) ([]byte, error) {
-	args := cmd.Args[1:]
-	cmd.Dir = "/"
+func (b *base) runCommand(ctx context.Context, p contain.Program, said func(string), most int) ([]byte, error) {
+	args := p.Argv[1:]
 	out := &limited{most: most}
 	lines := &lineWriter{said: said}
-	cmd.Stdout, cmd.Stderr = out, lines
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Setpgid = true
+	p.Stdout, p.Stderr = out, lines
 	// Told, nix ends its builders, which are not of its group.
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = killGrace
-	err := cmd.Run()
+	p.Told, p.Held = killGrace, killGrace
+	err := contain.Run(ctx, p)
 	lines.finish()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)

@@ -58,19 +58,6 @@ func (d *Darwin) Current(_ context.Context, profile fleet.ProfileName) (string, 
 	return d.resolve(currentSystem)
 }
 
-// Hindrance implements driver.Hinderer: from a Mac without nix-darwin there is no way
-// back, so that a person takes the first step.
-func (d *Darwin) Hindrance(ctx context.Context, profile fleet.ProfileName) (fleet.Reason, error) {
-	path, err := d.Current(ctx, profile)
-	if err != nil || path != "" || profile != fleet.System {
-		return fleet.Reason{}, err
-	}
-	return fleet.Reason{
-		Code: fleet.ReasonNoSystem, Message: "nix-darwin does not run on this Mac, so that there is nothing to go back to",
-		Hint: "switch to a first system by hand, with darwin-rebuild switch" + goesOn,
-	}, nil
-}
-
 // Build implements driver.Driver.
 func (d *Darwin) Build(ctx context.Context, req driver.BuildRequest, progress func(driver.Progress)) (string, error) {
 	if req.Profile != fleet.System {
@@ -153,12 +140,14 @@ func (d *Darwin) activate(path string) (driver.Step, error) {
 	if err != nil {
 		return driver.Step{}, err
 	}
-	argv := []string{filepath.Join(path, activateName)}
+	argv, parts := []string{filepath.Join(path, activateName)}, []driver.Part(nil)
 	if old && executable(filepath.Join(d.at(path), darwinRebuild)) {
 		argv = []string{filepath.Join(path, darwinRebuild), activateName}
+	} else if !old {
+		parts = d.dispensable(path)
 	}
 	return driver.Step{Exec: &driver.Exec{
-		Argv: argv, Env: d.rootEnv(), Contained: true,
+		Argv: argv, Env: d.rootEnv(), Contained: true, Parts: parts,
 		Meanings: map[int]string{
 			exitDarwinFailed: "a part of the activation failed",
 			exitDarwinCheck:  "a check before the activation failed, such as for files of /etc that nix-darwin did not write: nothing was changed",

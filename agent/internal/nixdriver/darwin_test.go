@@ -2,11 +2,14 @@ package nixdriver
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/cameronraysmith/fleet/agent/internal/permission"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -92,6 +95,9 @@ func TestDarwinRefuses(t *testing.T) {
 	if r, err := d.Hindrance(t.Context(), fleet.System); err != nil || r.Code != "" {
 		t.Errorf("%+v, %v", r, err)
 	}
+	if r, err := d.Hindrance(t.Context(), "home/ann"); err != nil || r.Code != "" {
+		t.Errorf("%+v, %v", r, err)
+	}
 	if _, err := d.Activation(t.Context(), fleet.System, macOld, dep); !errors.Is(err, driver.ErrNotBuilt) {
 		t.Errorf("got %v", err)
 	}
@@ -124,6 +130,42 @@ func TestDarwinDrift(t *testing.T) {
 		w.link(systemProfile, tt.profiled)
 		if got, err := d.Drift(t.Context(), fleet.System, macNew); got != tt.want || err != nil {
 			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+// TestDarwinPermits: what macOS denies the agent holds a system that needs it, is named
+// with what to do, and holds nobody who had it not tried, nor where it can't be told.
+func TestDarwinPermits(t *testing.T) {
+	yes, no := func(string) error { return nil }, func(string) error { return syscall.EPERM }
+	odd := func(string) error { return syscall.EIO }
+	const both = checksApps + "() {\n:\n}\n" + writesGuarded + " x\n"
+	for name, tt := range map[string]struct {
+		script      string
+		touch, read func(string) error
+		unchecked   []string
+		want        fleet.ReasonCode
+	}{
+		"all permitted":                      {both, yes, yes, nil, ""},
+		"no App Management":                  {both, no, yes, nil, fleet.ReasonNoAppManagement},
+		"no Full Disk Access":                {both, yes, no, nil, fleet.ReasonNoFullDiskAccess},
+		"neither":                            {both, no, no, nil, fleet.ReasonNoAppManagement},
+		"neither, and one is not tried":      {both, no, no, []string{permission.AppManagement}, fleet.ReasonNoFullDiskAccess},
+		"neither, and none is tried":         {both, no, no, permission.Names, ""},
+		"neither, and the system needs none": {"exit 0\n", no, no, nil, ""},
+		"another failure is no denial":       {both, odd, odd, nil, ""},
+	} {
+		w, _ := newMac(t)
+		w.program(macNew+"/activate", tt.script)
+		w.link("run/current-system", macNew)
+		if err := os.MkdirAll(filepath.Join(w.root, "Applications/Nix Apps/Emacs.app"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c := w.config()
+		c.Permits, c.Unchecked = permission.System{Root: w.root, Touch: tt.touch, Read: tt.read}, tt.unchecked
+		r, err := NewDarwin(c).Hindrance(t.Context(), fleet.System)
+		if err != nil || r.Code != tt.want || (r.Code != "") != strings.Contains(r.Hint, "--skip-check") {
+			t.Errorf("%s: %+v, %v", name, r, err)
 		}
 	}
 }

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -66,6 +64,7 @@ func (d *Home) fit(profile fleet.ProfileName) (account, homeState, error) {
 		return account{}, homeState{}, err
 	}
 	st, err := d.look(a)
+	a.runtime = st.runtime
 	return a, st, err
 }
 
@@ -124,7 +123,7 @@ func (d *Home) Build(ctx context.Context, req driver.BuildRequest, progress func
 		return "", fmt.Errorf("building: %w", err)
 	}
 	as := &a
-	if fi, err := os.Stat(d.at(daemonSocket)); err != nil || fi.Mode().Type() != os.ModeSocket {
+	if fi, err := os.Lstat(d.at(daemonSocket)); err != nil || fi.Mode().Type() != os.ModeSocket {
 		as = nil // Only root's nix can write to the store.
 	}
 	return d.build(ctx, req, progress, activateName, as)
@@ -134,7 +133,7 @@ func (d *Home) Build(ctx context.Context, req driver.BuildRequest, progress func
 var passed = []string{"NIX_SSL_CERT_FILE", "SSL_CERT_FILE", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "LOCALE_ARCHIVE"}
 
 // userBuildWithin bounds what a user's nix may take, which can be kept from ending by its
-// user; nothing is cleared away meanwhile.
+// user.
 const userBuildWithin = 2 * time.Hour
 
 // nixBuildAs has a user's nix evaluate and build, with what that user may read. Then
@@ -149,24 +148,24 @@ func (b *base) nixBuildAs(ctx context.Context, a account, link string, said func
 	if b.config.MaxJobs != "" {
 		args = append(args, "--max-jobs", b.config.MaxJobs)
 	}
-	within, cancel := context.WithTimeout(ctx, userBuildWithin)
+	within, cancel := context.WithTimeoutCause(ctx, userBuildWithin, fmt.Errorf("the nix of %s took longer than %s", a.name, userBuildWithin))
 	defer cancel()
-	cmd := exec.CommandContext(within, program, args...)
-	cmd.Env = append(b.userEnv(a), "NIX_CONFIG=extra-experimental-features = nix-command flakes", "NO_COLOR=1")
+	p := contain.Program{
+		Name: "nix", Argv: append([]string{program}, args...),
+		Env: append(b.userEnv(a), "NIX_CONFIG=extra-experimental-features = nix-command flakes", "NO_COLOR=1"),
+	}
 	for _, name := range passed {
 		// A password of the agent's is not for users.
 		if value := os.Getenv(name); value != "" && !strings.Contains(value, "@") {
-			cmd.Env = append(cmd.Env, name+"="+value)
+			p.Env = append(p.Env, name+"="+value)
 		}
 	}
 	if int64(a.uid) != int64(os.Getuid()) {
-		cred, err := execute.Credential(a.name)
-		if err != nil {
+		if p.As, err = contain.Credential(a.name); err != nil {
 			return "", fmt.Errorf("building as %s: %w", a.name, err)
 		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 	}
-	out, err := b.runCommand(ctx, cmd, said, maxOutBytes)
+	out, err := b.runCommand(within, p, said, maxOutBytes)
 	if err != nil {
 		return "", judge(err)
 	}
@@ -282,7 +281,7 @@ func (d *Home) activate(a account, path string) driver.Step {
 // keepsProfile says whether a generation's activate can be told to leave the profile
 // alone. An older one sets it itself, first.
 func (d *Home) keepsProfile(path string) bool {
-	_, err := os.Stat(filepath.Join(d.at(path), genVersion))
+	_, err := d.inStore(filepath.Join(path, genVersion))
 	return err == nil
 }
 

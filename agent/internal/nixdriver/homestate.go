@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -38,6 +39,8 @@ type homeState struct {
 	current, profiled string
 	// profile is where the link of the profile is, or will be.
 	profile string
+	// runtime is the directory of the user's session; empty where there is none.
+	runtime string
 	// apart says that the home is another file system than what it is in.
 	apart bool
 }
@@ -112,6 +115,10 @@ func (d *Home) read(a account) (homeState, error) {
 		return homeState{}, hinders(fleet.ReasonHomeUnusable, mend, "%s, the home directory of %s, belongs to the user with the number %d", a.home, a.name, owner)
 	}
 	st := homeState{apart: !sameFS(fi, filepath.Dir(d.at(a.home)))}
+	// That is the user's, too: another file system may be mounted on it.
+	if dir := filepath.Join("/run/user", strconv.FormatUint(uint64(a.uid), 10)); d.owned(dir, a.uid) {
+		st.runtime = dir
+	}
 	if st.current, err = leads(r, homeCurrent); err != nil {
 		return homeState{}, hinders(fleet.ReasonHomeUnusable, mend, "what runs in the home of %s can't be told: %v", a.name, err)
 	}

@@ -19,12 +19,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cameronraysmith/fleet/agent/internal/permission"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
-
-// DefaultPath is PATH of nix and of what activations run.
-const DefaultPath = "/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // DefaultBuildTimeout bounds one build: a large system that no cache has takes
 // hours.
@@ -44,9 +42,16 @@ type Config struct {
 	// Lookup finds a user of the host; default os/user's, which asks macOS itself
 	// and reads /etc/passwd elsewhere.
 	Lookup func(name string) (*user.User, error)
+	// GRUBWrites says why GRUB can't write to a file in a directory, for people, empty where
+	// it can; default a look at what the directory is on.
+	GRUBWrites func(dir string) (why string, err error)
 	// MaxJobs is how many derivations are built at a time, as nix takes it; default
 	// what Nix is configured to.
 	MaxJobs string
+	// Permits is what a Mac's permissions are tried on; default that Mac.
+	Permits permission.System
+	// Unchecked are the permissions, by name, that are not tried.
+	Unchecked []string
 }
 
 func (c Config) withDefaults() Config {
@@ -58,6 +63,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Lookup == nil {
 		c.Lookup = user.Lookup
+	}
+	if c.GRUBWrites == nil {
+		c.GRUBWrites = grubWrites
 	}
 	if c.BuildTimeout == 0 {
 		c.BuildTimeout = DefaultBuildTimeout
@@ -129,7 +137,7 @@ func (b *base) built(path, program string) error {
 	if _, err := os.Lstat(b.at(path)); err != nil {
 		return fmt.Errorf("%w: %w", driver.ErrNotBuilt, err)
 	}
-	if !executable(filepath.Join(b.at(path), program)) {
+	if !b.activates(path, program) {
 		return fmt.Errorf("%w: %s has no program %s", driver.ErrNotBuilt, path, program)
 	}
 	return nil

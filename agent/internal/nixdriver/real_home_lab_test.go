@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -77,7 +77,7 @@ func realRun(t *testing.T, a driver.Action) error {
 		case s.Exec != nil:
 			cmd := exec.CommandContext(t.Context(), s.Exec.Argv[0], s.Exec.Argv[1:]...)
 			cmd.Env, cmd.Dir = s.Exec.Env, s.Exec.Dir
-			cred, err := execute.Credential(s.Exec.User)
+			cred, err := contain.Credential(s.Exec.User)
 			if err != nil {
 				return err
 			}

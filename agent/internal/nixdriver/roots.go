@@ -42,11 +42,12 @@ func (b *base) Prune(ctx context.Context, keep []string) ([]string, error) {
 		if ctx.Err() != nil {
 			return removed, context.Cause(ctx)
 		}
-		// Also what a build left that was cut short: none is under way now.
-		if err := os.Remove(filepath.Join(b.at(rootsDir), e.Name())); err != nil {
+		// Also what a build left that was cut short: none is under way now but of homes.
+		gone, err := removeRoot(filepath.Join(b.at(rootsDir), e.Name()))
+		if err != nil {
 			return removed, fmt.Errorf("pruning roots: %w", err)
 		}
-		if fleet.ValidateStorePath(path) == nil {
+		if gone && fleet.ValidateStorePath(path) == nil {
 			removed = append(removed, path)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
@@ -43,6 +44,9 @@ func (b *base) buildFlake(ctx context.Context, f fleet.FlakeSource, link string,
 			path, err := b.nixBuildAs(ctx, *as, link, said, expr)
 			if err == nil || errors.Is(err, driver.ErrSource) || ctx.Err() != nil {
 				return path, err
+			}
+			if errors.Is(err, contain.ErrNoUnit) || errors.Is(err, contain.ErrStuck) {
+				return "", err // Nothing was tried yet.
 			}
 			// Such as where only root may read the repository. What is built is the same.
 			said("as " + as.name + " that failed, and is done as root: " + err.Error())

@@ -7,10 +7,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/cameronraysmith/fleet/agent/internal/execute"
+	"github.com/cameronraysmith/fleet/agent/internal/contain"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
@@ -34,6 +33,9 @@ func runExec(ctx context.Context, p fleet.Probe, env Env) (fleet.Verdict, string
 	}
 	code, output, err := command(ctx, env, program, p.Argv[1:]...)
 	switch {
+	case errors.Is(err, contain.ErrNoUnit), errors.Is(err, contain.ErrStuck):
+		// That is the host's, or its user's.
+		return fleet.VerdictInconclusive, err.Error()
 	case err != nil:
 		return fleet.VerdictFail, err.Error()
 	case code == 0:
@@ -59,42 +61,28 @@ func exitText(code int) string {
 	return fmt.Sprintf("exit code %d", code)
 }
 
-// command runs a program in a process group of its own, which is killed when
-// ctx ends. The code is -1 where a signal ended it; the error is about
-// programs that could not be started.
+// command runs a program that ends with ctx. The code is -1 where a signal ended it; the
+// error is about programs that could not be started.
 func command(ctx context.Context, env Env, program string, args ...string) (code int, output string, err error) {
 	out := &tail{}
-	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // Programs come from signed documents.
-	cmd.Env = env.Environ
-	if cmd.Env == nil {
-		cmd.Env = []string{} // nil would hand over the agent's own
+	p := contain.Program{
+		Name: "probe", Argv: append([]string{program}, args...), Env: env.Environ, Dir: env.Path,
+		Stdout: out, Stderr: out, Held: outputGrace,
 	}
-	cmd.Dir = env.Path
-	if cmd.Dir == "" {
-		cmd.Dir = "/"
-	}
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if env.User != "" {
-		if cmd.SysProcAttr.Credential, err = execute.Credential(env.User); err != nil {
+		if p.As, err = contain.Credential(env.User); err != nil {
 			return 0, "", fmt.Errorf("starting %s: %w", program, err)
 		}
-		if cmd.SysProcAttr.Credential != nil && cmd.Err == nil {
-			execute.AsUser(cmd)
-		}
 	}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = outputGrace
-	err = cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		// Something of the group still holds the output, so the group is still
-		// the probe's.
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	err = contain.Run(ctx, p)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0, string(out.last), nil
+	case errors.As(err, &exit):
+		return exit.ExitCode(), string(out.last), nil
 	}
-	if cmd.ProcessState == nil {
-		return 0, "", fmt.Errorf("starting %s: %w", program, err)
-	}
-	return cmd.ProcessState.ExitCode(), string(out.last), nil
+	return 0, "", fmt.Errorf("starting %s: %w", program, err)
 }
 
 // tail keeps the last bytes of a program's output.

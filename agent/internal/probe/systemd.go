@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"strings"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
+
+const noSystemctl = "this host has no systemctl"
 
 func runSystemd(ctx context.Context, p fleet.Probe, env Env) (fleet.Verdict, string) {
 	if p.Unit == "" || strings.HasPrefix(p.Unit, "-") {
@@ -15,11 +18,15 @@ func runSystemd(ctx context.Context, p fleet.Probe, env Env) (fleet.Verdict, str
 	}
 	name := env.Systemctl
 	if name == "" {
+		if runtime.GOOS == "darwin" {
+			// What is called that there is anybody's, and would be run as root.
+			return fleet.VerdictInconclusive, noSystemctl
+		}
 		name = "systemctl"
 	}
 	program, err := exec.LookPath(name)
 	if err != nil {
-		return fleet.VerdictInconclusive, "this host has no systemctl"
+		return fleet.VerdictInconclusive, noSystemctl
 	}
 	// "show" and not "is-active": its exit code tells a missing manager from a
 	// unit that is not active.

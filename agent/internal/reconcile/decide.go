@@ -127,6 +127,12 @@ func towards(now time.Time, d Desired, o Observed, p Policy) Plan {
 				Hint:    "run fleet-agent reboot on the host when that suits",
 			}}
 		}
+		if o.Before != "" {
+			return Plan{Step: StepHold, Target: target, Until: now.Add(lookAgain), Reason: fleet.Reason{
+				Code:    fleet.ReasonAnotherProfile,
+				Message: fmt.Sprintf("generation %s is ready, and waits until it is known whether the change of profile %s works", target.Number, o.Before),
+			}}
+		}
 		// A way back that the coordinator sends the host on is a rollback.
 		if plan, waits := console(now, target, o.Console); waits && !d.Revert {
 			return plan

@@ -24,6 +24,7 @@ func TestConverges(t *testing.T) {
 			w.policy.CorrectDrift = rapid.Bool().Draw(t, "corrects drift")
 			w.wornOut = rapid.SampledFrom([]fleet.Verdict{"", "", "", fleet.VerdictFail, fleet.VerdictInconclusive}).Draw(t, "worn out")
 			w.heals = rapid.Bool().Draw(t, "heals")
+			w.others = rapid.IntRange(0, 5).Draw(t, "others")
 			publish(t, w, &highest)
 			crashes := rapid.IntRange(0, 4).Draw(t, "crashes")
 			settle(t, w, crashes)
@@ -48,7 +49,9 @@ func TestChangesItsMind(t *testing.T) {
 			good := Desired{Target: &r}
 			w.desired = good
 			for range rapid.IntRange(0, 40).Draw(t, "steps") {
-				switch rapid.SampledFrom([]string{"", "", "", "", "expire", "renew", "pause", "observe", "allow", "crash"}).Draw(t, "meanwhile") {
+				switch rapid.SampledFrom([]string{"", "", "", "", "expire", "renew", "pause", "observe", "allow", "crash", "another"}).Draw(t, "meanwhile") {
+				case "another":
+					w.others = rapid.IntRange(0, 5).Draw(t, "others")
 				case "expire":
 					w.desired = Desired{Refusal: fleet.Reason{Code: "expired"}}
 				case "renew":

@@ -152,6 +152,9 @@ type Observed struct {
 	// Hindrance is what of the host keeps the target from being built and activated,
 	// while that is so; the zero Reason for nothing.
 	Hindrance fleet.Reason
+	// Before is the profile of the host whose change is under way and is to be judged
+	// first; empty for none.
+	Before fleet.ProfileName
 	// Drift is what a person made of Current on the host, for people; empty where it
 	// runs, and boots, as it was activated.
 	Drift string

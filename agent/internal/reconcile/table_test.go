@@ -70,6 +70,14 @@ func TestDecide(t *testing.T) {
 		{"paused when staged", want(two), settled(same), Policy{Mode: fleet.ModeManage, Paused: "x"}, StepHold, two, fleet.ReasonPaused},
 		{"fetches while paused", want(two), settled(func(o *Observed) { o.Staged = "" }), Policy{Mode: fleet.ModeManage, Paused: "x"}, StepFetch, two, fleet.ReasonNewGeneration},
 		{"waits for a host that is not fit", want(two), settled(func(o *Observed) { o.Staged, o.Hindrance = "", fleet.Reason{Code: fleet.ReasonNoUser} }), manage, StepHold, two, fleet.ReasonNoUser},
+		{"waits for another profile's change", want(two), settled(func(o *Observed) { o.Before = "home/ann" }), manage, StepHold, two, fleet.ReasonAnotherProfile},
+		{"builds meanwhile", want(two), settled(func(o *Observed) { o.Before, o.Staged, o.Fetched = "home/ann", "", two.Digest }), manage, StepBuild, two, fleet.ReasonNewGeneration},
+		{"starts no intent meanwhile", want(two), flight(Change{Phase: PhaseActivating, Run: RunNone}, func(o *Observed) { o.Before = fleet.System }), manage, StepWithdraw, two, fleet.ReasonAnotherProfile},
+		{"goes on with what began", want(two), flight(Change{Phase: PhaseActivating, Run: RunSucceeded}, func(o *Observed) { o.Before = fleet.System }), manage, StepActivated, two, ""},
+		{"goes back all the same", want(two), flight(Change{Phase: PhaseVerifying, Probes: fleet.VerdictFail}, func(o *Observed) { o.Before = fleet.System }), manage, StepRollBack, one, fleet.ReasonProbeFailed},
+		{"also at a person's word", want(one), settled(func(o *Observed) {
+			o.Before, o.RollBackAsked = fleet.System, fleet.Reason{Code: fleet.ReasonOperatorRefused}
+		}), manage, StepRollBack, fleet.Ref{}, fleet.ReasonOperatorRefused},
 		{"also with what is staged", want(two), settled(func(o *Observed) { o.Hindrance = fleet.Reason{Code: fleet.ReasonNoUser} }), manage, StepHold, two, fleet.ReasonNoUser},
 		{"accepts on one", want(three), settled(func(o *Observed) { o.Hindrance = fleet.Reason{Code: fleet.ReasonNoUser} }), manage, StepAccept, three, fleet.ReasonNewGeneration},
 		{"verifies no home that is not there", want(two), flight(Change{Phase: PhaseVerifying}, func(o *Observed) { o.Hindrance = fleet.Reason{Code: fleet.ReasonHomeUnusable} }), manage, StepHold, two, fleet.ReasonHomeUnusable},

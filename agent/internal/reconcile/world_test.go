@@ -40,6 +40,8 @@ type world struct {
 	boots   map[fleet.Digest]bool
 	kernel  fleet.Ref
 	reboots int
+	// others is for how many looks another profile's change is in the way.
+	others int
 	// undone is set when a rollback can't work.
 	undoFails bool
 	// console keeps what is owed to whoever is at the console; nil for nothing.
@@ -67,7 +69,10 @@ func newWorld() *world {
 // step decides once and carries the step out. It reports whether anything is
 // left to do now.
 func (w *world) step(t *rapid.T) bool {
-	w.obs.Console = w.console
+	w.obs.Console, w.obs.Before = w.console, ""
+	if w.others > 0 {
+		w.obs.Before, w.others = "home/ann", w.others-1
+	}
 	before := snapshot(w.obs)
 	plan, _ := Decide(w.now, w.desired, w.obs, w.policy)
 	again, _ := Decide(w.now, w.desired, before, w.policy)
@@ -86,6 +91,10 @@ func (w *world) check(t *rapid.T, p Plan) {
 	c := w.obs.Change
 	if p.Step == StepWithdraw && (c == nil || c.Phase != PhaseActivating || c.Run != RunNone || p.Reason.Code == "") {
 		t.Fatalf("withdraws %+v, because of %+v", c, p.Reason)
+	}
+	begins := p.Step == StepActivate || p.Step == StepStart && c.Phase == PhaseActivating
+	if begins && w.obs.Before != "" {
+		t.Fatalf("%s while another profile's change is under way", p.Step)
 	}
 	if p.Step == StepStart && c.Phase == PhaseActivating {
 		w.checkAllowed(t, p)

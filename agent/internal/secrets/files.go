@@ -24,8 +24,20 @@ const dirMode = 0o711
 // file is a secret whose path, mode and owner were checked.
 type file struct {
 	entry    fleet.SecretEntry
+	place    string // below the set's directory
 	mode     fs.FileMode
 	uid, gid int // -1 for the agent's own
+}
+
+// usersDir is where, in a set, there is what is needed before users are made.
+const usersDir = "for-users"
+
+// Place is where a secret is below its set's directory, and so below the link.
+func Place(e fleet.SecretEntry) string {
+	if e.NeededFor == fleet.NeededForUsers {
+		return path.Join(usersDir, e.Path)
+	}
+	return e.Path
 }
 
 // plan checks all entries before anything is decrypted.
@@ -40,14 +52,14 @@ func plan(m fleet.SecretsManifest) ([]file, error) {
 		if err != nil {
 			return nil, fmt.Errorf("secret %.80q: %w", e.Name, err)
 		}
-		if taken[e.Path] {
+		if taken[f.place] {
 			return nil, fmt.Errorf("secret %s: %w: %q is taken by another", e.Name, ErrPath, e.Path)
 		}
-		taken[e.Path] = true
+		taken[f.place] = true
 		files = append(files, f)
 	}
 	for _, f := range files {
-		for dir := path.Dir(f.entry.Path); dir != "."; dir = path.Dir(dir) {
+		for dir := path.Dir(f.place); dir != "."; dir = path.Dir(dir) {
 			if taken[dir] {
 				return nil, fmt.Errorf("secret %s: %w: %q lies below another secret", f.entry.Name, ErrPath, f.entry.Path)
 			}
@@ -62,13 +74,13 @@ func check(e fleet.SecretEntry) (file, error) {
 	}
 	p := e.Path
 	if p == "" || len(p) > 512 || strings.ContainsFunc(p, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\\' }) ||
-		p == "." || path.Clean(p) != p || !filepath.IsLocal(p) || strings.Count(p, "/") > 16 {
+		p == "." || p == partial || path.Clean(p) != p || !filepath.IsLocal(p) || strings.Count(p, "/") > 16 {
 		return file{}, fmt.Errorf("%w: %.80q: want a clean relative path without \".\" or \"..\" in it", ErrPath, p)
 	}
 	if e.Mode > 0o777 {
 		return file{}, fmt.Errorf("%w: %#o: want permission bits only", ErrMode, e.Mode)
 	}
-	f := file{entry: e, mode: fs.FileMode(e.Mode), uid: -1, gid: -1}
+	f := file{entry: e, place: Place(e), mode: fs.FileMode(e.Mode), uid: -1, gid: -1}
 	if e.Mode == 0 {
 		f.mode = defaultMode
 	}
@@ -133,12 +145,12 @@ func groupID(name string) (int, error) {
 
 // write makes the file, readable by nobody else before it is whole.
 func (f file) write(top *os.Root, plain []byte) (err error) {
-	if dir := path.Dir(f.entry.Path); dir != "." {
+	if dir := path.Dir(f.place); dir != "." {
 		if err := makeDirs(top, dir); err != nil {
 			return err
 		}
 	}
-	out, err := top.OpenFile(f.entry.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	out, err := top.OpenFile(f.place, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,9 @@
 // the machine's key into a directory that a link is pointed at afterwards, so
 // that services see all secrets of one manifest or all of another.
 //
-// For a link at root, the directories are root.d/<manifest digest, 12 digits>.
+// For a link at root, the directories are root.d/<manifest digest, 12 digits>: not
+// numbers, because the journal, and with it the way back that needs no agent, says where
+// a generation's secrets are, also after a boot that made them anew in memory (Restore).
 package secrets
 
 import (
@@ -25,6 +27,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/sops"
 )
 
 // Sentinels: why secrets cannot be installed. Only ErrCiphertext may go away by
@@ -78,46 +81,76 @@ func Current(root string) (string, error) {
 // directory and returns it, durable; the link is left alone. What is there
 // already is compared and put right. A preparation that fails leaves no
 // plaintext behind. The caller has verified the manifest.
-func Prepare(ctx context.Context, root string, manifest fleet.SecretsManifest, digest fleet.Digest, open Open, ids []age.Identity) (_ string, err error) {
-	if _, err := fleet.ParseDigest(string(digest)); err != nil {
+func Prepare(ctx context.Context, root string, manifest fleet.SecretsManifest, digest fleet.Digest, open Open, ids []age.Identity) (string, error) {
+	set := Set{Manifest: manifest, Digest: digest}
+	if err := set.prepare(ctx, root+".d", open, ids); err != nil {
 		return "", fmt.Errorf("preparing secrets: %w", err)
+	}
+	return Dir(root, digest), nil
+}
+
+// Set is what one manifest makes.
+type Set struct {
+	Manifest fleet.SecretsManifest
+	Digest   fleet.Digest
+	// early leaves out all but what is needed before there are users, whom files
+	// could be given to.
+	early bool
+}
+
+// partial marks a set that was made early: the rest of it is to follow.
+const partial = ".partial"
+
+// prepare makes the set below dir.
+func (s Set) prepare(ctx context.Context, dir string, open Open, ids []age.Identity) (err error) {
+	if _, err := fleet.ParseDigest(string(s.Digest)); err != nil {
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	manifest := s.Manifest
+	if s.early {
+		manifest.Entries = slices.DeleteFunc(slices.Clone(manifest.Entries), func(e fleet.SecretEntry) bool { return e.NeededFor != fleet.NeededForUsers })
 	}
 	files, err := plan(manifest)
 	if err != nil {
-		return "", fmt.Errorf("preparing secrets: %w", err)
+		return err
 	}
-	path := Dir(root, digest)
+	path := filepath.Join(dir, s.Digest.Short())
 	// A fixed name: what a crash left under it is removed here.
-	tmp := filepath.Join(filepath.Dir(path), tempPrefix+filepath.Base(path))
+	tmp := filepath.Join(dir, tempPrefix+s.Digest.Short())
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("preparing secrets: %w", err), os.RemoveAll(tmp))
+			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
 	if err := os.RemoveAll(tmp); err != nil {
-		return "", err
+		return err
 	}
 	crashpoint.Hit(crashpoint.SecretsPrepare)
-	for _, dir := range []string{filepath.Dir(path), tmp} {
-		if err := makeDir(dir); err != nil {
-			return "", err
+	for _, d := range []string{dir, tmp} {
+		if err := makeDir(d); err != nil {
+			return err
 		}
 	}
 	if err := fill(ctx, tmp, files, open, ids); err != nil {
-		return "", err
+		return err
+	}
+	if s.early {
+		if err := os.WriteFile(filepath.Join(tmp, partial), nil, 0o600); err != nil {
+			return err
+		}
 	}
 	crashpoint.Hit(crashpoint.SecretsFilled)
 	if same(tmp, path) {
 		if err := os.RemoveAll(tmp); err != nil {
-			return "", err
+			return err
 		}
-		return path, atomicdir.Sync(path)
+		return atomicdir.Sync(path)
 	}
 	if err := atomicdir.Publish(tmp, path); err != nil {
-		return "", err
+		return err
 	}
 	crashpoint.Hit(crashpoint.SecretsPrepared)
-	return path, nil
+	return nil
 }
 
 // fill decrypts files into dir.
@@ -164,6 +197,9 @@ func decrypt(e fleet.SecretEntry, open Open, ids []age.Identity) ([]byte, error)
 	if got := fleet.DigestOf(cipher); got != e.Digest {
 		return nil, fmt.Errorf("%w: digest %s instead of %s", ErrCiphertext, got.Short(), e.Digest.Short())
 	}
+	if e.Format == fleet.FormatSops {
+		return decryptDocument(cipher, ids)
+	}
 	var in io.Reader = bytes.NewReader(cipher)
 	if bytes.HasPrefix(cipher, []byte(armor.Header)) {
 		in = armor.NewReader(in)
@@ -181,6 +217,27 @@ func decrypt(e fleet.SecretEntry, open Open, ids []age.Identity) ([]byte, error)
 	case len(plain) > fleet.MaxSecretBytes:
 		clear(plain)
 		return nil, fmt.Errorf("%w: plaintext of more than %d bytes", ErrTooLarge, fleet.MaxSecretBytes)
+	}
+	return plain, nil
+}
+
+// decryptDocument opens a document of sops. No error of that package has anything of the
+// value in it.
+func decryptDocument(cipher []byte, ids []age.Identity) ([]byte, error) {
+	d, err := sops.Parse(cipher)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDecrypt, err)
+	}
+	if d.Size() > fleet.MaxSecretBytes {
+		return nil, fmt.Errorf("%w: plaintext of %d bytes, at most %d", ErrTooLarge, d.Size(), fleet.MaxSecretBytes)
+	}
+	keys := make([]sops.Identity, len(ids))
+	for i, id := range ids {
+		keys[i] = sops.Identity{Identity: id}
+	}
+	plain, err := d.Decrypt(keys...)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDecrypt, err)
 	}
 	return plain, nil
 }

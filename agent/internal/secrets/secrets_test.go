@@ -10,7 +10,10 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -21,6 +24,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/sops"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -319,5 +323,52 @@ func TestPrune(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(paths[m], "x")); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestDocuments has a machine open what the tree keeps: documents of sops.
+func TestDocuments(t *testing.T) {
+	v := newVault(t)
+	document := func(plain string, to string) []byte {
+		r, err := sops.ParseRecipient(to, nil)
+		must(t, err)
+		d, err := sops.Encrypt([]byte(plain), []sops.Recipient{r}, time.Now())
+		must(t, err)
+		return d.Bytes()
+	}
+	mine, stranger := v.key.Recipient().String(), newVault(t).key.Recipient().String()
+	good := document("a\x00b\n", mine)
+	add := func(path string, cipher []byte) *fleet.SecretEntry {
+		e := v.addCipher(path, cipher)
+		e.Format = fleet.FormatSops
+		return e
+	}
+	add("vars/per-machine/web/app/token", good)
+	add("vars/shared/app/empty", document("", mine))
+	v.add(t, "plain", "an age file beside them")
+	root := filepath.Join(t.TempDir(), "secrets")
+	dir, err := v.prepare(t, root, "one")
+	must(t, err)
+	for path, want := range map[string]string{"vars/per-machine/web/app/token": "a\x00b\n", "vars/shared/app/empty": "", "plain": "an age file beside them"} {
+		if b, err := os.ReadFile(filepath.Join(dir, path)); err != nil || string(b) != want {
+			t.Errorf("%s is %q, %v", path, b, err)
+		}
+	}
+	for name, bad := range map[string][]byte{
+		"of another machine": document("x", stranger),
+		"tampered":           bytes.Replace(good, []byte("data:"), []byte("data:AAAA"), 1),
+		"cut short":          good[:len(good)/2],
+		"no document":        []byte("{}"),
+		"an age file":        v.encrypt(t, "x", true),
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := v.manifest.Entries
+			defer func() { v.manifest.Entries = before }()
+			v.manifest.Entries = slices.Clone(before)
+			add("bad", bad)
+			if _, err := v.prepare(t, root, name); !errors.Is(err, secrets.ErrDecrypt) || strings.Contains(err.Error(), "a\x00b") {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }

@@ -207,7 +207,10 @@ func explain(ctx context.Context, err error) error {
 		return cause
 	}
 	if r, ok := refusal.Of(err); ok {
-		if r.Code == refusal.Stopping || r.Code == refusal.Replaced {
+		switch r.Code { //nolint:exhaustive // All others are answers.
+		case refusal.Stopping:
+			return fmt.Errorf("%w: %w", ErrUnreachable, inOrder(r.Message))
+		case refusal.Replaced:
 			return fmt.Errorf("%w: %s", ErrUnreachable, r.Message)
 		}
 		return &RefusedError{Reason: r}
@@ -218,7 +221,7 @@ func explain(ctx context.Context, err error) error {
 	}
 	switch s.Code() { //nolint:exhaustive // All others are answers.
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unknown:
-		return fmt.Errorf("%w: %s", ErrUnreachable, refusal.Plain(s.Message()))
+		return fmt.Errorf("%w: %s", ErrUnreachable, refusal.Plain(refusal.Cause(s.Message())))
 	case codes.ResourceExhausted:
 		// By gRPC on this side: a message that is longer than is taken.
 		return fmt.Errorf("%w: %s", ErrAnswer, refusal.Plain(s.Message()))

@@ -39,6 +39,11 @@ type Backoff struct {
 // that takes each host and falls over is given ever more time.
 const steady = 10 * time.Second
 
+// inOrder is what a coordinator says that stops because it was told to.
+type inOrder string
+
+func (s inOrder) Error() string { return string(s) }
+
 // Watch keeps a stream of hints open until ctx ends. onHint gets each hint,
 // onDown each loss of the stream or failed attempt; both MUST return at once.
 // A receive from kick ends a wait early.
@@ -53,8 +58,9 @@ func (c *Client) Watch(ctx context.Context, b Backoff, kick <-chan struct{}, onH
 			return context.Cause(ctx)
 		}
 		onDown(err)
-		// A stream that lived is no reason to wait long for the next one.
-		if time.Since(opened) > min(steady, b.Max) { //nolint:forbidigo // Time awake.
+		// A stream that lived is no reason to wait long for the next one, nor is one whose
+		// coordinator is restarted: it is no worse than it was.
+		if time.Since(opened) > min(steady, b.Max) || errors.As(err, new(inOrder)) { //nolint:forbidigo // Time awake.
 			grow.Reset()
 		}
 		wait := grow.NextBackOff()

@@ -167,6 +167,39 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// TestRestarted: a coordinator that is restarted again and again, each time in order, is
+// found at once whatever came before; one that falls over is given ever more time.
+func TestRestarted(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ends     error
+		min, max time.Duration
+	}{
+		"in order":   {refusal.New(codes.Unavailable, fleet.Reason{Code: refusal.Stopping, Message: "stopping"}), 0, 15 * time.Second},
+		"falls over": {status.Error(codes.Unavailable, "fell over"), time.Minute, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, config := newPipe(t)
+				defer p.server.Stop()
+				p.watch = func(grpc.ServerStreamingServer[fleetv1.WatchResponse]) error { return tt.ends }
+				c := New(config)
+				defer c.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+				defer cancel()
+				began, downs := time.Now(), 0
+				_ = c.Watch(ctx, Backoff{First: time.Second, Max: 5 * time.Minute, Slow: time.Hour}, nil, func(Hint) {}, func(error) {
+					if downs++; downs == 16 {
+						cancel()
+					}
+				})
+				if took := time.Since(began); took < tt.min || took > tt.max {
+					t.Errorf("16 attempts took %s", took)
+				}
+			})
+		})
+	}
+}
+
 // TestKick ends a wait early.
 func TestKick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -133,6 +133,12 @@ func (c *Conn) call(ctx context.Context, method string, into []any, args ...any)
 	return nil
 }
 
+// Version is what the manager says that its version is, such as "257.8-1".
+func (c *Conn) Version(ctx context.Context) (version string, err error) {
+	err = c.get(ctx, c.manager.Path(), "the manager", ".Manager", "Version", &version)
+	return version, err
+}
+
 // Troubled lists the units that are failed, and those that wait to be started
 // again, with the state that they are in.
 func (c *Conn) Troubled(ctx context.Context) (map[string]string, error) {
@@ -151,6 +157,15 @@ func (c *Conn) Troubled(ctx context.Context) (map[string]string, error) {
 		states[u.Name] = u.Sub
 	}
 	return states, nil
+}
+
+// Booted says whether the host's boot is over: all that starts with it has, or has failed.
+func (c *Conn) Booted(ctx context.Context) (bool, error) {
+	var state string
+	if err := c.manager.CallWithContext(ctx, property, 0, strings.TrimSuffix(manager, "."), "SystemState").Store(&state); err != nil {
+		return false, fmt.Errorf("asking systemd (SystemState): %w", err)
+	}
+	return state != "initializing" && state != "starting", nil
 }
 
 // MainStatus is what the main process of a service ended with, the last time.
@@ -210,8 +225,16 @@ type Service struct {
 	Log string
 	// Again has it started again while it fails.
 	Again bool
-	// Ends has it end when the host begins to shut down, and not with the last.
+	// Ends has it end when the host begins to shut down, and not with the last: while
+	// the file systems that it works on are mounted still.
 	Ends bool
+	// After are units that a shutdown stops only when it has ended, where it Ends.
+	After []string
+	// Before is a unit that a shutdown stops before it tells this one to end, where it
+	// Ends; empty for none.
+	Before string
+	// StopWithin is how long it may take to end when it is told to; default systemd's.
+	StopWithin time.Duration
 	// Alone keeps the others of its processes alive when the kernel ends one for want of
 	// memory. systemd 243 and younger knows that.
 	Alone bool
@@ -219,6 +242,28 @@ type Service struct {
 	OOMScore int32
 	// Ahead says that nobody waits for it yet.
 	Ahead bool
+}
+
+// setting is a property of a transient unit.
+type setting struct {
+	Name  string
+	Value dbus.Variant
+}
+
+func set(name string, value any) setting { return setting{name, dbus.MakeVariant(value)} }
+
+// ends are the settings of a service that ends when the host begins to shut down. What
+// starts after another unit is stopped before it. None of them is required: what a
+// switch stops must not take the service with it.
+func (s Service) ends() []setting {
+	before := []string{shutdown}
+	if s.Before != "" {
+		before = append(before, s.Before)
+	}
+	return []setting{
+		set("Conflicts", []string{shutdown}), set("Before", before),
+		set("After", append([]string{"local-fs.target"}, s.After...)),
+	}
 }
 
 // StartTransient is Conn's, over a connection of its own, and again as Ask does.
@@ -239,15 +284,6 @@ func (c *Conn) StartTransient(ctx context.Context, s Service) error {
 		Argv   []string
 		Ignore bool
 	}
-	type setting struct {
-		Name  string
-		Value dbus.Variant
-	}
-	type unit struct {
-		Name     string
-		Settings []setting
-	}
-	set := func(name string, value any) setting { return setting{name, dbus.MakeVariant(value)} }
 	settings := []setting{
 		set("Description", s.Description),
 		set("Type", "exec"),
@@ -264,7 +300,10 @@ func (c *Conn) StartTransient(ctx context.Context, s Service) error {
 		settings = append(settings, set("Restart", "on-failure"), set("RestartUSec", uint64(time.Second/time.Microsecond)))
 	}
 	if s.Ends {
-		settings = append(settings, set("Conflicts", []string{"shutdown.target"}), set("Before", []string{"shutdown.target"}))
+		settings = append(settings, s.ends()...)
+	}
+	if s.StopWithin > 0 {
+		settings = append(settings, set("TimeoutStopUSec", uint64(s.StopWithin/time.Microsecond)))
 	}
 	if s.Alone {
 		settings = append(settings, set("OOMPolicy", "continue"))
@@ -272,17 +311,27 @@ func (c *Conn) StartTransient(ctx context.Context, s Service) error {
 	if s.Log != "" {
 		settings = append(settings, set("StandardOutputFileToAppend", s.Log), set("StandardErrorFileToAppend", s.Log))
 	}
+	return c.startTransient(ctx, s.Name, settings, s.Ahead)
+}
+
+// startTransient starts a transient unit. It returns when its job has ended; ahead of
+// time, when there is one.
+func (c *Conn) startTransient(ctx context.Context, name string, settings []setting, ahead bool) error {
+	type unit struct {
+		Name     string
+		Settings []setting
+	}
 	var job dbus.ObjectPath
-	if s.Ahead {
-		return c.call(ctx, "StartTransientUnit", []any{&job}, s.Name, "fail", settings, []unit{})
+	if ahead {
+		return c.call(ctx, "StartTransientUnit", []any{&job}, name, "fail", settings, []unit{})
 	}
 	ended := make(chan *dbus.Signal, pending)
 	c.bus.Signal(ended)
 	defer c.bus.RemoveSignal(ended)
-	if err := c.call(ctx, "StartTransientUnit", []any{&job}, s.Name, "fail", settings, []unit{}); err != nil {
+	if err := c.call(ctx, "StartTransientUnit", []any{&job}, name, "fail", settings, []unit{}); err != nil {
 		return err
 	}
-	return c.wait(ctx, ended, job, s.Name)
+	return c.wait(ctx, ended, job, name)
 }
 
 // wait returns when a job has ended. systemd tells each of its own connections,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,16 @@ func connect(t *testing.T, a systemd.Address) *systemd.Conn {
 	return c
 }
 
+func TestVersion(t *testing.T) {
+	s := systemdtest.Start(t)
+	if got, err := connect(t, s.Address).Version(t.Context()); got != "257.8-1" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if !slices.Contains(s.Calls, "Get org.freedesktop.systemd1.Manager") {
+		t.Errorf("called %v", s.Calls)
+	}
+}
+
 func TestTroubled(t *testing.T) {
 	s := systemdtest.Start(t)
 	units := map[string]systemdtest.Unit{"a.service": {Sub: "failed", Status: 3}, "b.service": {Sub: "auto-restart"}, "c.service": {Sub: "running"}}
@@ -50,14 +61,15 @@ func TestTroubled(t *testing.T) {
 func TestStartTransient(t *testing.T) {
 	s := systemdtest.Start(t)
 	c := connect(t, s.Address)
-	service := systemd.Service{Name: "x.service", Description: "an x", Argv: []string{"/bin/x", "y z"}, Log: "/log", Again: true, Ends: true, Alone: true, OOMScore: -900}
+	service := systemd.Service{Name: "x.service", Description: "an x", Argv: []string{"/bin/x", "y z"}, Log: "/log", Again: true, Ends: true, After: []string{"y.service"}, Before: "z.service", StopWithin: 2 * time.Second, Alone: true, OOMScore: -900}
 	if err := c.StartTransient(t.Context(), service); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{
 		"Description": "an x", "Type": "exec", "Restart": "on-failure", "RestartUSec": uint64(1000000), "KillMode": "process",
 		"OOMScoreAdjust": int32(-900), "OOMPolicy": "continue", "DefaultDependencies": false, "IgnoreOnIsolate": true,
-		"Conflicts": []string{"shutdown.target"}, "Before": []string{"shutdown.target"}, "CollectMode": "inactive-or-failed", "StandardOutputFileToAppend": "/log",
+		"Conflicts": []string{"shutdown.target"}, "Before": []string{"shutdown.target", "z.service"},
+		"After": []string{"local-fs.target", "y.service"}, "TimeoutStopUSec": uint64(2000000), "CollectMode": "inactive-or-failed", "StandardOutputFileToAppend": "/log",
 		"StandardErrorFileToAppend": "/log", "ExecStart": [][]any{{"/bin/x", []string{"/bin/x", "y z"}, false}},
 	}
 	s.Do(func() {
@@ -72,6 +84,38 @@ func TestStartTransient(t *testing.T) {
 	service.Argv[0] = "x"
 	if err := c.StartTransient(t.Context(), service); err == nil || !strings.Contains(err.Error(), "absolute") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestBooted: a boot is over when systemd says so, with or without failed units.
+func TestBooted(t *testing.T) {
+	s := systemdtest.Start(t)
+	for _, want := range []bool{false, true} {
+		s.Do(func() { s.Starting = !want })
+		var got bool
+		if err := s.Address.Ask(t.Context(), func(ctx context.Context, c *systemd.Conn) (err error) {
+			got, err = c.Booted(ctx)
+			return err
+		}); err != nil || got != want {
+			t.Errorf("over: %t, %v, want %t", got, err, want)
+		}
+	}
+}
+
+// TestStopping: a host that is to shut down is told from one that is not, and one that
+// can't be asked counts for none.
+func TestStopping(t *testing.T) {
+	s := systemdtest.Start(t)
+	for _, want := range []bool{false, true} {
+		s.Do(func() { s.Stopping = want })
+		if got := s.Address.Stopping(t.Context()); got != want {
+			t.Errorf("stopping: %t, want %t", got, want)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if systemd.Address(filepath.Join(t.TempDir(), "nowhere")).Stopping(ctx) {
+		t.Error("nobody said so")
 	}
 }
 

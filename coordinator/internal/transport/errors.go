@@ -37,7 +37,7 @@ var answers = []struct {
 	reason fleet.ReasonCode
 	hint   string
 }{
-	{registry.ErrBanned, codes.PermissionDenied, fleet.ReasonBanned, "an admin lifts the ban with fleetctl ban --lift"},
+	{registry.ErrBanned, codes.PermissionDenied, fleet.ReasonBanned, "an admin lifts the ban with fleetctl ban MACHINE --lift --reason TEXT"},
 	{registry.ErrSuperseded, codes.PermissionDenied, refusal.IdentitySuperseded, "this machine was enrolled anew elsewhere: remove this copy, or enrol it again"},
 	{registry.ErrDuplicate, codes.FailedPrecondition, fleet.ReasonDuplicate, "stop the other agent with this identity, or enrol one of the two anew"},
 	{registry.ErrReplaced, codes.Aborted, refusal.Replaced, "nothing to do: the newer stream goes on"},

@@ -780,7 +780,9 @@ type Exec struct {
 	Meanings map[int32]string `protobuf:"bytes,9,rep,name=meanings,proto3" json:"meanings,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The program starts nothing that is to outlive it: at the deadline all that
 	// comes from it is ended, also in sessions of its own.
-	Contained     bool `protobuf:"varint,10,opt,name=contained,proto3" json:"contained,omitempty"`
+	Contained bool `protobuf:"varint,10,opt,name=contained,proto3" json:"contained,omitempty"`
+	// Parts of its work that a host can be without.
+	Parts         []*Part `protobuf:"bytes,11,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -885,6 +887,89 @@ func (x *Exec) GetContained() bool {
 	return false
 }
 
+func (x *Exec) GetParts() []*Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// Part of a program's work that a host can be without: where the program fails in it,
+// what comes after it is done by another program, and the step has ended well, degraded.
+type Part struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name for people.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Line with which the program says that it begins the part.
+	Heading string `protobuf:"bytes,2,opt,name=heading,proto3" json:"heading,omitempty"`
+	// Lines with which it says that it is past the part.
+	Ends []string `protobuf:"bytes,3,rep,name=ends,proto3" json:"ends,omitempty"`
+	// Program (an absolute path) and arguments that do what comes after the part, with
+	// the environment, user and directory of the program. Where it fails in a part in
+	// turn, that holds again.
+	Rest          []string `protobuf:"bytes,4,rep,name=rest,proto3" json:"rest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Part) Reset() {
+	*x = Part{}
+	mi := &file_driver_v1_driver_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Part) ProtoMessage() {}
+
+func (x *Part) ProtoReflect() protoreflect.Message {
+	mi := &file_driver_v1_driver_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Part.ProtoReflect.Descriptor instead.
+func (*Part) Descriptor() ([]byte, []int) {
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Part) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Part) GetHeading() string {
+	if x != nil {
+		return x.Heading
+	}
+	return ""
+}
+
+func (x *Part) GetEnds() []string {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+func (x *Part) GetRest() []string {
+	if x != nil {
+		return x.Rest
+	}
+	return nil
+}
+
 // Link points a symbolic link at a target, by rename.
 type Link struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -898,7 +983,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_driver_v1_driver_proto_msgTypes[13]
+	mi := &file_driver_v1_driver_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +995,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_driver_v1_driver_proto_msgTypes[13]
+	mi := &file_driver_v1_driver_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1008,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_driver_v1_driver_proto_rawDescGZIP(), []int{13}
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Link) GetPath() string {
@@ -951,7 +1036,7 @@ type Sync struct {
 
 func (x *Sync) Reset() {
 	*x = Sync{}
-	mi := &file_driver_v1_driver_proto_msgTypes[14]
+	mi := &file_driver_v1_driver_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1048,7 @@ func (x *Sync) String() string {
 func (*Sync) ProtoMessage() {}
 
 func (x *Sync) ProtoReflect() protoreflect.Message {
-	mi := &file_driver_v1_driver_proto_msgTypes[14]
+	mi := &file_driver_v1_driver_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1061,7 @@ func (x *Sync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sync.ProtoReflect.Descriptor instead.
 func (*Sync) Descriptor() ([]byte, []int) {
-	return file_driver_v1_driver_proto_rawDescGZIP(), []int{14}
+	return file_driver_v1_driver_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Sync) GetPaths() []string {
@@ -1034,7 +1119,7 @@ const file_driver_v1_driver_proto_rawDesc = "" +
 	"\x04exec\x18\x01 \x01(\v2\x0f.driver.v1.ExecH\x00R\x04exec\x12%\n" +
 	"\x04link\x18\x02 \x01(\v2\x0f.driver.v1.LinkH\x00R\x04link\x12%\n" +
 	"\x04sync\x18\x03 \x01(\v2\x0f.driver.v1.SyncH\x00R\x04syncB\b\n" +
-	"\x06effect\"\xf7\x02\n" +
+	"\x06effect\"\x9e\x03\n" +
 	"\x04Exec\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x10\n" +
 	"\x03env\x18\x02 \x03(\tR\x03env\x12\x12\n" +
@@ -1047,10 +1132,16 @@ const file_driver_v1_driver_proto_rawDesc = "" +
 	"\x06unless\x18\b \x01(\v2\x0f.driver.v1.LinkR\x06unless\x129\n" +
 	"\bmeanings\x18\t \x03(\v2\x1d.driver.v1.Exec.MeaningsEntryR\bmeanings\x12\x1c\n" +
 	"\tcontained\x18\n" +
-	" \x01(\bR\tcontained\x1a;\n" +
+	" \x01(\bR\tcontained\x12%\n" +
+	"\x05parts\x18\v \x03(\v2\x0f.driver.v1.PartR\x05parts\x1a;\n" +
 	"\rMeaningsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"2\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
+	"\x04Part\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aheading\x18\x02 \x01(\tR\aheading\x12\x12\n" +
+	"\x04ends\x18\x03 \x03(\tR\x04ends\x12\x12\n" +
+	"\x04rest\x18\x04 \x03(\tR\x04rest\"2\n" +
 	"\x04Link\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\"\x1c\n" +
@@ -1076,7 +1167,7 @@ func file_driver_v1_driver_proto_rawDescGZIP() []byte {
 	return file_driver_v1_driver_proto_rawDescData
 }
 
-var file_driver_v1_driver_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_driver_v1_driver_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_driver_v1_driver_proto_goTypes = []any{
 	(*CurrentRequest)(nil),      // 0: driver.v1.CurrentRequest
 	(*CurrentResponse)(nil),     // 1: driver.v1.CurrentResponse
@@ -1091,39 +1182,41 @@ var file_driver_v1_driver_proto_goTypes = []any{
 	(*Action)(nil),              // 10: driver.v1.Action
 	(*Step)(nil),                // 11: driver.v1.Step
 	(*Exec)(nil),                // 12: driver.v1.Exec
-	(*Link)(nil),                // 13: driver.v1.Link
-	(*Sync)(nil),                // 14: driver.v1.Sync
-	nil,                         // 15: driver.v1.BuildRequest.BlobsEntry
-	nil,                         // 16: driver.v1.Exec.MeaningsEntry
-	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
+	(*Part)(nil),                // 13: driver.v1.Part
+	(*Link)(nil),                // 14: driver.v1.Link
+	(*Sync)(nil),                // 15: driver.v1.Sync
+	nil,                         // 16: driver.v1.BuildRequest.BlobsEntry
+	nil,                         // 17: driver.v1.Exec.MeaningsEntry
+	(*durationpb.Duration)(nil), // 18: google.protobuf.Duration
 }
 var file_driver_v1_driver_proto_depIdxs = []int32{
-	15, // 0: driver.v1.BuildRequest.blobs:type_name -> driver.v1.BuildRequest.BlobsEntry
+	16, // 0: driver.v1.BuildRequest.blobs:type_name -> driver.v1.BuildRequest.BlobsEntry
 	10, // 1: driver.v1.ActivationResponse.activate:type_name -> driver.v1.Action
 	10, // 2: driver.v1.ActivationResponse.commit:type_name -> driver.v1.Action
 	10, // 3: driver.v1.ActivationResponse.rollback:type_name -> driver.v1.Action
 	11, // 4: driver.v1.Action.steps:type_name -> driver.v1.Step
-	17, // 5: driver.v1.Action.deadline:type_name -> google.protobuf.Duration
+	18, // 5: driver.v1.Action.deadline:type_name -> google.protobuf.Duration
 	12, // 6: driver.v1.Step.exec:type_name -> driver.v1.Exec
-	13, // 7: driver.v1.Step.link:type_name -> driver.v1.Link
-	14, // 8: driver.v1.Step.sync:type_name -> driver.v1.Sync
-	13, // 9: driver.v1.Exec.unless:type_name -> driver.v1.Link
-	16, // 10: driver.v1.Exec.meanings:type_name -> driver.v1.Exec.MeaningsEntry
-	0,  // 11: driver.v1.DriverService.Current:input_type -> driver.v1.CurrentRequest
-	2,  // 12: driver.v1.DriverService.Build:input_type -> driver.v1.BuildRequest
-	4,  // 13: driver.v1.DriverService.Diff:input_type -> driver.v1.DiffRequest
-	6,  // 14: driver.v1.DriverService.Activation:input_type -> driver.v1.ActivationRequest
-	8,  // 15: driver.v1.DriverService.Prune:input_type -> driver.v1.PruneRequest
-	1,  // 16: driver.v1.DriverService.Current:output_type -> driver.v1.CurrentResponse
-	3,  // 17: driver.v1.DriverService.Build:output_type -> driver.v1.BuildResponse
-	5,  // 18: driver.v1.DriverService.Diff:output_type -> driver.v1.DiffResponse
-	7,  // 19: driver.v1.DriverService.Activation:output_type -> driver.v1.ActivationResponse
-	9,  // 20: driver.v1.DriverService.Prune:output_type -> driver.v1.PruneResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	14, // 7: driver.v1.Step.link:type_name -> driver.v1.Link
+	15, // 8: driver.v1.Step.sync:type_name -> driver.v1.Sync
+	14, // 9: driver.v1.Exec.unless:type_name -> driver.v1.Link
+	17, // 10: driver.v1.Exec.meanings:type_name -> driver.v1.Exec.MeaningsEntry
+	13, // 11: driver.v1.Exec.parts:type_name -> driver.v1.Part
+	0,  // 12: driver.v1.DriverService.Current:input_type -> driver.v1.CurrentRequest
+	2,  // 13: driver.v1.DriverService.Build:input_type -> driver.v1.BuildRequest
+	4,  // 14: driver.v1.DriverService.Diff:input_type -> driver.v1.DiffRequest
+	6,  // 15: driver.v1.DriverService.Activation:input_type -> driver.v1.ActivationRequest
+	8,  // 16: driver.v1.DriverService.Prune:input_type -> driver.v1.PruneRequest
+	1,  // 17: driver.v1.DriverService.Current:output_type -> driver.v1.CurrentResponse
+	3,  // 18: driver.v1.DriverService.Build:output_type -> driver.v1.BuildResponse
+	5,  // 19: driver.v1.DriverService.Diff:output_type -> driver.v1.DiffResponse
+	7,  // 20: driver.v1.DriverService.Activation:output_type -> driver.v1.ActivationResponse
+	9,  // 21: driver.v1.DriverService.Prune:output_type -> driver.v1.PruneResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_driver_v1_driver_proto_init() }
@@ -1142,7 +1235,7 @@ func file_driver_v1_driver_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_driver_v1_driver_proto_rawDesc), len(file_driver_v1_driver_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -49,11 +51,17 @@ type Server struct {
 	Result string
 	// Refuse has it start nothing, and say so.
 	Refuse bool
+	// Stopping has it say that the host is shut down.
+	Stopping bool
+	// Starting has it say that the boot is not over.
+	Starting bool
 	// Runs has it run what it starts, in sessions of their own.
 	Runs bool
 	// Processes are those that ran.
 	Processes []*exec.Cmd
-	// Started are the transient services, with their settings.
+	// Groups is the directory of control groups in which scopes are made; empty for none.
+	Groups string
+	// Started are the transient units, with their settings.
 	Started map[string]map[string]any
 	// Calls are the methods that were called, with a unit's name where there is one.
 	Calls []string
@@ -219,7 +227,7 @@ func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, fa
 		name, _ = call.Body[0].(string)
 	}
 	s.Calls = append(s.Calls, strings.TrimSpace(method+" "+name))
-	const units, job = "/org/freedesktop/systemd1/unit/", dbus.ObjectPath("/org/freedesktop/systemd1/job/7")
+	const units, started = "/org/freedesktop/systemd1/unit/", dbus.ObjectPath("/org/freedesktop/systemd1/job/7")
 	switch method {
 	case "ListUnitsFiltered":
 		return []any{s.list(call)}, nil, ""
@@ -232,7 +240,7 @@ func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, fa
 	case "Reload":
 		return nil, nil, ""
 	case "RestartUnit":
-		return []any{job}, nil, ""
+		return []any{started}, nil, ""
 	case "StartTransientUnit":
 		if s.Refuse {
 			return nil, nil, "NoSuchUnit"
@@ -242,11 +250,14 @@ func (s *Server) reply(call *dbus.Message) (body []any, signal *dbus.Message, fa
 			settings[v[0].(string)] = v[1].(dbus.Variant).Value() //nolint:forcetypeassert // As above.
 		}
 		s.Started[name] = settings
-		if s.Runs {
+		if s.Groups != "" && strings.HasSuffix(name, ".scope") {
+			s.makeScope(name, settings)
+		}
+		if _, runs := settings["ExecStart"]; runs && s.Runs {
 			s.run(settings["ExecStart"].([][]any)[0][1].([]string)) //nolint:forcetypeassert // As above.
 		}
-		return []any{job}, &dbus.Message{
-			Type: dbus.TypeSignal, Body: []any{uint32(7), job, name, s.Result},
+		return []any{started}, &dbus.Message{
+			Type: dbus.TypeSignal, Body: []any{uint32(7), started, name, s.Result},
 			Headers: map[dbus.HeaderField]dbus.Variant{
 				dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath("/org/freedesktop/systemd1")),
 				dbus.FieldInterface: dbus.MakeVariant("org.freedesktop.systemd1.Manager"),
@@ -273,6 +284,12 @@ type command struct {
 	Code, Status                                 int32
 }
 
+// job is one that a unit has, as systemd tells it.
+type job struct {
+	ID   uint32
+	Path dbus.ObjectPath
+}
+
 // property is one of a unit.
 func (s *Server) property(unit, name string) any {
 	d := s.Services[unit]
@@ -286,6 +303,8 @@ func (s *Server) property(unit, name string) any {
 		commands = append(commands, command{Path: d.Argv[0], Argv: d.Argv})
 	}
 	switch name {
+	case "Version":
+		return "257.8-1"
 	case "LoadState":
 		return d.Load
 	case "UnitFileState":
@@ -300,6 +319,18 @@ func (s *Server) property(unit, name string) any {
 		return commands
 	case "MainPID":
 		return d.MainPID
+	case "Job":
+		if s.Stopping {
+			return job{9, "/org/freedesktop/systemd1/job/9"}
+		}
+		return job{0, "/"}
+	case "ActiveState":
+		return "inactive"
+	case "SystemState":
+		if s.Starting {
+			return "starting"
+		}
+		return "degraded"
 	}
 	return s.Units()[unit].Status
 }
@@ -314,6 +345,27 @@ func (s *Server) run(argv []string) {
 	}
 	s.Processes = append(s.Processes, cmd)
 	s.running.Go(func() { _ = cmd.Wait() })
+}
+
+// makeScope makes a scope's control group, and moves its processes there.
+func (s *Server) makeScope(name string, settings map[string]any) {
+	slice, _ := settings["Slice"].(string)
+	top := filepath.Join(s.Groups, "user.slice")
+	dir := filepath.Join(top, slice, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // Of the kernel's.
+		s.t.Errorf("making a scope: %v", err)
+	}
+	pids, _ := settings["PIDs"].([]uint32)
+	for _, pid := range pids {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.FormatUint(uint64(pid), 10)), 0o600); err != nil {
+			s.t.Errorf("moving a process into a scope: %v", err)
+		}
+	}
+	s.t.Cleanup(func() {
+		for _, d := range []string{dir, filepath.Dir(dir), top} {
+			_ = os.Remove(d) // Where nothing is in there.
+		}
+	})
 }
 
 // listed is a unit as systemd lists it.

@@ -36,6 +36,10 @@ func TestFind(t *testing.T) {
 		"tabs and blanks":  {map[string]string{"a.conf": "options\t quiet  init=" + system + "/init\n"}, "a.conf"},
 		"options in parts": {map[string]string{"a.conf": "options quiet\noptions init=" + system + "/init"}, "a.conf"},
 		"of the same":      {map[string]string{"a.conf": entry(system + "/init"), "b.conf": entry(system + "/init")}, "a.conf"},
+		// The loader counts boots in the file's name, and not in the id.
+		"tries left":       {map[string]string{"nixos-generation-2+3.conf": entry(system + "/init")}, "nixos-generation-2.conf"},
+		"tries done":       {map[string]string{"nixos-generation-2+2-1.conf": entry(system + "/init")}, "nixos-generation-2.conf"},
+		"a name with plus": {map[string]string{"nixos+x.conf": entry(system + "/init")}, "nixos+x.conf"},
 		// A specialisation's is another system's, and a title proves nothing.
 		"a specialisation": {map[string]string{"a.conf": entry(system + "/specialisation/x/init")}, ""},
 		"a longer path":    {map[string]string{"a.conf": entry(system + "/init2")}, ""},
@@ -45,13 +49,13 @@ func TestFind(t *testing.T) {
 		"too large":        {map[string]string{"a.conf": "options init=" + system + "/init" + strings.Repeat(" ", 1<<17)}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := bootentry.Find(write(t, c.entries), system+"/init")
+			got, err := bootentry.Specification{Dir: write(t, c.entries)}.Find(system + "/init")
 			if got != c.want || (err == nil) != (c.want != "") || err != nil && !errors.Is(err, bootentry.ErrNone) {
 				t.Errorf("got %q, %v", got, err)
 			}
 		})
 	}
-	if _, err := bootentry.Find(filepath.Join(t.TempDir(), "none"), system+"/init"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := (bootentry.Specification{Dir: filepath.Join(t.TempDir(), "none")}).Find(system + "/init"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -62,10 +66,13 @@ func TestBoots(t *testing.T) {
 		loader string
 		want   bool
 	}{
-		"its own":          {"timeout 5\ndefault nixos-generation-7.conf\nconsole-mode keep\n", true},
-		"without the end":  {"default nixos-generation-7", true},
-		"a pattern":        {"default nixos-generation-7*", true},
-		"another's":        {"default nixos-generation-8.conf\n", false},
+		"its own":         {"timeout 5\ndefault nixos-generation-7.conf\nconsole-mode keep\n", true},
+		"without the end": {"default nixos-generation-7", true},
+		"a pattern":       {"default nixos-generation-7*", true},
+		"another's":       {"default nixos-generation-8.conf\n", false},
+		"one that counts": {"default nixos-generation-9.conf\n", true},
+		// Which of them the loader takes is not said.
+		"of several":       {"default nixos-*\n", false},
 		"gone":             {"default nixos-generation-6.conf\n", false},
 		"none":             {"timeout 5\n", false},
 		"a broken pattern": {"default [\n", false},
@@ -77,16 +84,17 @@ func TestBoots(t *testing.T) {
 				t.Fatal(err)
 			}
 			for file, text := range map[string]string{
-				"entries/nixos-generation-7.conf": entry(system + "/init"), "entries/nixos-generation-8.conf": entry("/other/init"), "loader.conf": c.loader,
+				"entries/nixos-generation-7.conf": entry(system + "/init"), "entries/nixos-generation-8.conf": entry("/other/init"),
+				"entries/nixos-generation-9+2-1.conf": entry(system + "/init"), "loader.conf": c.loader,
 			} {
 				if err := os.WriteFile(filepath.Join(filepath.Dir(dir), file), []byte(text), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if got, err := bootentry.Boots(dir, system+"/init"); err != nil || got != c.want {
+			if got, err := (bootentry.Specification{Dir: dir}).Boots(system + "/init"); err != nil || got != c.want {
 				t.Errorf("got %t, %v", got, err)
 			}
-			if _, err := bootentry.Boots(dir, "/third/init"); !errors.Is(err, bootentry.ErrNone) {
+			if _, err := (bootentry.Specification{Dir: dir}).Boots("/third/init"); !errors.Is(err, bootentry.ErrNone) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -100,7 +108,7 @@ func TestFindIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := bootentry.Find(dir, system+"/init"); err == nil || !strings.Contains(err.Error(), "more than 1000") {
+	if _, err := (bootentry.Specification{Dir: dir}).Find(system + "/init"); err == nil || !strings.Contains(err.Error(), "more than 1000") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -109,7 +117,7 @@ func FuzzFind(f *testing.F) {
 	f.Add("title NixOS\noptions init="+system+"/init quiet\n", system+"/init")
 	f.Add("options\n", "")
 	f.Fuzz(func(t *testing.T, text, init string) {
-		id, err := bootentry.Find(write(t, map[string]string{"a.conf": text}), init)
+		id, err := bootentry.Specification{Dir: write(t, map[string]string{"a.conf": text})}.Find(init)
 		switch {
 		case err == nil && id != "a.conf":
 			t.Errorf("found %q", id)

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package execute
+
+func useGroups(string) func() { return func() {} }

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/cameronraysmith/fleet/agent/internal/desired"
+	"github.com/cameronraysmith/fleet/agent/internal/identity"
+	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/secrets"
+	"github.com/cameronraysmith/fleet/agent/internal/sync"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
+)
+
+// ciphertexts are those that were fetched, of which no more is read than was signed.
+func ciphertexts(blobs sync.Blobs) secrets.Open {
+	return func(ref fleet.BlobRef) ([]byte, error) {
+		f, err := os.Open(blobs.Path(ref.Digest))
+		if err != nil {
+			return nil, err //nolint:wrapcheck // It names the file.
+		}
+		defer func() { _ = f.Close() }()
+		return io.ReadAll(io.LimitReader(f, int64(min(ref.Size, 1<<40))+1)) //nolint:gosec // Bounded just here.
+	}
+}
+
+// restoreSecrets has the secrets be there of all that runs, and that the host may go to
+// without asking anybody: what memory held is gone after a boot.
+func restoreSecrets(ctx context.Context, c Config, st journal.State, store *desired.Store, r secrets.Restoration) error {
+	r.Memory, r.Log = c.SecretsInMemory, c.Log
+	var errs []error
+	roots := map[fleet.ProfileName][]secrets.Set{fleet.System: nil}
+	for name, p := range st.Profiles {
+		sets, err := setsOf(c.secretsRoot(name), *p, store)
+		if errs = append(errs, err); len(sets) > 0 {
+			roots[name] = sets
+		}
+	}
+	for name, sets := range roots {
+		errs = append(errs, r.Restore(ctx, c.secretsRoot(name), sets))
+	}
+	return errors.Join(errs...)
+}
+
+// setsOf are the sets of secrets that a profile's record names, what runs first.
+func setsOf(root string, p journal.ProfileState, store *desired.Store) (sets []secrets.Set, err error) {
+	built := []journal.Built{p.Current}
+	if act := p.Activation; act != nil {
+		built = append(built, act.From, act.To, act.Back(), act.LeadsTo())
+	}
+	built = append(built, p.LastGood, p.Staged, p.Undone)
+	seen := map[fleet.Digest]bool{}
+	for _, b := range built {
+		// Those of a link that was elsewhere are not this one's to make.
+		if b.Secrets == "" || filepath.Dir(b.Secrets) != root+".d" || b.Ref.Digest == "" {
+			continue
+		}
+		m, digest, lerr := store.LoadAcceptedSecrets(b.Ref.Digest)
+		if lerr != nil {
+			err = errors.Join(err, fmt.Errorf("restoring secrets of generation %s: %w", b.Ref.Number, lerr))
+		}
+		if m != nil && !seen[digest] {
+			seen[digest] = true
+			sets = append(sets, secrets.Set{Manifest: *m, Digest: digest})
+		}
+	}
+	return sets, err
+}
+
+// restoreSecrets is done as the agent starts. What can't be made is told, and made once
+// more before anything is activated that needs it.
+func (a *Agent) restoreSecrets(store *desired.Store) {
+	err := restoreSecrets(context.Background(), a.config, a.journal.State(), store, secrets.Restoration{
+		Open: ciphertexts(a.blobs), IDs: a.identity.AgeIdentities(),
+	})
+	if err != nil {
+		a.config.Log.Error("secrets of this host are not all in place", "error", err)
+	}
+}
+
+// RestoreSecrets makes the secrets of what a host runs, without an agent and without a
+// network, as is due early at a boot: early is before there are users, and makes only
+// what is needed for them. Where an agent runs, it has done so; where the host is not
+// enrolled, there are none.
+func RestoreSecrets(ctx context.Context, c Config, early bool) error {
+	dir := filepath.Join(c.StateDir, identityDir)
+	binding, err := identity.ReadBinding(dir)
+	if errors.Is(err, identity.ErrNotEnrolled) {
+		c.Log.Info("this host is not enrolled: it has no secrets")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("restoring secrets: %w", err)
+	}
+	unlock, err := journal.Lock(c.StateDir)
+	if errors.Is(err, journal.ErrLocked) {
+		c.Log.Info("the agent of this host runs: it sees to the secrets")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("restoring secrets: %w", err)
+	}
+	defer func() { _ = unlock() }()
+	st, err := journal.Read(c.StateDir)
+	if err != nil {
+		return fmt.Errorf("restoring secrets: %w", err)
+	}
+	store, err := desired.Open(filepath.Join(c.StateDir, desiredDir), binding.Root, st.Root.Version)
+	if err != nil {
+		return fmt.Errorf("restoring secrets: %w", err)
+	}
+	id, err := identity.Open(identity.Options{Dir: dir, AgeIdentity: c.AgeIdentity})
+	if err != nil {
+		return fmt.Errorf("restoring secrets: %w", err)
+	}
+	blobs := sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir)}
+	return restoreSecrets(ctx, c, st, store, secrets.Restoration{Early: early, Open: ciphertexts(blobs), IDs: id.AgeIdentities()})
+}

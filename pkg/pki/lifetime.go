@@ -1,0 +1,7 @@
+//go:build !shortlived
+
+package pki
+
+import "time"
+
+const hostTTL = 7 * 24 * time.Hour
