@@ -24,14 +24,14 @@ type banOptions struct {
 func newBanCommand(o *options) *cobra.Command {
 	opts := &banOptions{}
 	cmd := &cobra.Command{
-		Use:   "ban MACHINE --reason TEXT",
+		Use:   "ban MACHINE [--lift] --reason TEXT",
 		Short: "Cut a machine's identity off, at once",
 		Long: `Cut MACHINE off: its open connections end at once, and the coordinator takes
 nothing from it any longer. The ban is recorded in trust/bans.json too, so that
 a coordinator that lost its store knows it from the kit ("fleetctl kit"), or from
 the next "fleetctl publish" of an admin. Publishing leaves the machine out.
 
---lift undoes it. An agent that was refused asks again after a pause:
+--lift undoes it, for a reason too. An agent that was refused asks again after a pause:
 it can take some minutes until it is back, unless the agent is restarted.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: o.completeMachines(1),
@@ -106,6 +106,9 @@ func runBan(ctx context.Context, o *options, opts *banOptions, name string) erro
 	}
 	p.Printf("%s is banned; %s cut. Commit trust/bans.json.\n"+
 		"Make a new kit too (fleetctl kit): a coordinator that lost its store starts from it.\n", m, plural(cut, "connection"))
+	if dep, err := s.fleet.Settings(m); err == nil && dep.Witness != "" {
+		p.Printf("Publish too: %s is a witness, and until then other hosts go on asking it, as long as its identity is good.\n", m)
+	}
 	return nil
 }
 

@@ -21,6 +21,8 @@ func commands(o *options) []*cobra.Command {
 		newAuditCommand(o),
 		newOperatorCommand(o),
 		newTrustCommand(o),
+		newVarsCommand(o),
+		newSecretsCommand(o),
 		newKitCommand(o),
 		newVersionCommand(o),
 	}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/refusal"
@@ -42,7 +43,7 @@ func TestHelp(t *testing.T) {
 	if out := w.ok("completion", "bash"); !strings.Contains(out, "fleetctl") {
 		t.Error("no completion")
 	}
-	var v versionInfo
+	var v buildinfo.Info
 	if err := json.Unmarshal([]byte(w.ok("version", "-o", "json")), &v); err != nil || v.Go == "" {
 		t.Errorf("version %+v: %v", v, err)
 	}
@@ -129,6 +130,46 @@ func TestStatus(t *testing.T) {
 	code, _, errs := w.run("status", "galina")
 	if code != exitError || !strings.Contains(errs, "galena") {
 		t.Errorf("unknown machine: exit %d\n%s", code, errs)
+	}
+}
+
+// TestStatusOfHomes: a machine is where its system is, wherever the coordinator has that
+// among its profiles.
+func TestStatusOfHomes(t *testing.T) {
+	w := newWorld(t)
+	w.hosts()
+	profiles := w.server.Hosts[1].Profiles
+	w.server.Hosts[1].Profiles = []*fleetv1.ProfileStatus{{Profile: "home/zoe", State: "idle"}, profiles[1], profiles[0]}
+	out := w.ok("status")
+	var names []string
+	for line := range strings.SplitSeq(out, "\n") {
+		if _, name, ok := strings.Cut(line, "  system "); ok && name != "" {
+			names = append(names, "system")
+		}
+		for _, home := range []string{"home/alice", "home/zoe"} {
+			if strings.Contains(line, home) {
+				names = append(names, home)
+			}
+		}
+	}
+	if got := strings.Join(names, " "); got != "system home/alice home/zoe" || !strings.Contains(out, "1 confirmed") {
+		t.Errorf("%s:\n%s", got, out)
+	}
+}
+
+// TestStatusBeforeTheFirstRelease: there is nothing to compare yet, and nothing to note.
+func TestStatusBeforeTheFirstRelease(t *testing.T) {
+	w := newWorld(t)
+	w.server.Hosts = []*fleetv1.Host{{
+		Machine: &fleetv1.Machine{Name: "galena", Class: "linux"}, Enrolled: true, Connected: true,
+		Profiles: []*fleetv1.ProfileStatus{{Profile: "system", State: "idle", Reason: &fleetv1.Reason{Code: "nothing-desired"}}},
+	}}
+	if out := w.ok("status"); strings.Contains(out, "note:") {
+		t.Errorf("it notes:\n%s", out)
+	}
+	w.hosts()
+	if out := w.ok("status"); !strings.Contains(out, "note: there is no releases/ here") {
+		t.Errorf("it does not note that nothing can be compared:\n%s", out)
 	}
 }
 
@@ -223,6 +264,33 @@ func TestBan(t *testing.T) {
 	w.fails(exitUnreachable, "recorded in trust/bans.json", "ban", "pyrite", "--reason", "x", "--coordinator", "127.0.0.1:1")
 	if bans, err := repo.At(w.dir).Bans(); len(bans) != 1 || err != nil {
 		t.Errorf("bans %v, %v", bans, err)
+	}
+}
+
+// TestOneAddressOfTwoWitnesses: nothing is published that has hosts ask one machine for
+// another.
+func TestOneAddressOfTwoWitnesses(t *testing.T) {
+	w := newWorld(t)
+	w.write(strings.Replace(fleetText, "settings:\n", "settings:\n  machine:\n    galena: {witness: \"a.zt:7444\"}\n    pyrite: {witness: \"a.zt:7444\"}\n", 1), "fleet.yaml")
+	for _, command := range [][]string{{"publish", "--dry-run"}, {"inventory", "check"}} {
+		code, out, stderr := w.run(command...)
+		for _, want := range []string{"machines galena and pyrite have one witness address", "{machine}.zt:7444"} {
+			if code != exitError || !strings.Contains(out+stderr, want) {
+				t.Errorf("%q: %d, without %q:\n%s%s", command, code, want, out, stderr)
+			}
+		}
+	}
+}
+
+// TestBanOfAWitness: other hosts ask it until there is a generation that does not name it.
+func TestBanOfAWitness(t *testing.T) {
+	w := newWorld(t)
+	w.write(strings.Replace(fleetText, "settings:\n", "settings:\n  machine:\n    galena: {witness: \"{machine}.zt:7444\"}\n", 1), "fleet.yaml")
+	if said := w.ok("ban", "galena", "--reason", "stolen"); !strings.Contains(said, "Publish too: galena is a witness") {
+		t.Errorf("it says %q", said)
+	}
+	if said := w.ok("ban", "pyrite", "--reason", "stolen"); strings.Contains(said, "Publish") {
+		t.Errorf("of another one it says %q", said)
 	}
 }
 

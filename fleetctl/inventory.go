@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cameronraysmith/fleet/fleetctl/internal/generate"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/inventory"
@@ -106,7 +107,11 @@ func fleetInventory(f *inventory.Fleet) *inventoryFile {
 
 func (i *inventoryFile) check() error {
 	if i.fleet != nil {
-		return i.fleet.Check()
+		if err := i.fleet.Check(); err != nil {
+			return err
+		}
+		_, err := generate.Resolve(i.fleet, nil)
+		return err
 	}
 	return i.Check()
 }

@@ -29,11 +29,10 @@ builder key, as that of store paths always is. What is not pinned so far is show
 "closure unpinned" where hosts still trust their binary caches, "unpinned" where
 not even the out path is known (--no-eval). A flake must be committed.
 
-Secrets are encrypted anew only where
-plaintext or readers changed, and numbers go above everything ever signed that
-is known here or at the coordinator. The release is written to releases/ before
-the coordinator hears of it; commit that file. An interrupted publish shows
-nothing to hosts and can be run again.
+Secrets are encrypted anew only where plaintext or readers changed, and numbers go
+above everything ever signed that is known here or at the coordinator. The release
+is written to releases/ before the coordinator hears of it; commit that file. An
+interrupted publish shows nothing to hosts and can be run again.
 
 With --stage nothing is signed: sources are evaluated, pinned and uploaded, and
 the release waits for somebody with the release key (fleetctl sign). That is for

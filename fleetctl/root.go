@@ -18,11 +18,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/generate"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/publisher"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 	"github.com/cameronraysmith/fleet/pkg/release"
 	"github.com/cameronraysmith/fleet/pkg/ui"
+	"github.com/cameronraysmith/fleet/pkg/vars"
 )
 
 // options is what every command shares. Commands add their own beside it.
@@ -79,9 +81,11 @@ Exit codes:
   0  done
   1  failed: the error says why
   2  wrong usage
-  3  refused, by the coordinator or by a check of signed data
+  3  refused, by the coordinator, by a check of signed data, or because others can
+     read a secret than those who are meant
   4  the coordinator cannot be reached
-  5  conflict: somebody published in the meantime; run publish again
+  5  conflict: somebody published in the meantime, or is changing the repository;
+     run it again
 
 Environment:
   FLEET_DIR            the fleet's repository, as --dir
@@ -212,11 +216,11 @@ func exitCode(err error) int {
 	// An alarm, whatever failed beside it.
 	case errors.Is(err, errStrange), errors.Is(err, errLost):
 		return exitRefused
-	case errors.Is(err, client.ErrConflict), errors.Is(err, repo.ErrLocked):
+	case errors.Is(err, client.ErrConflict), errors.Is(err, repo.ErrLocked), errors.Is(err, vars.ErrLocked):
 		return exitConflict
 	case errors.Is(err, client.ErrUnreachable):
 		return exitUnreachable
-	case errors.Is(err, client.ErrRefused), errors.Is(err, publisher.ErrAlarm), errors.As(err, &refused):
+	case errors.Is(err, client.ErrRefused), errors.Is(err, publisher.ErrAlarm), errors.Is(err, generate.ErrReaders), errors.As(err, &refused):
 		return exitRefused
 	}
 	return exitError

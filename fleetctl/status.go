@@ -180,6 +180,7 @@ func combine(machines []inventory.Machine, hosts []client.Host) []machineStatus 
 				Confirmed: q.Confirmed, LastGood: q.LastGood, Highest: q.Highest, Refused: append([]client.Ref{}, q.Refused...),
 			})
 		}
+		slices.SortStableFunc(m.Profiles, systemFirst)
 	}
 	out := make([]machineStatus, 0, len(byName))
 	for _, m := range byName {
@@ -187,6 +188,17 @@ func combine(machines []inventory.Machine, hosts []client.Host) []machineStatus 
 	}
 	slices.SortFunc(out, func(a, b machineStatus) int { return strings.Compare(a.Machine, b.Machine) })
 	return out
+}
+
+// systemFirst orders profiles: a machine is where its system is, and then come its homes.
+func systemFirst(a, b profileStatus) int {
+	if home := func(q profileStatus) bool { return q.Profile != string(fleet.System) }; home(a) != home(b) {
+		if home(a) {
+			return 1
+		}
+		return -1
+	}
+	return strings.Compare(a.Profile, b.Profile)
 }
 
 func timeOrNil(t time.Time) *time.Time {

@@ -60,7 +60,7 @@ func (m *machineStatus) waits(q *profileStatus) bool {
 		}
 	}
 	settled := []fleet.State{"", fleet.StateConfirmed, fleet.StateVerified}
-	content := []fleet.ReasonCode{"", fleet.ReasonUpToDate, fleet.ReasonAwaitingAck, fleet.ReasonNothingDesired, fleet.ReasonCrashRecovery, fleet.ReasonRebootNeeded, fleet.ReasonOverridden}
+	content := []fleet.ReasonCode{"", fleet.ReasonUpToDate, fleet.ReasonAwaitingAck, fleet.ReasonNothingDesired, fleet.ReasonCrashRecovery, fleet.ReasonRebootNeeded, fleet.ReasonDegraded, fleet.ReasonOverridden}
 	resting := []fleet.State{fleet.StateIdle, fleet.StateRolledBack}
 	state := fleet.State(q.State)
 	switch {

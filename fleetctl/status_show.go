@@ -36,7 +36,8 @@ func showFleet(p *ui.Printer, machines []machineStatus, now time.Time) {
 			if j > 0 {
 				row[0], row[1], row[2], row[3], row[8] = "", "", "", "", ""
 			}
-			if q.Profile != string(fleet.System) {
+			// The system is what a machine is, where it has no more than that.
+			if len(profiles) > 1 || q.Profile != string(fleet.System) {
 				row[0] += "  " + q.Profile
 			}
 			rows = append(rows, row)
@@ -162,7 +163,7 @@ func showMachine(p *ui.Printer, m *machineStatus, now time.Time) {
 		}
 		hint := q.Reason.Hint
 		if m.Banned != "" { // What it said last is not why it is where it is.
-			why, hint = m.Banned, "fleetctl ban "+m.Machine+" --lift, if that is over"
+			why, hint = m.Banned, "fleetctl ban "+m.Machine+" --lift --reason TEXT, if that is over"
 		}
 		line("reason", why)
 		line("next", hint)

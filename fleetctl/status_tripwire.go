@@ -28,8 +28,10 @@ type tripwire struct {
 	// More counts the alarms that are left out of hosts that have many.
 	More int `json:"more"`
 
-	w     *workspace
-	known map[fleet.Digest]bool
+	// accepted says that a host accepted something, which there is to compare.
+	accepted bool
+	w        *workspace
+	known    map[fleet.Digest]bool
 	// heads of the event log that hosts say they were told.
 	heads map[fleet.LogHead]*echo
 	// heard are the hosts whose heads are in there.
@@ -94,7 +96,11 @@ func (t *tripwire) check(h *client.Host, envelope []byte) error {
 	reported := slices.ContainsFunc(h.Profiles, func(p client.Profile) bool {
 		return p.Current.Digest != "" || p.Highest.Digest != ""
 	})
-	if !t.Releases || len(envelope) == 0 && !reported {
+	if !t.Releases {
+		t.accepted = t.accepted || reported || t.signedFor(h.Machine, envelope)
+		return nil
+	}
+	if len(envelope) == 0 && !reported {
 		return nil
 	}
 	r, err := t.open(h.Machine, envelope)
@@ -127,6 +133,15 @@ func (t *tripwire) check(h *client.Host, envelope []byte) error {
 		look(tr.Profile, tr.Ref)
 	}
 	return nil
+}
+
+// signedFor says whether a host's own report has something that it accepted, which the
+// coordinator may keep silent about.
+func (t *tripwire) signedFor(machine string, envelope []byte) bool {
+	r, err := t.open(machine, envelope)
+	return err == nil && (len(r.Transitions) > 0 || slices.ContainsFunc(r.Profiles, func(p fleet.ProfileStatus) bool {
+		return p.Highest.Digest != "" || p.Current.Digest != ""
+	}))
 }
 
 // hear takes in which heads a host says it was told. Whoever has a banned host may
@@ -196,6 +211,9 @@ func (t *tripwire) open(machine string, envelope []byte) (*fleet.Report, error) 
 
 // show prints what somebody has to look at.
 func (t *tripwire) show(p *ui.Printer) {
+	if !t.Releases && !t.accepted {
+		return // Nothing was published yet.
+	}
 	if !t.Releases {
 		p.Printf("%s\n", p.Paint(ui.ToneWarn, "note: there is no releases/ here, so what hosts accepted can't be compared with what was published"))
 		return

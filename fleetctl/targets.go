@@ -40,7 +40,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 		}
 		if _, banned := w.banned[m.Name]; banned {
 			return nil, left, ui.WithHint(fmt.Errorf("%s is banned: %w", name, errNotSelectable),
-				fmt.Sprintf("lift the ban with fleetctl ban %s --lift, if that is over", name))
+				fmt.Sprintf("lift the ban with fleetctl ban %s --lift --reason TEXT, if that is over", name))
 		}
 		if !slices.ContainsFunc(machines, func(o inventory.Machine) bool { return o.Name == m.Name }) {
 			machines = append(machines, m)
@@ -50,7 +50,14 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 		machines = slices.DeleteFunc(w.fleet.Machines(), func(m inventory.Machine) bool { return m.Disabled })
 	}
 	slices.SortFunc(machines, func(a, b inventory.Machine) int { return strings.Compare(string(a.Name), string(b.Name)) })
-	witnesses := w.witnesses()
+	witnesses, err := w.witnesses()
+	if err != nil {
+		return nil, left, err
+	}
+	deployed, err := w.deployed()
+	if err != nil {
+		return nil, left, err
+	}
 	for _, m := range machines {
 		if _, banned := w.banned[m.Name]; banned {
 			left.banned = append(left.banned, string(m.Name))
@@ -69,7 +76,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 			continue
 		}
 		if !dep.Source.IsZero() {
-			t, err := target(w, m, dep)
+			t, err := target(w, m, dep, deployed)
 			if err != nil {
 				return nil, left, err
 			}
@@ -91,7 +98,7 @@ func selectTargets(w *workspace, names []string) (targets []publisher.Target, le
 }
 
 // target is the system of a machine.
-func target(w *workspace, m inventory.Machine, dep inventory.Deployment) (publisher.Target, error) {
+func target(w *workspace, m inventory.Machine, dep inventory.Deployment, deployed *deployedValues) (publisher.Target, error) {
 	t := publisher.Target{
 		Machine: m.Name, Profile: fleet.System, Source: dep.Source, Plugins: dep.Plugins,
 		Probes: dep.Probes, Policy: dep.Policy.Policy, Expiry: time.Duration(dep.Policy.Expiry), Age: dep.Age,
@@ -100,7 +107,16 @@ func target(w *workspace, m inventory.Machine, dep inventory.Deployment) (publis
 		s := dep.Secrets[name]
 		t.Secrets = append(t.Secrets, publisher.Secret{
 			Name: name, File: s.File, Path: s.Path, Owner: s.Owner, Group: s.Group, Mode: s.Mode,
+			NeededFor: s.NeededFor, RestartUnits: s.RestartUnits,
 		})
+	}
+	generated, err := deployed.of(m.Name)
+	if err != nil {
+		return t, err
+	}
+	t.Secrets = append(t.Secrets, generated...)
+	if err := fitting(m, t.Secrets); err != nil {
+		return t, err
 	}
 	if t.Age == "" && len(t.Secrets) > 0 {
 		key, err := inventory.MachineKey(w.fleet.Dir(), m.Name)
@@ -110,6 +126,23 @@ func target(w *workspace, m inventory.Machine, dep inventory.Deployment) (publis
 		t.Age = key
 	}
 	return t, nil
+}
+
+// fitting refuses secrets that a machine of that class can't have, or not all of them.
+func fitting(m inventory.Machine, secrets []publisher.Secret) error {
+	named := map[fleet.SecretName]bool{}
+	for _, s := range secrets {
+		if m.Class == fleet.ClassDarwin && (len(s.RestartUnits) > 0 || s.NeededFor == fleet.NeededForUsers) {
+			return ui.WithHint(fmt.Errorf("secret %s of %s restarts units or is needed for users, and a Mac has no systemd", s.Name, m.Name),
+				"leave out restart and needed_for in the scopes that a darwin machine is in; restartUnits and neededFor of a generator's file likewise")
+		}
+		if named[s.Name] {
+			return ui.WithHint(fmt.Errorf("%s has two secrets called %s", m.Name, s.Name),
+				"that of a generator is called GENERATOR.FILE: give the other one, or the generator, another name")
+		}
+		named[s.Name] = true
+	}
+	return nil
 }
 
 // inventory is what the coordinator is told of the fleet.

@@ -1,18 +1,10 @@
 package fleetctl
 
 import (
-	"runtime"
-
 	"github.com/spf13/cobra"
 
 	"github.com/cameronraysmith/fleet/pkg/buildinfo"
 )
-
-// versionInfo is the JSON form of version.
-type versionInfo struct {
-	Version string `json:"version"`
-	Go      string `json:"go"`
-}
 
 func newVersionCommand(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -24,11 +16,10 @@ func newVersionCommand(o *options) *cobra.Command {
 }
 
 func runVersion(o *options) error {
-	v := versionInfo{Version: buildinfo.Version(), Go: runtime.Version()}
 	p := o.printer()
 	if p.JSON() {
-		return p.Value(v)
+		return p.Value(buildinfo.Of())
 	}
-	p.Printf("fleetctl %s (%s)\n", v.Version, v.Go)
+	p.Printf("%s\n", buildinfo.Text("fleetctl"))
 	return nil
 }

@@ -4,25 +4,34 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
+	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
 // witnesses are the machines whose agents answer others. One whose settings are wrong is
-// none: that is an error where it is published.
-func (w *workspace) witnesses() []fleet.Witness {
+// none: that is an error where it is published. So are two at one address: whoever asks the
+// one might get the other, and believes neither.
+func (w *workspace) witnesses() ([]fleet.Witness, error) {
 	var all []fleet.Witness
+	at := map[string]fleet.MachineName{}
 	for _, m := range w.fleet.Machines() {
 		if _, banned := w.banned[m.Name]; banned || m.Disabled {
 			continue
 		}
 		if dep, err := w.fleet.Settings(m.Name); err == nil && dep.Witness != "" {
+			if other := at[dep.Witness]; other != "" {
+				return nil, ui.WithHint(fmt.Errorf("machines %s and %s have one witness address, %s", other, m.Name, dep.Witness),
+					`let {machine} be in it, such as witness: "{machine}.zt:7444"; fleetctl inventory check says where it is written`)
+			}
+			at[dep.Witness] = m.Name
 			all = append(all, fleet.Witness{Machine: m.Name, Address: dep.Witness})
 		}
 	}
-	return all
+	return all, nil
 }
 
 // reach is who can tell a machine what is out of reach. Of many witnesses each machine has

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -79,11 +78,7 @@ func (c *Client) unreachable(said, hint string) error {
 		if hint == "" {
 			hint = "is it running, and is " + c.address + " the right address? (--coordinator, or coordinator in fleet.yaml)"
 		}
-		// gRPC wraps what matters here: "dial tcp …: connection refused".
-		if _, cause, ok := strings.Cut(said, "desc = \""); ok {
-			said = strings.TrimPrefix(strings.TrimSuffix(cause, "\""), "transport: Error while dialing: ")
-		}
-		return ui.WithHint(fmt.Errorf("%w: %s", ErrUnreachable, said), hint)
+		return ui.WithHint(fmt.Errorf("%w: %s", ErrUnreachable, refusal.Cause(said)), hint)
 	case errors.Is(hs, pki.ErrExpiredIdentity), errors.Is(hs, pki.ErrNotYetValid):
 		return ui.WithHint(fmt.Errorf("%w: the coordinator's certificate: %w", ErrRefused, hs),
 			`check the clocks of both sides; "fleetctl kit" makes a new certificate for the coordinator`)

@@ -21,17 +21,23 @@ func (n *Nix) Value(ctx context.Context, ref, attr string, limit int) ([]byte, e
 		return nil, ui.WithHint(err, "write a path such as a.b.c")
 	}
 	out, err := n.run(ctx, limit, "eval", "--json", "--no-update-lock-file", ref+"#"+attr)
+	if err != nil {
+		return nil, fmt.Errorf("evaluating %s#%s: %w", ref, attr, notEvaluated(err, "Another attribute can be named with --attr"))
+	}
+	return out, nil
+}
+
+// notEvaluated says why "nix eval" failed on a flake of clan, and what else to do where it
+// has no such attribute.
+func notEvaluated(err error, or string) error {
 	f := (*failed)(nil)
 	switch {
-	case err == nil:
-		return out, nil
 	case errors.Is(err, ErrOldNix) || !errors.As(err, &f):
+		return err
 	case f.has("does not provide attribute"):
-		err = ui.WithHint(fmt.Errorf("%w: %w", ErrNoAttr, f), "is it a clan flake? Another attribute can be named with --attr")
+		return ui.WithHint(fmt.Errorf("%w: %w", ErrNoAttr, f), "is it a clan flake? "+or)
 	case f.has("requires lock file changes"):
-		err = lockError(err)
-	default:
-		err = ui.WithHint(fmt.Errorf("%w: %w", ErrEvaluation, f), "nix eval shows more with --show-trace")
+		return lockError(err)
 	}
-	return nil, fmt.Errorf("evaluating %s#%s: %w", ref, attr, err)
+	return ui.WithHint(fmt.Errorf("%w: %w", ErrEvaluation, f), "nix eval shows more with --show-trace")
 }

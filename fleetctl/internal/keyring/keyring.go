@@ -36,6 +36,8 @@ type Keyring struct {
 
 	ids    []age.Identity
 	source []string
+	// texts are what the identities were read from.
+	texts [][]byte
 	// agentSocket is that of the ssh-agent; empty for none.
 	agentSocket string
 	// only is the one key that may sign; empty for any.
@@ -72,7 +74,7 @@ func Load(p Places) (*Keyring, error) {
 			return nil, err
 		}
 	}
-	for _, file := range []string{sopsFile(p.Getenv), DefaultFile(p.Getenv)} {
+	for _, file := range []string{SopsFile(p.Getenv), DefaultFile(p.Getenv)} {
 		err := k.add(file)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
@@ -80,7 +82,7 @@ func Load(p Places) (*Keyring, error) {
 	}
 	if len(k.ids) == 0 {
 		return nil, ui.WithHint(fmt.Errorf("%w: looked in SOPS_AGE_KEY, SOPS_AGE_KEY_FILE, %s and %s",
-			ErrNoIdentity, sopsFile(p.Getenv), DefaultFile(p.Getenv)),
+			ErrNoIdentity, SopsFile(p.Getenv), DefaultFile(p.Getenv)),
 			"name the file with --identity or FLEET_AGE_KEY_FILE")
 	}
 	return k, nil
@@ -96,13 +98,18 @@ func (k *Keyring) add(file string) error {
 }
 
 func (k *Keyring) parse(name string, r io.Reader) error {
-	ids, err := k.parseIdentities(r)
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return fmt.Errorf("reading age identities of %s: %w", name, err)
+	}
+	ids, err := k.parseIdentities(text)
 	if err != nil {
 		return ui.WithHint(fmt.Errorf("reading age identities of %s: %w", name, err),
 			"an identity file has lines that begin with AGE-SECRET-KEY-1, as age-keygen makes them, or with AGE-PLUGIN-")
 	}
 	k.ids = append(k.ids, ids...)
 	k.source = append(k.source, name)
+	k.texts = append(k.texts, text)
 	return nil
 }
 
@@ -229,8 +236,8 @@ func DefaultFile(getenv func(string) string) string {
 	return filepath.Join(ConfigDir(getenv), "fleet", "keys.txt")
 }
 
-// sopsFile is where sops keeps identities; on macOS it knows another default.
-func sopsFile(getenv func(string) string) string {
+// SopsFile is where sops keeps identities; on macOS it knows another default.
+func SopsFile(getenv func(string) string) string {
 	dir := ConfigDir(getenv)
 	if runtime.GOOS == "darwin" && getenv("XDG_CONFIG_HOME") == "" {
 		dir = filepath.Join(getenv("HOME"), "Library", "Application Support")

@@ -3,24 +3,22 @@ package keyring
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"filippo.io/age"
 	"filippo.io/age/plugin"
+
+	"github.com/cameronraysmith/fleet/pkg/sops"
+	"github.com/cameronraysmith/fleet/pkg/sops/ageplugin"
 )
 
 const pluginIdentity = "AGE-PLUGIN-"
 
 // parseIdentities reads an identity file; lines of age plugins, such as that
 // of a YubiKey, may stand among the native ones.
-func (k *Keyring) parseIdentities(r io.Reader) ([]age.Identity, error) {
-	data, err := io.ReadAll(r)
-	if err != nil {
-		return nil, err
-	}
+func (k *Keyring) parseIdentities(data []byte) ([]age.Identity, error) {
 	var ids []age.Identity
 	var native strings.Builder
 	for line := range strings.Lines(string(data)) {
@@ -39,6 +37,21 @@ func (k *Keyring) parseIdentities(r io.Reader) ([]age.Identity, error) {
 	}
 	more, err := age.ParseIdentities(strings.NewReader(native.String()))
 	return append(ids, more...), err
+}
+
+// Sops returns the identities, with the public keys that are known of them, for documents
+// of sops, and what makes keys of plugins there.
+func (k *Keyring) Sops() ([]sops.Identity, sops.Plugins, error) {
+	plugins := ageplugin.New(k.pluginUI())
+	var all []sops.Identity
+	for i, text := range k.texts {
+		ids, err := sops.ParseIdentities(text, plugins)
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading age identities of %s: %w", k.source[i], err)
+		}
+		all = append(all, ids...)
+	}
+	return all, plugins, nil
 }
 
 // pluginUI lets plugins talk to whoever sits here.

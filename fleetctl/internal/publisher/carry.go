@@ -37,7 +37,7 @@ func (p *Publisher) Carry(m fleet.MachineName, profile fleet.ProfileName, id fle
 	if err != nil {
 		return nil, err
 	}
-	doc, err := decode[fleet.Generation](gen.Generation)
+	doc, err := repo.Decode[fleet.Generation](gen.Generation)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (p *Publisher) Carry(m fleet.MachineName, profile fleet.ProfileName, id fle
 	}
 	if len(gen.Secrets) > 0 {
 		c.docs.Secrets = gen.Secrets
-		manifest, err := decode[fleet.SecretsManifest](gen.Secrets)
+		manifest, err := repo.Decode[fleet.SecretsManifest](gen.Secrets)
 		if err != nil {
 			return nil, err
 		}

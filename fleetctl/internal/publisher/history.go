@@ -1,9 +1,7 @@
 package publisher
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -175,7 +173,7 @@ func (h *history) addHead(t *release.Trust, env client.Envelopes, mine map[fleet
 	}
 	var g fleet.Generation
 	if err == nil {
-		g, err = decode[fleet.Generation](env.Generation)
+		g, err = repo.Decode[fleet.Generation](env.Generation)
 	}
 	switch {
 	case err != nil:
@@ -244,7 +242,7 @@ func (h *history) addVersions(m fleet.MachineName, env []byte) error {
 	if len(env) == 0 {
 		return nil
 	}
-	manifest, err := decode[fleet.SecretsManifest](env)
+	manifest, err := repo.Decode[fleet.SecretsManifest](env)
 	if err != nil {
 		return fmt.Errorf("reading a published secrets manifest of %s: %w", m, err)
 	}
@@ -274,20 +272,6 @@ func (h *history) next(s subject, epoch uint64) (fleet.Number, error) {
 func (h *history) revertTo(s subject) []fleet.Ref {
 	refs := h.of(s).committed
 	return slices.Clone(refs[:min(len(refs), maxRevert)])
-}
-
-// decode reads the document of an envelope whose signatures were checked, or
-// which this repository made.
-func decode[T any](envelope []byte) (T, error) {
-	var doc T
-	payload, err := repo.Payload(envelope)
-	if err != nil {
-		return doc, err
-	}
-	if err := json.NewDecoder(bytes.NewReader(payload)).Decode(&doc); err != nil {
-		return doc, fmt.Errorf("%w: %w", release.ErrMalformed, err)
-	}
-	return doc, nil
 }
 
 func alarm(err error, hint string) error {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
+	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/bundle"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/inventory"
@@ -164,12 +165,27 @@ func criticalRules(gen fleet.Generation) []string {
 	return rules
 }
 
+// criticalEntries lists what is asked of secrets that an agent that does not know it must
+// not pass over.
+func criticalEntries(entries []fleet.SecretEntry) (rules []string) {
+	if slices.ContainsFunc(entries, func(e fleet.SecretEntry) bool { return e.NeededFor == fleet.NeededForUsers }) {
+		rules = append(rules, fleet.CriticalNeededFor)
+	}
+	if slices.ContainsFunc(entries, func(e fleet.SecretEntry) bool { return e.Format != "" }) {
+		rules = append(rules, fleet.CriticalSecretFormat)
+	}
+	if slices.ContainsFunc(entries, func(e fleet.SecretEntry) bool { return len(e.RestartUnits) > 0 }) {
+		rules = append(rules, fleet.CriticalRestartUnits)
+	}
+	return rules
+}
+
 // finish adds the manifest and compares with what was published before.
 func (b *builder) finish(it *item, entries []fleet.SecretEntry) error {
 	if len(entries) > 0 {
 		it.manifest = &fleet.SecretsManifest{
 			Type: fleet.TypeSecrets, Fleet: b.p.Fleet, Machine: it.gen.Machine, Profile: it.gen.Profile,
-			Issued: it.gen.Issued, Expires: it.gen.Expires, Entries: entries,
+			Issued: it.gen.Issued, Expires: it.gen.Expires, Critical: criticalEntries(entries), Entries: entries,
 		}
 		if err := it.manifest.Validate(); err != nil {
 			return err
@@ -191,11 +207,11 @@ func sameEntries(a, b []fleet.SecretEntry) bool {
 
 // newest reads the newest generation that hosts could see.
 func newest(old *past) (fleet.Generation, []fleet.SecretEntry, error) {
-	gen, err := decode[fleet.Generation](old.newest.Generation)
+	gen, err := repo.Decode[fleet.Generation](old.newest.Generation)
 	if err != nil || len(old.newest.Secrets) == 0 {
 		return gen, nil, err
 	}
-	m, err := decode[fleet.SecretsManifest](old.newest.Secrets)
+	m, err := repo.Decode[fleet.SecretsManifest](old.newest.Secrets)
 	return gen, m.Entries, err
 }
 

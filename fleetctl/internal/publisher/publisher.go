@@ -20,6 +20,7 @@ import (
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/inventory"
+	"github.com/cameronraysmith/fleet/pkg/sops"
 )
 
 // Sentinels that errors of this package wrap.
@@ -149,10 +150,16 @@ type Secret struct {
 	Name fleet.SecretName
 	// File is an age file that the operator can open.
 	File string
+	// Document is what the machine gets in place of it: one of sops, for the machine's
+	// own key among others, that nobody has to open.
+	Document *sops.Document
 	// Path is relative to the host's secrets directory.
 	Path         string
 	Owner, Group string
 	Mode         uint32
+	NeededFor    fleet.NeededFor
+	// RestartUnits are restarted on the host once its content changes.
+	RestartUnits []string
 }
 
 // Request says what to publish.

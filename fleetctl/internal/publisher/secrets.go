@@ -14,6 +14,7 @@ import (
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/inventory"
+	"github.com/cameronraysmith/fleet/pkg/sops"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
@@ -30,17 +31,28 @@ func (b *builder) secrets(target Target, it *item) ([]fleet.SecretEntry, error) 
 	if len(target.Secrets) == 0 {
 		return nil, nil
 	}
-	recipients, err := b.readers(target)
+	own, err := b.machineKey(target)
 	if err != nil {
 		return nil, err
 	}
+	recipients := append([]string{own}, b.recipients...)
+	slices.Sort(recipients)
+	recipients = slices.Compact(recipients)
 	index, err := b.p.Repo.Secrets(target.Machine)
 	if err != nil {
 		return nil, err
 	}
 	var entries []fleet.SecretEntry
 	for _, s := range target.Secrets {
-		meta, data, err := b.secret(target.Machine, s, index[s.Name], recipients)
+		var meta repo.SecretMeta
+		var data []byte
+		var format fleet.SecretFormat
+		if s.Document != nil {
+			format = fleet.FormatSops
+			meta, data, err = b.document(target.Machine, s, index[s.Name], own)
+		} else {
+			meta, data, err = b.secret(target.Machine, s, index[s.Name], recipients)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("secret %s: %w", s.Name, err)
 		}
@@ -49,35 +61,51 @@ func (b *builder) secrets(target Target, it *item) ([]fleet.SecretEntry, error) 
 		}
 		b.pl.blobs[meta.Digest] = secretBlob(fmt.Sprintf("secret %s of %s", s.Name, target.Machine), meta.Digest, data)
 		entries = append(entries, fleet.SecretEntry{
-			Name: s.Name, Version: meta.Version, Digest: meta.Digest, Size: meta.Size,
+			Name: s.Name, Version: meta.Version, Format: format, Digest: meta.Digest, Size: meta.Size,
 			Path: s.Path, Owner: s.Owner, Group: s.Group, Mode: s.Mode,
+			NeededFor: s.NeededFor, RestartUnits: s.RestartUnits,
 		})
 	}
 	slices.SortFunc(entries, func(a, b fleet.SecretEntry) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	return entries, nil
 }
 
-// readers are the machine's own key and those of the repository, sorted.
-func (b *builder) readers(target Target) ([]string, error) {
+// machineKey is the public key that the machine's secrets have to be for.
+func (b *builder) machineKey(target Target) (string, error) {
 	own := target.Age
 	host, err := b.p.Repo.Host(target.Machine)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	if own != "" && host != nil && host.Age != "" && host.Age != own {
 		b.p.Reporter.Warn(fmt.Sprintf("the age key of %s in the inventory is not the one that it showed at enrolment (%s): "+
-			"it can open its secrets only with --age-identity, or when enrolled anew", target.Machine, host.Age))
+			"it can open its secrets only with --age-identity, or when enrolled anew, or once fleetctl vars fix --host-keys has its values encrypted to that", target.Machine, host.Age))
 	}
 	if own == "" {
 		if host == nil || host.Age == "" {
-			return nil, ui.WithHint(fmt.Errorf("it has secrets, but %w", ErrNoHostKey),
+			return "", ui.WithHint(fmt.Errorf("it has secrets, but %w", ErrNoHostKey),
 				fmt.Sprintf("enrol it first (fleetctl token %s), or set settings.machine.%s.age in fleet.yaml", target.Machine, target.Machine))
 		}
 		own = host.Age
 	}
-	list := append([]string{own}, b.recipients...)
-	slices.Sort(list)
-	return slices.Compact(list), nil
+	return own, nil
+}
+
+// document is a secret that is encrypted already, and stays what it is: a new version
+// where the tree has another one.
+func (b *builder) document(m fleet.MachineName, s Secret, old repo.SecretMeta, own string) (repo.SecretMeta, []byte, error) {
+	readers := s.Document.Recipients()
+	if !slices.ContainsFunc(readers, func(r string) bool { return sops.Canonical(r) == sops.Canonical(own) }) {
+		return repo.SecretMeta{}, nil, ui.WithHint(fmt.Errorf("%s is not encrypted to %s, the key of %s", s.Path, own, m),
+			"sops/machines/"+string(m)+"/key.json names the key that it is encrypted to; make both one: give the host that one "+
+				"(fleet-agent install --age-identity), or run fleetctl vars fix --host-keys")
+	}
+	data := s.Document.Bytes()
+	meta := repo.SecretMeta{Version: old.Version, Digest: fleet.DigestOf(data), Size: uint64(len(data)), Recipients: readers}
+	if old.Version == 0 || old.Digest != meta.Digest {
+		meta.Version = max(old.Version, b.h.versions[m][s.Name]) + 1
+	}
+	return meta, data, nil
 }
 
 func (b *builder) secret(m fleet.MachineName, s Secret, old repo.SecretMeta, readers []string) (repo.SecretMeta, []byte, error) {

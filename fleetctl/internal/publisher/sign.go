@@ -473,7 +473,7 @@ func partly[T any](t *release.Trust, docType string, role release.RoleName, env 
 	if len(tally.Signed) == 0 {
 		return nil, false, release.ErrUnknownKey
 	}
-	doc, err := decode[T](env)
+	doc, err := repo.Decode[T](env)
 	if err != nil {
 		return nil, false, err
 	}

@@ -90,6 +90,19 @@ func Payload(envelope []byte) ([]byte, error) {
 	return payload, nil
 }
 
+// Decode reads the document of an envelope whose signatures were checked, or which this
+// repository made. An error wraps release.ErrMalformed.
+func Decode[T any](envelope []byte) (doc T, err error) {
+	payload, err := Payload(envelope)
+	if err != nil {
+		return doc, err
+	}
+	if err := json.Unmarshal(payload, &doc); err != nil {
+		return doc, fmt.Errorf("%w: %w", release.ErrMalformed, err)
+	}
+	return doc, nil
+}
+
 // openPEM decrypts a file with a private key and returns its PKCS #8 DER.
 func (r *Repository) openPEM(o Opener, elem ...string) ([]byte, error) {
 	data, err := r.Read(1<<20, elem...)

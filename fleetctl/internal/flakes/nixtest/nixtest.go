@@ -105,6 +105,20 @@ func InRepository(t testing.TB, name, path, rev string) []string {
 	return edits
 }
 
+// ForSystem are edits of a recording of x86_64-linux, which make it one of another system.
+func ForSystem(t testing.TB, name, system string) []string {
+	t.Helper()
+	text, err := recorded.ReadFile("recorded/" + name + ".txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var edits []string
+	for _, f := range txtar.Parse(text).Files {
+		edits = append(edits, f.Name, strings.ReplaceAll(string(f.Data), "x86_64-linux", system))
+	}
+	return edits
+}
+
 // Calls are the subcommands that were called, in order.
 func (n *Nix) Calls() string {
 	n.t.Helper()
