@@ -59,13 +59,19 @@ func TestMarkdown(t *testing.T) {
 			bare: []run{{rate: 1000, p50: time.Millisecond, p99: 100 * time.Millisecond, cpu: time.Second, perAgent: 50_000, afterwork: 1, trigger: 1}},
 			ours: []run{{rate: 500, p50: time.Millisecond, p99: 140 * time.Millisecond, cpu: time.Second, perAgent: 60_000, afterwork: 1, trigger: 1}},
 		}},
-		idle: &idleResult{memory: memory{resident: 21e6, anonymous: 5e6}, cpuPerMinute: time.Millisecond, size: 1},
+		idle: &idleResult{memory: memory{resident: 17e6, anonymous: 5e6}, cpuPerMinute: time.Millisecond, size: 1},
+		generate: &generateResult{
+			stream: []time.Duration{10 * time.Millisecond}, try: []time.Duration{17 * time.Millisecond},
+			identities: []time.Duration{100 * time.Millisecond}, took: time.Second, generators: 60, sets: []time.Duration{time.Second},
+		},
 	}
 	got := rep.markdown()
 	for _, want := range []string{
 		"#### 7 agents", "| wake-up p99, ms | 100.0 | 140.0 | 1.40 | 1.40–1.40 | ≤ 1.3 | missed |",
 		"| resident memory per agent, kB | 50.0 | 60.0 | 1.20 | 1.20–1.20 | ≤ 1.3 | met |",
-		"| resident memory, MB | 21.0 | < 22 | met |", "| anonymous memory, MB | 5.0 | < 4.8 | missed |",
+		"| resident memory, MB | 17.0 | < 18 | met |", "| anonymous memory, MB | 5.0 | < 5 | missed |",
+		"| a try of a ZeroTier identity, ms | 17.0 | 10.0 | 1.70 | 1.70–1.70 | ≤ 1.6 | missed |", "| ZeroTier identities per second | 1.0 |",
+		"| a ZeroTier identity, median, ms | 100 |  |  | 100–100 | < 170 | met |", "| all generators of ten machines, ms | 1000 |  |  | 1000–1000 | < 1000 | missed |",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the report lacks %q:\n%s", want, got)

@@ -2,8 +2,8 @@
 
 // Command bench measures, on this machine and in processes of their own, what
 // a wake-up of thousands of agents costs the coordinator against a bare
-// grpc-go server, and what an idle agent costs its host. It writes its section
-// of docs/measurements.md. Run it from the root of the repository: make bench.
+// grpc-go server, what an idle agent costs its host, and, in its own process,
+// what built-in generators cost. It writes its section of docs/measurements.md. Run it from the root of the repository: make bench.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,13 +35,23 @@ type options struct {
 	out   string
 }
 
+// What -only may name.
+const (
+	onlyWake     = "wake"
+	onlyIdle     = "idle"
+	onlyGenerate = "generate"
+)
+
+// measures says whether a part is measured.
+func (o options) measures(part string) bool { return o.only == "" || o.only == part }
+
 func main() {
 	var o options
 	flag.StringVar(&o.sizes, "n", "2000,9000", "numbers of agents")
 	flag.IntVar(&o.pairs, "pairs", 5, "pairs of runs (bare, ours) for each number of agents")
 	flag.IntVar(&o.wakes, "wakes", 5, "wake-ups measured in each run")
 	flag.DurationVar(&o.idle, "idle", 2*time.Minute, "how long the idle agent is watched")
-	flag.StringVar(&o.only, "only", "", "measure only wake or idle, and write no file")
+	flag.StringVar(&o.only, "only", "", "measure only wake, idle or generate, and write no file")
 	flag.BoolVar(&o.null, "null", false, "compare the bare server with itself, to see this machine's noise, and write no file")
 	flag.StringVar(&o.out, "out", measurements.File, "file to write to")
 	flag.Parse()
@@ -53,6 +64,9 @@ func main() {
 }
 
 func measure(ctx context.Context, o options) (err error) {
+	if !slices.Contains([]string{"", onlyWake, onlyIdle, onlyGenerate}, o.only) {
+		return fmt.Errorf("-only %s: want %s, %s or %s", o.only, onlyWake, onlyIdle, onlyGenerate)
+	}
 	began := time.Now()
 	dir, err := os.MkdirTemp("", "fleet-bench-")
 	if err != nil {
@@ -60,14 +74,16 @@ func measure(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	log := func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
-	log("building")
 	b := &bench{dir: dir, wakes: o.wakes, log: log}
-	if b.programs, err = build(ctx, dir, o); err != nil {
-		return err
+	if o.only != onlyGenerate {
+		log("building")
+		if b.programs, err = build(ctx, dir, o); err != nil {
+			return err
+		}
 	}
 
 	rep := report{machine: measurements.Where(ctx), pairs: o.pairs, wakes: o.wakes, watched: o.idle}
-	if o.only != "idle" {
+	if o.measures(onlyWake) {
 		for field := range strings.SplitSeq(o.sizes, ",") {
 			n, err := strconv.Atoi(field)
 			if err != nil || n < 1 {
@@ -83,8 +99,13 @@ func measure(ctx context.Context, o options) (err error) {
 			rep.wake = append(rep.wake, wakeResult{n: n, bare: bare, ours: ours})
 		}
 	}
-	if o.only != "wake" && !o.null {
+	if o.measures(onlyIdle) && !o.null {
 		if rep.idle, err = b.idleAgent(ctx, o.idle); err != nil {
+			return err
+		}
+	}
+	if o.measures(onlyGenerate) && !o.null {
+		if rep.generate, err = b.generate(ctx); err != nil {
 			return err
 		}
 	}
@@ -103,20 +124,19 @@ func measure(ctx context.Context, o options) (err error) {
 	return nil
 }
 
-// build makes the programs as make build makes them.
+// build has make build the programs, and builds what they are compared with.
 func build(ctx context.Context, dir string, o options) (programs, error) {
 	bin := filepath.Join(dir, "bin") + string(filepath.Separator)
-	argv := []string{"build", "-tags", "grpcnotrace", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./test/bench/bare", "./test/bench/agents"}
+	argvs := [][]string{{"go", "build", "-tags", "grpcnotrace,nethttpomithttp2", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./test/bench/bare", "./test/bench/agents"}}
 	if !o.null {
-		argv = append(argv, "./cmd/fleet-coordinator")
-		if o.only != "wake" {
-			argv = append(argv, "./cmd/fleet-agent")
-		}
+		argvs = append(argvs, []string{"make", "build", "BIN=" + bin})
 	}
-	cmd := exec.CommandContext(ctx, "go", argv...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return programs{}, fmt.Errorf("building: %w\n%s", err, out)
+	for _, argv := range argvs {
+		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return programs{}, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
+		}
 	}
 	return programs{
 		coordinator: bin + "fleet-coordinator", agent: bin + "fleet-agent", bare: bin + "bare", agents: bin + "agents",

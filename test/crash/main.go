@@ -154,7 +154,7 @@ func build(ctx context.Context, root, to string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-tags", "grpcnotrace,crashpoints", "-trimpath", "-o", to+string(filepath.Separator),
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", "grpcnotrace,nethttpomithttp2,crashpoints", "-trimpath", "-o", to+string(filepath.Separator),
 		"./cmd/fleet-agent", "./cmd/fleet-coordinator", "./cmd/fleetctl")
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -81,10 +81,15 @@ func tableOf(all map[row]bool, outcomes []outcome) *table {
 	return t
 }
 
-// neverHit are the points that no stage meets.
+// elsewhere are points that no stage meets, and what kills there instead.
+var elsewhere = map[string]string{"secrets.in-memory": mountsMemory, "secrets.mounted": mountsMemory}
+
+const mountsMemory = "mounts a file system: TestRestoreKilled of agent/internal/secrets kills a restoration at each point"
+
+// neverHit are the points that no stage meets, and should.
 func (t *table) neverHit() (names []string) {
 	for _, l := range t.lines {
-		if l.hits == 0 {
+		if l.hits == 0 && elsewhere[l.info.Name] == "" {
 			names = append(names, l.info.Name)
 		}
 	}

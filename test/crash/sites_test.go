@@ -27,6 +27,13 @@ var effects = map[string][]string{
 var pointless = map[string]string{
 	"execute.(*Executor).await":         "the null device",
 	"execute.writeAction":               "nobody reads it after a crash but the runner that is started next; the points around the runner's start are before and after it",
+	"fleetctl.runVarsExport":            "a copy in clear for its person, who removes it",
+	"fleetctl.exportFile":               "as runVarsExport",
+	"sandbox.(*Sandbox).lay":            inMemory,
+	"sandbox.memoryIn":                  inMemory,
+	"sandbox.hold":                      inMemory,
+	"sandbox.ramDisk":                   inMemory,
+	"sandbox.work.remove":               inMemory,
 	"execute.(*Units).clear":            "sockets that nobody answers any more",
 	"execute.begin":                     "only where a disk refuses to keep that a run began; who dies before leaves a run that was cut short, as the points of its file do",
 	"execute.openLog":                   "what a program says, for people; the points around the runner's start are before and after it",
@@ -80,15 +87,25 @@ var pointless = map[string]string{
 	"deadman.(*Children).Start":         "what a switch says, for people",
 	"deadman.(*Switch).Release":         "what only a process that waits for nothing looks at",
 	"deadman.(*Switch).tidy":            "verdicts on what is over",
+	"permission.read":                   "opens what macOS guards, and reads nothing",
+	"agent.askPermissions":              "what only one look of a person needs",
+	"launchd.(*Jobs).closed":            "a directory of this boot, which the next agent finds or makes",
+	"launchd.anew":                      "what launchd reads once, and the next agent takes away",
+	"launchd.(*Jobs).drop":              "what launchd read, of a job that is over",
 	"deadman.openWake":                  "a pipe, which holds nothing when nobody has it open",
 	"deadman.wake":                      "a pipe, which holds nothing when nobody has it open",
-	"nixdriver.(*base).Prune":           "a root of Nix's garbage collector that nobody needs",
+	"nixdriver.removeRoot":              "a root of Nix's garbage collector that nobody needs",
 	"service.remove":                    "what is uninstalled; a second uninstall goes on",
 	"agent.purge":                       "what a person gave up; the next purge goes on",
+	"vars.takeLock":                     "a file that is only locked",
+	"vars.removeIfThere":                "between two points of its callers",
+	"vars.makeState":                    "an empty directory, and what git leaves out of it",
 }
 
 // helpers are packages of tests.
-var helpers = regexp.MustCompile(`/(agenttest|disktest|plugintest|drivertest|storetest|servicetest|fakeagent|fakecoordinator|nixtest|testdata)/`)
+var helpers = regexp.MustCompile(`/(agenttest|disktest|plugintest|drivertest|storetest|servicetest|launchdtest|fakeagent|fakecoordinator|systemdtest|nixtest|testdata)/`)
+
+const inMemory = "in memory only; what a run that was killed left the next one removes, as the test of the package shows"
 
 // unmet are the functions that call into atomicfile and atomicdir and that no
 // stage meets yet, and why.
@@ -100,6 +117,8 @@ var unmet = map[string]string{
 	"deadman.(*process).count":   "after a boot only; one that is cut short is not counted",
 	"agent.(*worker).askReboot":  "reboots the host: agent/boot_test.go and the lab do",
 	"agent.(*waits).change":      "needs somebody at a console: agent/console_test.go has agents that start anew before and after it",
+	"vars.commit":                ownKills,
+	"vars.(*Tree).carryOut":      ownKills,
 	"service.Host.placeProgram":  needsManager,
 	"service.Host.write":         needsManager,
 	"agent.keepJoin":             needsManager,
@@ -107,6 +126,7 @@ var unmet = map[string]string{
 
 const (
 	needsNix     = "needs Nix: the lab kills there (test/lab/points.go)"
+	ownKills     = "no command changes a tree yet: TestKilledAtEachPoint of pkg/vars kills a writer at each point"
 	needsManager = "installing needs a service manager: the lab kills there (test/lab/services.go)"
 )
 

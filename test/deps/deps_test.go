@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -42,6 +43,11 @@ var denied = []struct{ prefix, reason string }{
 	{"github.com/goccy/go-yaml", "hosts read signed JSON only; fleet.yaml stays with the operator"},
 	{"golang.org/x/crypto/ssh/agent", "hosts verify signatures; keys that sign are with operators"},
 	{module + "/pkg/inventory", "hosts know only what is signed for them"},
+	{module + "/pkg/generator", "what hosts are given is generated where the operator is"},
+	{module + "/pkg/sshca", "certificates are signed where the operator is"},
+	{module + "/pkg/vars", "trees of secrets are in the operators' repository"},
+	{module + "/pkg/sops/plain", "hosts get documents of one value; the other files of sops are the operators'"},
+	{module + "/pkg/sops/ageplugin", "an agent starts no program that asks people for a touch"},
 	{"testing", "test code"},
 	{"pgregory.net/rapid", "test code"},
 	{"go.uber.org/goleak", "test code"},
@@ -67,7 +73,7 @@ func TestAgentLinksNothingDenied(t *testing.T) {
 	for _, goos := range []string{"linux", "darwin"} {
 		t.Run(goos, func(t *testing.T) {
 			env := []string{"GOOS=" + goos, "CGO_ENABLED=0"}
-			out := list(t, env, "-tags", "grpcnotrace", "-deps", "./cmd/fleet-agent")
+			out := list(t, env, "-tags", "grpcnotrace,nethttpomithttp2", "-deps", "./cmd/fleet-agent")
 			deps := strings.Fields(string(out))
 			if len(deps) < 100 {
 				t.Fatalf("only %d packages listed: the list cannot be right", len(deps))
@@ -78,6 +84,26 @@ func TestAgentLinksNothingDenied(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAgentHasNoMethodsByName: where a program can reach reflect's methods by name or by
+// number, the linker keeps all exported methods of all types, and an idle agent has a third
+// more of them in memory. Everybody who links text/template does that, and cobra's templates
+// do unless none is set.
+func TestAgentHasNoMethodsByName(t *testing.T) {
+	for pkg, want := range map[string]bool{"./cmd/fleet-agent": false, "./test/deps/testdata/byname": true} {
+		build := exec.CommandContext(t.Context(), "go", "build", "-tags", "grpcnotrace,nethttpomithttp2", "-trimpath", "-ldflags=-dumpdep", //nolint:gosec // Of the two above.
+			"-o", filepath.Join(t.TempDir(), "program"), pkg)
+		build.Dir = "../.."
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		edges, err := build.CombinedOutput() // What the linker reaches, and from where.
+		if err != nil || !bytes.Contains(edges, []byte(" -> runtime.throw\n")) {
+			t.Fatalf("building %s: %v\n%.2000s", pkg, err, edges)
+		}
+		if got := bytes.Contains(edges, []byte(" <ReflectMethod> -> ")); got != want {
+			t.Errorf("the linker keeps all methods in %s: %t; who makes it, go build -ldflags=-dumpdep marks with <ReflectMethod>", pkg, got)
+		}
 	}
 }
 

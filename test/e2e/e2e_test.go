@@ -21,6 +21,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent"
 	"github.com/cameronraysmith/fleet/coordinator"
 	"github.com/cameronraysmith/fleet/fleetctl"
+	"github.com/cameronraysmith/fleet/pkg/sops/sopstest"
 )
 
 func TestMain(m *testing.M) {
@@ -73,8 +74,20 @@ func TestScripts(t *testing.T) {
 			"certificate":  certificate,
 			"ssh-agent":    sshAgent,
 			"security-key": securityKey,
+			"real-sops":    realSops,
 		},
 	})
+}
+
+// realSops has SOPS name the real sops.
+func realSops(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: real-sops")
+	}
+	path, err := sopstest.Program()
+	ts.Check(err)
+	ts.Setenv("SOPS", path)
+	ts.Setenv("SOPS_DISABLE_VERSION_CHECK", "1")
 }
 
 // eventually SECONDS REGEXP COMMAND... runs a command until its output matches

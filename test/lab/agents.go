@@ -7,24 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/cameronraysmith/fleet/test/lab/booted"
 )
 
 const (
-	// installedAgent is the program of the agent's unit, and nextAgent a copy of it
-	// that counts as another version.
+	// installedAgent is the program of the agent's unit, and nextAgent one of another
+	// version.
 	installedAgent = "/usr/local/bin/fleet-agent"
 	nextAgent      = "/opt/fleet-next/fleet-agent"
+	nextVersion    = "v9.9.9-lab"
 	agentUnit      = "fleet-agent.service"
 )
 
 func agentScenarios() []scenario {
 	return []scenario{
-		{"another agent", "the generation's agent takes over within the verification and confirms it; activated once", func(ctx context.Context, w *world) error {
-			return w.agentBecomes(ctx, nextAgent)
-		}},
-		{"the agent before", "the same back again: it goes on with the journal of the other", func(ctx context.Context, w *world) error {
-			return w.agentBecomes(ctx, installedAgent)
-		}},
+		{"another agent", "of another version: the generation's agent takes over within the verification and confirms it; activated once, and status has its version", agentNewer},
+		{"the agent before", "the same back again, by a release: it goes on with the journal of the other", agentOlder},
+		{"the agent before, by a rollback", "an operator sends the host back to the generation with the other version, and forward again: each takes over, and nothing is activated again", agentBackAndForth},
 		{"an agent that ends at once", "with no agent that works the dead-man switch goes back and starts the one before, which refuses the release", func(ctx context.Context, w *world) error {
 			return w.agentIsUndone(ctx, "/bin/false", "")
 		}},
@@ -62,7 +62,11 @@ func setUpAgents(ctx context.Context, w *world) error {
 	if w.agentUnit == text {
 		return fmt.Errorf("the agent's unit does not start %s:\n%s", installedAgent, text)
 	}
-	if _, err := w.web.Shell(ctx, "rm /etc/systemd/system/"+agentUnit+"; install -D "+installedAgent+" "+nextAgent); err != nil {
+	if err := w.compile(ctx, "fleet-agent-next", "./cmd/fleet-agent", "build", "-tags", "grpcnotrace", "-trimpath",
+		"-ldflags", "-s -w -X github.com/cameronraysmith/fleet/pkg/buildinfo.version="+nextVersion); err != nil {
+		return err
+	}
+	if _, err := w.web.Shell(ctx, "rm /etc/systemd/system/"+agentUnit+"; install -D "+booted.Programs+"/fleet-agent-next "+nextAgent); err != nil {
 		return err
 	}
 	if err := w.install(ctx, w.withAgent(installedAgent)); err != nil {
@@ -96,6 +100,54 @@ func (w *world) agentBecomes(ctx context.Context, program string) error {
 		err = errors.New("the agent was not started anew")
 	}
 	return err
+}
+
+// isVersion waits until the coordinator knows what version the agent is of.
+func (w *world) isVersion(ctx context.Context, next bool) error {
+	return wait(ctx, settleTimeout, func() error {
+		m, err := w.status(ctx)
+		if err == nil && (m.AgentVersion == nextVersion) != next {
+			err = fmt.Errorf("the agent is of version %s", m.AgentVersion)
+		}
+		return err
+	})
+}
+
+func agentNewer(ctx context.Context, w *world) error {
+	if err := w.agentBecomes(ctx, nextAgent); err != nil {
+		return err
+	}
+	return w.isVersion(ctx, true)
+}
+
+func agentOlder(ctx context.Context, w *world) error {
+	if err := w.agentBecomes(ctx, installedAgent); err != nil {
+		return err
+	}
+	return w.isVersion(ctx, false)
+}
+
+// agentBackAndForth has an operator send the host back from one version to the other, and
+// a release bring it forward.
+func agentBackAndForth(ctx context.Context, w *world) error {
+	if err := agentNewer(ctx, w); err != nil {
+		return err
+	}
+	newer := w.good
+	p, err := w.profile(ctx, systemProfile)
+	if err != nil {
+		return err
+	}
+	if err := agentOlder(ctx, w); err != nil {
+		return err
+	}
+	if _, err := w.fleetctl(ctx, "rollback", webName); err != nil {
+		return err
+	}
+	if err := errors.Join(w.isGood(ctx, deployed{newer, p.Current.Number}, 2), w.isVersion(ctx, true)); err != nil {
+		return err
+	}
+	return agentOlder(ctx, w)
 }
 
 // agentIsUndone deploys a release whose agent does not work, because of what its unit

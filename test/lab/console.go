@@ -248,7 +248,8 @@ mount --bind `+supplies+` /sys/class/power_supply`); err != nil {
 	if err := w.bundleIs(ctx, "v3"); err != nil {
 		return err
 	}
-	if _, err := w.web.Shell(ctx, "echo 1 >"+supplies+"/AC/online; echo Charging >"+supplies+"/BAT0/status"); err != nil {
+	// It looks once a minute, and when it is asked.
+	if _, err := w.web.Shell(ctx, "echo 1 >"+supplies+"/AC/online; echo Charging >"+supplies+"/BAT0/status; fleet-agent status"); err != nil {
 		return err
 	}
 	return w.begins(ctx, number, "v4")

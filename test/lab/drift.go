@@ -36,7 +36,7 @@ $(readlink -f /nix/var/nix/profiles/system)/bin/switch-to-configuration switch`)
 
 const (
 	// lookTimeout is how long the agent may take to see what a person did: it looks each
-	// minute. What it sees twice may be corrected.
+	// minute, and when it is asked. What it sees twice may be corrected.
 	lookTimeout    = 90 * time.Second
 	correctTimeout = 3 * time.Minute
 )
@@ -45,7 +45,7 @@ func switchedByHand(ctx context.Context, w *world) error {
 	if err := byHand(ctx, w); err != nil {
 		return err
 	}
-	p, err := w.until(ctx, lookTimeout, func(p profileStatus) bool { return p.Reason.Code == "overridden" })
+	p, err := w.untilAsked(ctx, systemProfile, lookTimeout, func(p profileStatus) bool { return p.Reason.Code == "overridden" })
 	if err == nil && p.State != "held" {
 		err = fmt.Errorf("it is %s", p)
 	}
@@ -78,10 +78,10 @@ func switchedAndCorrected(ctx context.Context, w *world) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := w.until(ctx, lookTimeout, func(p profileStatus) bool { return p.Reason.Code == "overridden" }); err != nil {
+	if _, err := w.untilAsked(ctx, systemProfile, lookTimeout, func(p profileStatus) bool { return p.Reason.Code == "overridden" }); err != nil {
 		return err
 	}
-	if _, err := w.until(ctx, correctTimeout, func(p profileStatus) bool {
+	if _, err := w.untilAsked(ctx, systemProfile, correctTimeout, func(p profileStatus) bool {
 		return p.State == "confirmed" && p.Reason.Code == "up-to-date"
 	}); err != nil {
 		return err
@@ -110,7 +110,7 @@ func switchedAndNotCorrected(ctx context.Context, w *world) (err error) {
 	if _, err := w.web.Shell(ctx, "rm "+needed+"; fleet-agent retry"); err != nil {
 		return err
 	}
-	p, err := w.until(ctx, correctTimeout, func(p profileStatus) bool {
+	p, err := w.untilAsked(ctx, systemProfile, correctTimeout, func(p profileStatus) bool {
 		return strings.Contains(p.Reason.Message, "correcting that failed")
 	})
 	if err == nil && (p.State != "held" || slices.Contains(p.Refused, p.Current)) {

@@ -99,3 +99,8 @@ func (f facts) runs(s system) error {
 func (f facts) saw(s system, action string, code int) bool {
 	return slices.Contains(f.Switches, fmt.Sprintf("done-%s-%d %s", action, code, s.toplevel))
 }
+
+// began says whether a run of switch-to-configuration began.
+func (f facts) began(s system, action string) bool {
+	return slices.Contains(f.Switches, action+" "+s.toplevel)
+}

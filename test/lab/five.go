@@ -55,7 +55,7 @@ func setUpFive(ctx context.Context, w *world) error {
 		if name == cinnabar {
 			kept = append(kept, "/var/lib/private", repo)
 		}
-		h, err := w.lab.AddHost(ctx, booted.Spec{Name: name, Kept: kept, Shared: []booted.Share{programs}})
+		h, err := w.lab.AddHost(ctx, booted.Spec{Name: name, Kept: kept, PowerLoss: name == magnetite, Shared: []booted.Share{programs}})
 		if err != nil {
 			return err
 		}
@@ -118,13 +118,23 @@ const activations = "/var/lib/lab-activations"
 // bundle is activating it.
 const mend = "for pref in " + prefMute + " " + prefPort + "; do ip -6 rule del pref $pref 2>/dev/null || :; done"
 
+// mends is mend, with what takes away what is in front of the coordinator, and brings its
+// name back.
+func (f *five) mends() string {
+	return mend + `
+systemctl stop ` + frontUnit + ` 2>/dev/null || :
+if [ -e ` + insideDropIn + ` ]; then rm ` + insideDropIn + `; systemctl daemon-reload; systemctl restart fleet-coordinator; fi
+ip -6 addr del ` + f.ops.Address + `/128 dev lo 2>/dev/null || :
+grep -qs ` + coordinatorName + ` /etc/hosts || echo ` + f.ops.Address + " " + coordinatorName + ` >>/etc/hosts`
+}
+
 // bundle writes the next bundle of a host, which does something to it.
 func (f *five) bundle(ctx context.Context, name, does string) (version string, err error) {
 	f.seq++
 	version = fmt.Sprintf("%s-%d", name, f.seq)
 	files := map[string]string{
-		"activate": "#!/bin/sh\nset -eu\necho " + version + " >>" + activations + "\n" + mend + "\n" + does + "\necho " + version + " >/run/lab-runs\n",
-		"check":    "#!/bin/sh\n[ \"$(cat /run/lab-runs)\" = " + version + " ]\n",
+		"activate": "#!/bin/sh\nset -eu\necho " + version + " >>" + activations + "\n" + f.mends() + "\n" + does + "\necho " + version + " >/var/lib/lab-runs\n",
+		"check":    "#!/bin/sh\n[ \"$(cat /var/lib/lab-runs)\" = " + version + " ]\n",
 	}
 	for file, text := range files {
 		at := repo + "/bundles/" + name
@@ -176,7 +186,7 @@ func (f *five) comesTo(ctx context.Context, name, number, state string) (p profi
 		if p, err = f.profileOf(ctx, name); err != nil {
 			return err
 		}
-		if p.Desired.Number != number || p.State != state {
+		if !p.of(number, state) {
 			return fmt.Errorf("%s is %s", name, p)
 		}
 		return nil
@@ -186,7 +196,7 @@ func (f *five) comesTo(ctx context.Context, name, number, state string) (p profi
 
 // runs checks what a host runs, and that no bundle was activated there more than so often.
 func (f *five) runs(ctx context.Context, name, version string, times int) error {
-	_, err := f.hosts[name].Shell(ctx, fmt.Sprintf(`[ "$(cat /run/lab-runs)" = %[1]s ] || { cat /run/lab-runs >&2; exit 1; }
+	_, err := f.hosts[name].Shell(ctx, fmt.Sprintf(`[ "$(cat /var/lib/lab-runs)" = %[1]s ] || { cat /var/lib/lab-runs >&2; exit 1; }
 [ "$(grep -cx %[1]s %[2]s)" -le %[3]d ] || { cat %[2]s >&2; exit 1; }`, version, activations, times))
 	if err != nil {
 		err = fmt.Errorf("%s does not run %s, or it was activated more than %d times: %w", name, version, times, err)
@@ -232,6 +242,12 @@ func (f *five) becomeGood(ctx context.Context, names ...string) error {
 // isBack waits until a host is back at what was good, and the release was activated once
 // and is refused for that reason.
 func (f *five) isBack(ctx context.Context, name, number, version, code string, words ...string) error {
+	return f.isBackAfter(ctx, name, number, version, 2, code, words...)
+}
+
+// isBackAfter is isBack where what was good may have been activated more often than there
+// and back.
+func (f *five) isBackAfter(ctx context.Context, name, number, version string, times int, code string, words ...string) error {
 	p, err := f.comesTo(ctx, name, number, "rolled-back")
 	if err != nil {
 		return err
@@ -248,7 +264,7 @@ func (f *five) isBack(ctx context.Context, name, number, version, code string, w
 	if err := says(p.Reason.Message, words...); err != nil {
 		return err
 	}
-	if err := f.runs(ctx, name, f.good[name], 2); err != nil {
+	if err := f.runs(ctx, name, f.good[name], times); err != nil {
 		return err
 	}
 	if _, err := f.hosts[name].Shell(ctx, fmt.Sprintf("[ \"$(grep -cx %s %s)\" = 1 ]", version, activations)); err != nil {

@@ -112,6 +112,11 @@ git add -A
 git commit -q --allow-empty -m `+r.version); err != nil {
 		return system{}, err
 	}
+	if w.web != nil {
+		if err := w.web.Refresh(ctx, flakeDir); err != nil {
+			return system{}, err
+		}
+	}
 	// Evaluated, not built.
 	out, err := w.ops.Run(ctx, "nix", "eval", "--raw", "git+file://"+flakeDir+"#"+attr+".outPath")
 	return system{toplevel: strings.TrimSpace(out), version: r.version}, err

@@ -24,7 +24,7 @@ func TestHolesAreShown(t *testing.T) {
 		}
 	}
 	test := regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9]+)`)
-	if err := filepath.WalkDir("../../agent", func(path string, _ fs.DirEntry, err error) error {
+	if err := filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}

@@ -41,12 +41,21 @@ useradd -m -s /bin/sh `+homeUser+`
 su - `+homeUser+` -c 'git config --global safe.directory `+flakeDir+`'`); err != nil {
 		return err
 	}
-	return w.homesFile(ctx, nixosSource, homeName+`: {source: {flake: "git+file://`+flakeDir+`"}}`)
+	return w.homesFile(ctx, nixosSource, homeSource(""))
+}
+
+// homeSource is the home of the one user, and what else is said of it.
+func homeSource(more string) string {
+	return homeName + `: {source: {flake: "git+file://` + flakeDir + `"}` + more + `}`
 }
 
 // homesFile has the fleet's file say these profiles too.
 func (w *world) homesFile(ctx context.Context, source, profiles string) error {
-	return w.fleetFile(ctx, source, patient+"\n      platform: "+nixSystem()+"\n      profiles: {"+profiles+"}")
+	return w.homesFileOf(ctx, source, patient, profiles)
+}
+
+func (w *world) homesFileOf(ctx context.Context, source, policy, profiles string) error {
+	return w.fleetFile(ctx, source, policy+"\n      platform: "+nixSystem()+"\n      profiles: {"+profiles+"}")
 }
 
 func homeScenarios() []scenario {
@@ -64,6 +73,8 @@ func homeScenarios() []scenario {
 		{"the host dies midway", "SIGKILL of all of it: booted again, it goes back and tries once more; confirmed", homeHostDies},
 		{"switched by hand", "the user activates the one before: status says overridden within a minute, held, and names it; nothing undoes it, and the next one is confirmed", homeByHand},
 		{"home-manager in the system", "a unit of home-manager's in the system: held under that name, nothing is built or activated, nothing is refused; when the unit is gone it goes on by itself", homeInSystem},
+		{"a probe that forks without end", "its processes, in sessions of their own and deaf to SIGTERM, and its memory are in a unit of the user's slice; at the deadline nothing of them is left, and it is rolled back; the system's release beside it is confirmed, by the same agent", probeForks},
+		{"an activation that forks without end", "the same of an activation, which hangs: ended whole at its deadline and rolled back; the system's release beside it is confirmed", activationForks},
 		{"no such user, and then there is one", "held under that name, with the others confirmed; once there is the user it is confirmed too", homeWithoutUser},
 		{"a home at war with root", "its directories lead to /etc: what runs there runs as the user, and nothing of /etc is changed; what says what runs leads to /etc/shadow: held under a name, until that is mended", homeAtWar},
 		{"the first one fails", "the links are gone, and there is no profile, as before; what was the user's is there", firstHomeFails},
@@ -88,7 +99,7 @@ func (w *world) deployHome(ctx context.Context, version string, settings map[str
 
 // homeSettled waits until a generation of a home is desired and in a state.
 func (w *world) homeSettled(ctx context.Context, profile, number, state string) (profileStatus, error) {
-	p, err := w.untilOf(ctx, profile, settleTimeout, func(p profileStatus) bool { return p.Desired.Number == number && p.State == state })
+	p, err := w.untilOf(ctx, profile, settleTimeout, func(p profileStatus) bool { return p.of(number, state) })
 	if err != nil {
 		err = fmt.Errorf("waiting for %s of %s to be %s: %w", number, profile, state, err)
 	}
@@ -300,129 +311,9 @@ func homeHostDies(ctx context.Context, w *world) error {
 	return w.homeIs(ctx, homeUser, "h6", 2)
 }
 
-func homeByHand(ctx context.Context, w *world) error {
-	older, runs, err := w.homeNow(ctx)
-	if err != nil {
-		return err
-	}
-	if err := w.homeBecomesGood(ctx, "h7", nil); err != nil {
-		return err
-	}
-	// As home-manager does for its user, who has no agent to ask.
-	const switchTo = `cd; profile=$HOME/.local/state/nix/profiles/home-manager
-nix-env --profile $profile --rollback
-$(readlink -f $profile)/activate --driver-version 1`
-	if _, err := w.web.Input(ctx, switchTo, "su", "-", homeUser, "-c", "sh -eu"); err != nil {
-		return err
-	}
-	if err := w.homeIs(ctx, homeUser, older, runs+1); err != nil {
-		return err
-	}
-	p, err := w.untilOf(ctx, homeName, lookTimeout, func(p profileStatus) bool { return p.Reason.Code == "overridden" })
-	if err == nil && p.State != "held" {
-		err = fmt.Errorf("it is %s", p)
-	}
-	if err == nil {
-		err = says(p.Reason.Message, "generation ", "runs and is its Nix profile")
-	}
-	if err == nil {
-		err = w.homeIs(ctx, homeUser, older, runs+1)
-	}
-	if err != nil {
-		return err
-	}
-	return w.homeBecomesGood(ctx, "h8", nil)
-}
-
-// untilHeld waits until a home is held under a name, with nothing refused.
-func (w *world) untilHeld(ctx context.Context, profile, number, code string) error {
-	p, err := w.untilOf(ctx, profile, settleTimeout, func(p profileStatus) bool {
-		return p.Desired.Number == number && p.State == "held" && p.Reason.Code == code
-	})
-	if err == nil && slices.Contains(p.Refused, ref{number}) {
-		err = fmt.Errorf("it is refused: %s", p)
-	}
-	return err
-}
-
-func homeInSystem(ctx context.Context, w *world) error {
-	const unit = "/etc/systemd/system/home-manager-" + homeUser + ".service"
-	version, runs, err := w.homeNow(ctx)
-	if err != nil {
-		return err
-	}
-	if err := w.web.Write(unit, "[Service]\nType=oneshot\nExecStart=/bin/true\n", 0o644); err != nil {
-		return err
-	}
-	numbers, _, err := w.deployHome(ctx, "h9", nil, release{})
-	if err != nil {
-		return err
-	}
-	if err := w.untilHeld(ctx, homeName, numbers[homeName], "home-in-system"); err != nil {
-		return err
-	}
-	if err := w.homeIs(ctx, homeUser, version, runs); err != nil {
-		return err
-	}
-	if _, err := w.web.Run(ctx, "rm", unit); err != nil {
-		return err
-	}
-	if _, err := w.homeSettled(ctx, homeName, numbers[homeName], "confirmed"); err != nil {
-		return err
-	}
-	return w.homeIs(ctx, homeUser, "h9", 1)
-}
-
-// homeAtWar has the user lay links where root might follow them.
-func homeAtWar(ctx context.Context, w *world) error {
-	const all = "find /etc /root -printf '%p %u %m %s %l\n' | sort | sha256sum"
-	as := func(script string) error {
-		_, err := w.web.Input(ctx, "set -eu\n"+script, "su", "-", homeUser, "-c", "sh")
-		return err
-	}
-	before, err := w.web.Shell(ctx, all)
-	if err != nil {
-		return err
-	}
-	if err := as("mv .config/lab .config/away\nln -s /etc .config/lab"); err != nil {
-		return err
-	}
-	numbers, _, err := w.deployHome(ctx, "war", nil, release{})
-	if err != nil {
-		return err
-	}
-	// Nor is there a way back, as long as that is so.
-	if _, err := w.homeSettled(ctx, homeName, numbers[homeName], "failed"); err != nil {
-		return err
-	}
-	if _, err := w.settled(ctx, numbers[systemProfile], "confirmed"); err != nil {
-		return err
-	}
-	if after, err := w.web.Shell(ctx, all); err != nil || after != before {
-		return fmt.Errorf("files of root's are other ones: %w", err)
-	}
-	const mark = ".local/state/home-manager/gcroots/current-home"
-	if err := as("rm .config/lab\nmv .config/away .config/lab\nln -sfn /etc/shadow " + mark); err != nil {
-		return err
-	}
-	if numbers, _, err = w.deployHome(ctx, "peace", nil, release{}); err != nil {
-		return err
-	}
-	if err := w.untilHeld(ctx, homeName, numbers[homeName], "home-unusable"); err != nil {
-		return err
-	}
-	if err := as("ln -sfn $(readlink -f .local/state/nix/profiles/home-manager) " + mark); err != nil {
-		return err
-	}
-	if _, err := w.homeSettled(ctx, homeName, numbers[homeName], "confirmed"); err != nil {
-		return err
-	}
-	return w.homeIs(ctx, homeUser, "peace", 1)
-}
-
 // otherSource is the generation of the first user, which asks whom it runs as.
 func otherSource() string {
-	return homeName + `: {source: {flake: "git+file://` + flakeDir + `"}}, ` +
+	return homeSource("") + ", " +
 		otherHome + `: {source: {flake: "git+file://` + flakeDir + `", attr: 'homeConfigurations."` + homeUser + "@" + nixSystem() + `".activationPackage'}}`
 }
 

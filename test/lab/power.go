@@ -34,6 +34,8 @@ func powerScenarios() []scenario {
 		{"what is being activated is damaged", "midway in the switch, files of both ends are emptied: mended first, so that the release is confirmed and not blamed", damagedMidway},
 		{"between staged and the switch", "what is called staged is whole on the disk, also with the disk's journal written and the switch not begun", stagedIsDurable},
 		{"midway in the switch", "the system before boots; the release is tried once more and confirmed", powerLostMidway},
+		{"while it is made what boots", "verified, and the power is lost in the midst of the commit: the system before boots; activated once more, confirmed", powerLostCommitting},
+		{"on the way back", "the system before boots whole; refused for what was wrong with the release, which was activated once", powerLostGoingBack},
 		{"the coordinator, right after it confirmed", "its host's store and the operator's repository have what was acknowledged; the next release goes above it", func(ctx context.Context, w *world) error {
 			if err := w.becomesGood(ctx, release{}); err != nil {
 				return err
@@ -113,8 +115,18 @@ func (w *world) whole(ctx context.Context, s system) error {
 }
 
 func powerLostMidway(ctx context.Context, w *world) error {
+	return w.losePowerIn(ctx, w.inTheMidst)
+}
+
+func powerLostCommitting(ctx context.Context, w *world) error {
+	return w.losePowerIn(ctx, w.committing)
+}
+
+// losePowerIn loses the power in the midst of a release, which is confirmed after the boot
+// of the system before, and the second activation.
+func (w *world) losePowerIn(ctx context.Context, midst func(context.Context) (deployed, error)) error {
 	before := w.good
-	d, err := w.inTheMidst(ctx)
+	d, err := midst(ctx)
 	if err != nil {
 		return err
 	}
@@ -129,4 +141,18 @@ func powerLostMidway(ctx context.Context, w *world) error {
 		err = fmt.Errorf("booted %s, want %s", f.Booted, before.toplevel)
 	}
 	return err
+}
+
+func powerLostGoingBack(ctx context.Context, w *world) error {
+	d, err := w.goingBack(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.losePower(ctx, w.web, true); err != nil {
+		return err
+	}
+	if err := w.isUndoneBecause(ctx, d, "activation-failed"); err != nil {
+		return err
+	}
+	return w.whole(ctx, w.good)
 }

@@ -15,6 +15,7 @@ func rebootScenarios() []scenario {
 	return []scenario{
 		{"a kernel that works", "booted once by the host itself while the old system stays what boots, verified, then made what boots; switched to by nothing else", kernelWorks},
 		{"a kernel that panics", "the host comes back with the old system by itself: boot-failed, refused, nothing else changed", kernelPanics},
+		{"a kernel with which a unit fails", "no probe asks for it: verified not, because it had not failed before the boot; rolled back, and rebooted into the old system", kernelBreaksUnit},
 		{"a kernel without network", "nobody is reached: rolled back, and rebooted into the old system", kernelWithoutNetwork},
 		{"an agent that ends at once, on another kernel", "the dead-man switch goes back after the boot, and the agent before reboots into the old system", kernelWithoutAgent},
 		{"power lost on the other kernel", "before it was verified: the old system boots, and the release is tried again and confirmed", kernelLosesPower},
@@ -137,6 +138,22 @@ func kernelPanics(ctx context.Context, w *world) error {
 		return err
 	}
 	return w.isBack(ctx, d, "boot-failed")
+}
+
+func kernelBreaksUnit(ctx context.Context, w *world) error {
+	r := w.kernel("-breaks", nil)
+	r.units["lab-broken.service"] = brokenUnit
+	d, err := w.boots(ctx, r, 2)
+	if err != nil {
+		return err
+	}
+	if err := w.isBack(ctx, d, "probe-failed"); err != nil {
+		return err
+	}
+	_, err = w.until(ctx, settleTimeout, func(p profileStatus) bool {
+		return says(p.Reason.Message, "failed in the boot, and had not before: lab-broken.service") == nil
+	})
+	return err
 }
 
 func kernelWithoutNetwork(ctx context.Context, w *world) error {

@@ -41,7 +41,7 @@ func (r *report) markdown() string {
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("## On booted hosts\n")
 	p("%s. It took %s; %d scenarios, %d failed.\n", r.where, r.took.Round(time.Second), len(r.rows), r.failed())
-	p("How: hosts with systemd as their first process, a network of their own and a real Nix (test/lab/booted); on one the coordinator as its unit and fleetctl, on the other the agent as its unit. The systems are real derivations of a flake, whose switch-to-configuration has the actions, order, lock, links and exit codes of NixOS's (test/lab/flake), and breaks as the scenario says. What is in the last column is asserted after each. Seconds are of the whole scenario; where the fourth column has a figure, it is from the release that breaks something until the coordinator knows that all is well again.\n")
+	p("How: hosts with systemd as their first process, a network of their own and a real Nix (test/lab/booted); on one the coordinator as its unit and fleetctl, on the other the agent as its unit. The systems are real derivations of a flake, whose switch-to-configuration has the actions, order, lock, links and exit codes of NixOS's (test/lab/flake), and breaks as the scenario says. In the group Boot loader the agent's host is an emulated machine with a firmware, systemd-boot and a kernel of its own. What is in the last column is asserted after each. Seconds are of the whole scenario; where the fourth column has a figure, it is from the release that breaks something until the coordinator knows that all is well again.\n")
 	group := ""
 	for _, row := range r.rows {
 		if row.group != group {

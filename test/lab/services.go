@@ -13,6 +13,7 @@ func serviceScenarios() []scenario {
 	return []scenario{
 		{"installed again", "agent and coordinator: nothing is done and the same process goes on; with another flag the unit is replaced and restarted", installedAgain},
 		{"uninstalled and installed again", "unit and program are gone, what the system runs goes on, the state stays; installed again without a join string it is the same host, and the next release is confirmed", uninstalled},
+		{"doctor", "of a host that lacks nothing: exit code 0; without the unit of after a boot, and without an agent: 3, naming it and what to do", doctored},
 		{"a stuck agent", "stopped by a signal, it gives no word of progress: systemd ends it and starts another, which connects", agentStuck},
 		{"a stuck coordinator", "the same; hosts connect again", coordinatorStuck},
 		{"a long build and a long activation", "each longer than the watchdog's time by far: the same process goes on; confirmed, activated once", longWork},
@@ -94,6 +95,29 @@ func installedAgain(ctx context.Context, w *world) error {
 		err = errors.New("the agent with another flag is the same process")
 	}
 	return err
+}
+
+func doctored(ctx context.Context, w *world) error {
+	out, err := w.web.Run(ctx, "fleet-agent", "doctor")
+	if err == nil {
+		err = says(out, "it answers, as ", "the agent reaches it", "fleet-dead-man starts with the host", "version 257", "free at /var/lib/fleet/agent")
+	}
+	if err != nil {
+		return err
+	}
+	for breaks, mends := range map[[2]string]string{
+		{"systemctl disable fleet-dead-man", "missing  dead-man at boot"}:    "systemctl enable fleet-dead-man",
+		{"systemctl stop fleet-agent", "the service fleet-agent is stopped"}: "systemctl start fleet-agent",
+	} {
+		out, err := w.web.Shell(ctx, breaks[0]+" 2>&1; fleet-agent doctor && exit 1 || [ $? = 3 ]; "+mends+" 2>&1; fleet-agent doctor -o json | head -c 100000")
+		if err == nil {
+			err = says(out, breaks[1], "hint: ", `"lacks":`)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", breaks[0], err)
+		}
+	}
+	return w.connected(ctx)
 }
 
 func uninstalled(ctx context.Context, w *world) error {

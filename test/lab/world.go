@@ -34,10 +34,12 @@ substituters =
 `
 
 // activateUnit is the part of booting that NixOS's first stages do: it makes
-// the default boot entry's system run.
+// the default boot entry's system run. In a machine a real loader and the system's init
+// do.
 const activateUnit = `[Unit]
 Description=system of the default boot entry
 ConditionPathExists=/boot/loader/default
+ConditionVirtualization=container
 Before=fleet-agent.service
 
 [Service]
@@ -69,6 +71,7 @@ type world struct {
 	lab      *booted.Lab
 	bin      string
 	kept     string // directory of logs that are kept
+	cached   string // directory of what other runs have too
 	log      func(format string, args ...any)
 	ops, web *booted.Host
 	// good is what the agent's host runs, once it runs a system.
@@ -84,6 +87,9 @@ type world struct {
 	healthy time.Duration
 	// five is the world of five hosts, where that is set up.
 	five *five
+	// machine is the directory of what the agent's host is booted with where it is to
+	// become a machine, of booted.Parts.
+	machine string
 	// given says that the hosts have units that others brought, so that the programs
 	// install none.
 	given bool
@@ -106,7 +112,7 @@ func (w *world) boot(ctx context.Context, o hosts) error {
 		return err
 	}
 	if o.crashPoints {
-		if err := w.compile(ctx, "fleet-agent", "./cmd/fleet-agent", "build", "-tags", "grpcnotrace,crashpoints", "-trimpath"); err != nil {
+		if err := w.compile(ctx, "fleet-agent", "./cmd/fleet-agent", "build", "-tags", "grpcnotrace,nethttpomithttp2,crashpoints", "-trimpath"); err != nil {
 			return err
 		}
 	}
@@ -118,9 +124,12 @@ func (w *world) boot(ctx context.Context, o hosts) error {
 	}); err != nil {
 		return err
 	}
+	shared := []booted.Share{programs, {From: flake, At: flakeDir, ReadOnly: true}}
+	if w.machine != "" {
+		shared = append(shared, booted.Share{From: w.machine, At: machineParts, ReadOnly: true})
+	}
 	if w.web, err = w.lab.AddHost(ctx, booted.Spec{
-		Name: webName, Kept: []string{"/var/lib/fleet", "/nix", "/boot"}, PowerLoss: o.powerLoss,
-		Shared: []booted.Share{programs, {From: flake, At: flakeDir, ReadOnly: true}},
+		Name: webName, Kept: []string{"/var/lib/fleet", "/nix", "/boot"}, PowerLoss: o.powerLoss, Shared: shared,
 	}); err != nil {
 		return err
 	}
@@ -270,9 +279,10 @@ settings:
 // machineStatus is what "fleetctl status" says of the agent's host, as far as
 // the lab looks.
 type machineStatus struct {
-	Machine   string          `json:"machine"`
-	Connected bool            `json:"connected"`
-	Profiles  []profileStatus `json:"profiles"`
+	Machine      string          `json:"machine"`
+	Connected    bool            `json:"connected"`
+	AgentVersion string          `json:"agent_version"`
+	Profiles     []profileStatus `json:"profiles"`
 }
 
 type profileStatus struct {
@@ -297,6 +307,12 @@ type ref struct {
 func (p profileStatus) String() string {
 	return fmt.Sprintf("%s, desired %s, current %s, confirmed %s, refused %v: %s (%s)",
 		p.State, p.Desired.Number, p.Current.Number, p.Confirmed.Number, p.Refused, p.Reason.Message, p.Reason.Code)
+}
+
+// of says that a profile is in a state about a generation. One that has just heard of
+// it is confirmed still, of what it runs.
+func (p profileStatus) of(number, state string) bool {
+	return p.Desired.Number == number && p.State == state && (state != "confirmed" || p.Current.Number == number)
 }
 
 func (w *world) status(ctx context.Context) (machineStatus, error) { return w.statusOf(ctx, webName) }
@@ -371,8 +387,25 @@ func (w *world) until(ctx context.Context, bound time.Duration, check func(profi
 }
 
 func (w *world) untilOf(ctx context.Context, profile string, bound time.Duration, check func(profileStatus) bool) (profileStatus, error) {
+	return w.untilAfter(ctx, profile, bound, func() error { return nil }, check)
+}
+
+// untilAsked is untilOf with somebody at the host who asks how it is, each time: it looks
+// then, and not only once a minute, at what a person did, and at what keeps it waiting.
+func (w *world) untilAsked(ctx context.Context, profile string, bound time.Duration, check func(profileStatus) bool) (profileStatus, error) {
+	return w.untilAfter(ctx, profile, bound, func() error {
+		_, err := w.web.Run(ctx, "fleet-agent", "status")
+		return err
+	}, check)
+}
+
+// untilAfter does something and looks at a profile, until check says so of it.
+func (w *world) untilAfter(ctx context.Context, profile string, bound time.Duration, do func() error, check func(profileStatus) bool) (profileStatus, error) {
 	var p profileStatus
 	err := wait(ctx, bound, func() (err error) {
+		if err := do(); err != nil {
+			return err
+		}
 		if p, err = w.profile(ctx, profile); err == nil && !check(p) {
 			err = errors.New(p.String())
 		}
@@ -387,7 +420,7 @@ const settleTimeout = 100 * time.Second
 
 // settled waits until a generation is desired and in a state.
 func (w *world) settled(ctx context.Context, number, state string) (profileStatus, error) {
-	p, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.Desired.Number == number && p.State == state })
+	p, err := w.until(ctx, settleTimeout, func(p profileStatus) bool { return p.of(number, state) })
 	if err != nil {
 		err = fmt.Errorf("waiting for %s to be %s: %w", number, state, err)
 	}
@@ -422,10 +455,7 @@ func (w *world) keepLogs(of string) (ends string) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	for _, h := range []*booted.Host{w.ops, w.web} {
-		if h == nil {
-			continue
-		}
+	for _, h := range w.lab.Hosts() {
 		out, err := h.Shell(ctx, `
 journalctl --no-pager -o short-precise || true
 for log in /var/lib/fleet/agent/runs/*/log; do [ -e "$log" ] && echo "── $log" && cat "$log"; done

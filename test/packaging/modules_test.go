@@ -11,8 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/cameronraysmith/fleet/agent"
 	"github.com/cameronraysmith/fleet/coordinator"
+	"github.com/cameronraysmith/fleet/pkg/service/servicetest"
 )
 
 // evaluated is what the modules come to, as far as tests look at it.
@@ -37,7 +40,11 @@ type evaluated struct {
 }
 
 type nixos struct {
-	Services map[string]module `json:"services"`
+	Services   map[string]module `json:"services"`
+	Activation map[string]struct {
+		Deps []string `json:"deps"`
+		Text string   `json:"text"`
+	} `json:"activation"`
 	Firewall struct {
 		Allowed    []int `json:"allowedTCPPorts"`
 		Interfaces map[string]struct {
@@ -49,7 +56,8 @@ type nixos struct {
 
 type darwin struct {
 	Daemons map[string]struct {
-		Command string `json:"command"`
+		Command string         `json:"command"`
+		Config  map[string]any `json:"serviceConfig"`
 	} `json:"daemons"`
 	Activation string   `json:"activation"`
 	Failed     []string `json:"failed"`
@@ -103,6 +111,20 @@ func TestEvaluatedIsOfTheseFiles(t *testing.T) {
 	}
 }
 
+// TestSecretsBeforeUsers: passwords are there when NixOS makes the users whose they are, on
+// a host that has enrolled once, and whatever becomes of it.
+func TestSecretsBeforeUsers(t *testing.T) {
+	e := load(t)
+	script := e.Agent.Activation["fleetSecretsForUsers"].Text
+	if !slices.Contains(e.Agent.Activation["users"].Deps, "fleetSecretsForUsers") ||
+		!strings.Contains(script, "fleet-agent restore-secrets") || !strings.Contains(script, "--early ||") {
+		t.Errorf("activation scripts: %+v", e.Agent.Activation)
+	}
+	if len(e.Nothing.Activation) != 0 || len(e.Coord.Activation) != 0 {
+		t.Errorf("without an agent: %+v, %+v", e.Nothing.Activation, e.Coord.Activation)
+	}
+}
+
 // TestModulesAreAsTheUnits: what packaging/systemd says, the NixOS module says, and
 // the other way round; and what differs is listed here.
 func TestModulesAreAsTheUnits(t *testing.T) {
@@ -113,6 +135,7 @@ func TestModulesAreAsTheUnits(t *testing.T) {
 	}{
 		{"fleet-agent", e.Agent},
 		{"fleet-dead-man", e.Agent},
+		{"fleet-secrets", e.Agent},
 		{"fleet-coordinator", e.Coord},
 	} {
 		text, err := os.ReadFile(filepath.Join(Root, "packaging/systemd", c.unit+".service"))
@@ -244,11 +267,38 @@ func TestProgramsTakeTheArguments(t *testing.T) {
 	// Every option of the modules became an argument somewhere.
 	for _, flag := range []string{
 		"--join-file", "--coordinator", "--ca-pin", "--root-pin", "--observe", "--age-identity", "--poll-interval", "--dead-man-margin", "--env", "--path", "--nix-max-jobs",
-		"--freshness-key", "--freshness-repository", "--freshness-interval", "--log-format", "--log-level",
+		"--freshness-key", "--freshness-repository", "--freshness-interval", "--skip-check", "--log-format", "--log-level",
 		"--kit", "--kit-key", "--listen", "--state-dir", "--max-blob-bytes", "--min-free-bytes",
 	} {
 		if all[flag] == 0 {
 			t.Errorf("no option leads to %s", flag)
+		}
+	}
+}
+
+// TestDeadManDaemon: what goes on with dead-man switches after a boot of a Mac is the same
+// by the module and by install.
+func TestDeadManDaemon(t *testing.T) {
+	installed, err := os.ReadFile(filepath.Join(Root, "agent/units/fleet-dead-man.plist"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := servicetest.PropertyList(t, strings.ReplaceAll(string(installed), "@STATE@", "/var/lib/fleet/agent"))
+	daemon := load(t).Darwin.Daemons["fleet-dead-man"]
+	args, err := splitShell(daemon.Command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var byModule []any
+	for _, a := range args {
+		byModule = append(byModule, a)
+	}
+	if d := cmp.Diff(list["ProgramArguments"], any(byModule)); d != "" {
+		t.Errorf("(-install +module):\n%s", d)
+	}
+	for _, key := range []string{"RunAtLoad", "KeepAlive", "AbandonProcessGroup"} {
+		if d := cmp.Diff(list[key], daemon.Config[key]); d != "" {
+			t.Errorf("%s (-install +module):\n%s", key, d)
 		}
 	}
 }

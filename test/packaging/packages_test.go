@@ -71,7 +71,7 @@ func TestPackages(t *testing.T) {
 
 // unitsOf are the units that a program's package brings.
 func unitsOf(program string) []string {
-	return map[string][]string{"fleet-agent": {"fleet-agent", "fleet-dead-man"}, "fleet-coordinator": {"fleet-coordinator"}}[program]
+	return map[string][]string{"fleet-agent": {"fleet-agent", "fleet-dead-man", "fleet-secrets"}, "fleet-coordinator": {"fleet-coordinator"}}[program]
 }
 
 func checkPackage(t *testing.T, kind string, p pkg, name, arch string, program []byte) {
@@ -89,8 +89,10 @@ func checkPackage(t *testing.T, kind string, p pkg, name, arch string, program [
 	}
 	if name == "fleet-agent" {
 		// The mode of a link says nothing.
-		const link = "/usr/lib/systemd/system/multi-user.target.wants/fleet-dead-man.service"
-		want[link] = p.files[link].mode
+		for _, link := range []string{"multi-user.target.wants/fleet-dead-man.service", "sysinit.target.wants/fleet-secrets.service"} {
+			link = "/usr/lib/systemd/system/" + link
+			want[link] = p.files[link].mode
+		}
 	}
 	for file, mode := range want {
 		if got, ok := p.files[file]; !ok || got.mode != mode {

@@ -34,6 +34,8 @@ type module struct {
 	Description      string         `json:"description"`
 	Documentation    []string       `json:"documentation"`
 	After            []string       `json:"after"`
+	Before           []string       `json:"before"`
+	Conflicts        []string       `json:"conflicts"`
 	WantedBy         []string       `json:"wantedBy"`
 	RestartIfChanged *bool          `json:"restartIfChanged"`
 	StopIfChanged    *bool          `json:"stopIfChanged"`
@@ -52,6 +54,11 @@ func (m *module) UnmarshalJSON(data []byte) error {
 // settings are as the unit's file would have them.
 func (m module) settings() settings {
 	s := settings{"Unit.Description": {m.Description}, "Unit.Documentation": m.Documentation, "Unit.After": m.After, "Install.WantedBy": m.WantedBy}
+	for name, units := range map[string][]string{"Unit.Before": m.Before, "Unit.Conflicts": m.Conflicts} {
+		if len(units) > 0 {
+			s[name] = units
+		}
+	}
 	if m.RestartIfChanged != nil {
 		// As NixOS writes it.
 		s["Unit.X-RestartIfChanged"] = []string{fmt.Sprint(*m.RestartIfChanged)}

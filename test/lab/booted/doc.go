@@ -1,7 +1,9 @@
 //go:build linux
 
 // Package booted runs real hosts on this machine: booted systemd with a network
-// of their own and a real Nix, in containers of systemd-nspawn. It needs root.
+// of their own and a real Nix, in containers of systemd-nspawn. A container may
+// become a machine of QEMU's, with a firmware, a boot loader and a kernel. It
+// needs root.
 //
 // All that it makes has the lab's prefix in its name (network namespaces,
 // machines, the directory of mounts), so that what a run left that was killed is

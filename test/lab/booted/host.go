@@ -57,9 +57,12 @@ type Host struct {
 	dir    string
 	kept   map[string]string // where directories of Spec.Kept are on this machine
 	binds  []string
-	nspawn *exec.Cmd
-	ended  chan struct{}
-	init   int // pid of the host's init as this machine sees it
+	shared []Share
+	// process is systemd-nspawn or, where the host is a machine, the emulator.
+	process *exec.Cmd
+	ended   chan struct{}
+	init    int // pid of a container's init as this machine sees it
+	machine *machine
 }
 
 // AddHost makes a host and does not boot it.
@@ -100,6 +103,7 @@ func (h *Host) make(ctx context.Context, s Spec) error {
 		h.binds = append(h.binds, "--bind="+from+":"+d)
 		h.kept[d] = from
 	}
+	h.shared = s.Shared
 	for _, d := range s.Shared {
 		if err := os.MkdirAll(h.Path(d.At), 0o755); err != nil {
 			return err
@@ -146,14 +150,23 @@ func (h *Host) Boot(ctx context.Context) error {
 	if err := h.start(); err != nil {
 		return fmt.Errorf("booting %s: %w", h.Name, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	return h.untilBooted(ctx)
+}
+
+// untilBooted waits until systemd has started all units of a host that was started.
+func (h *Host) untilBooted(ctx context.Context) error {
+	within := bootTimeout
+	if h.machine != nil {
+		within = machineBootTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	state := ""
 	for {
-		if h.init == 0 {
-			h.init = initOf(h.nspawn.Process.Pid)
+		if h.machine == nil && h.init == 0 {
+			h.init = initOf(h.process.Process.Pid)
 		} else {
-			out, err := h.Run(ctx, "systemctl", "is-system-running")
+			out, err := h.Run(ctx, "systemctl", "is-system-running", "--wait")
 			state = strings.TrimSpace(out)
 			if err == nil || state == "degraded" {
 				return nil
@@ -161,7 +174,7 @@ func (h *Host) Boot(ctx context.Context) error {
 		}
 		select {
 		case <-h.ended:
-			return fmt.Errorf("booting %s: systemd-nspawn ended: %s", h.Name, h.nspawn.ProcessState)
+			return fmt.Errorf("booting %s: it ended: %s", h.Name, h.process.ProcessState)
 		case <-ctx.Done():
 			return fmt.Errorf("booting %s: systemd is %q: %w", h.Name, state, context.Cause(ctx))
 		case <-time.After(50 * time.Millisecond):
@@ -170,14 +183,22 @@ func (h *Host) Boot(ctx context.Context) error {
 }
 
 func (h *Host) start() error {
-	if h.nspawn != nil {
+	if h.process != nil {
 		return errors.New("it is running")
+	}
+	if h.machine != nil {
+		return h.startMachine()
 	}
 	console, err := os.OpenFile(filepath.Join(h.lab.Logs(), h.Name+".console"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = console.Close() }()
+	group, err := h.group()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = group.Close() }()
 	argv := append([]string{
 		"-q", "-D", h.Path("/"), "--machine=" + prefix + h.Name, "--network-namespace-path=/run/netns/" + prefix + h.Name,
 		"--capability=CAP_NET_ADMIN", // Of its own network: a generation may break that.
@@ -188,11 +209,13 @@ func (h *Host) start() error {
 	cmd.Stdout, cmd.Stderr = console, console
 	// A session of its own, because systemd-nspawn wants the terminal. Should
 	// this program be killed, systemd-nspawn is asked to shut the host down.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM, UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	// As hosts have them, also where this machine does not.
+	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	h.nspawn, h.ended, h.init = cmd, make(chan struct{}), 0
+	h.process, h.ended, h.init = cmd, make(chan struct{}), 0
 	go func() {
 		defer close(h.ended)
 		_ = cmd.Wait()
@@ -245,11 +268,14 @@ func inits() map[int]int {
 // Kill ends the host at once, as a crash of its kernel would: nothing is
 // stopped, and what was written stays written. Nothing where it is down.
 func (h *Host) Kill() error {
-	if h.nspawn == nil {
+	if h.process == nil {
 		return nil
 	}
+	if h.machine != nil {
+		return h.endProcess()
+	}
 	if h.init == 0 {
-		h.init = initOf(h.nspawn.Process.Pid)
+		h.init = initOf(h.process.Process.Pid)
 	}
 	// Stopped first, so that nobody acts on the end of another: a process 1 that
 	// dies closes its sockets before the kernel ends the others, and to those a
@@ -259,12 +285,10 @@ func (h *Host) Kill() error {
 	}
 	// Then systemd-nspawn, which else would tidy up, and without which the host
 	// goes on; then the host's first process, which takes all others with it.
-	if err := h.nspawn.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("killing %s: %w", h.Name, err)
-	}
-	<-h.ended
 	init := h.init
-	h.nspawn, h.init = nil, 0
+	if err := h.endProcess(); err != nil {
+		return err
+	}
 	if init == 0 {
 		return nil
 	}
@@ -282,17 +306,31 @@ func (h *Host) Kill() error {
 	return fmt.Errorf("killing %s: its init %d does not end", h.Name, init)
 }
 
+// endProcess ends what runs the host, and with it a machine as if its power went.
+func (h *Host) endProcess() error {
+	if err := h.process.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing %s: %w", h.Name, err)
+	}
+	<-h.ended
+	h.process, h.init = nil, 0
+	return nil
+}
+
 // PowerOff shuts the host down in order.
 func (h *Host) PowerOff(ctx context.Context) error {
 	if _, err := h.Run(ctx, "systemctl", "poweroff", "--no-block"); err != nil {
 		return err
 	}
+	within := stopTimeout
+	if h.machine != nil {
+		within = machineStopTimeout
+	}
 	select {
 	case <-h.ended:
-		h.nspawn, h.init = nil, 0
+		h.process, h.init = nil, 0
 		return nil
-	case <-time.After(stopTimeout):
-		return fmt.Errorf("%s does not shut down in %s", h.Name, stopTimeout)
+	case <-time.After(within):
+		return fmt.Errorf("%s does not shut down in %s", h.Name, within)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -306,16 +344,19 @@ const rebooted = 133
 func (h *Host) FollowReboots(ctx context.Context, times int, within time.Duration, each func(boot int) error) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
+	if h.machine != nil {
+		return h.followReboots(ctx, times, each)
+	}
 	for n := range times {
 		select {
 		case <-h.ended:
 		case <-ctx.Done():
 			return fmt.Errorf("%s has rebooted %d times, want %d: %w", h.Name, n, times, context.Cause(ctx))
 		}
-		if code := h.nspawn.ProcessState.ExitCode(); code != rebooted {
+		if code := h.process.ProcessState.ExitCode(); code != rebooted {
 			return fmt.Errorf("%s did not reboot, but ended with %d", h.Name, code)
 		}
-		h.nspawn, h.init = nil, 0
+		h.process, h.init = nil, 0
 		if each != nil {
 			if err := each(n); err != nil {
 				return err
@@ -357,6 +398,9 @@ func (h *Host) Shell(ctx context.Context, script string) (string, error) {
 // Input is Run with a standard input. The command has all capabilities but that
 // to set the clock, which would set this machine's.
 func (h *Host) Input(ctx context.Context, stdin string, argv ...string) (string, error) {
+	if h.machine != nil {
+		return h.inputToMachine(ctx, stdin, argv)
+	}
 	if h.init == 0 {
 		return "", fmt.Errorf("%s is down", h.Name)
 	}
@@ -373,13 +417,27 @@ func (h *Host) Input(ctx context.Context, stdin string, argv ...string) (string,
 	if stdin != "" {
 		cmd.Stdin = strings.NewReader(stdin)
 	}
-	stdout, stderr := &bounded{most: maxOutput}, &bounded{most: 64 << 10}
+	stdout, stderr := &bounded{most: maxOutput}, &bounded{most: maxErrors}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	err := cmd.Run()
-	if err != nil {
-		err = fmt.Errorf("%s: %s: %w\n%s", h.Name, clip(strings.Join(argv, " ")), err, strings.TrimSpace(stderr.String()))
+	return stdout.String(), h.commandFailed(argv, stderr.String(), err)
+}
+
+// inputToMachine is Input of a machine, whose clock is its own.
+func (h *Host) inputToMachine(ctx context.Context, stdin string, argv []string) (string, error) {
+	if h.process == nil {
+		return "", fmt.Errorf("%s is down", h.Name)
 	}
-	return stdout.String(), err
+	stdout, stderr, err := command(ctx, h.Address, stdin, argv)
+	return stdout, h.commandFailed(argv, stderr, err)
+}
+
+// commandFailed says which command failed, and what it wrote; nil for nil.
+func (h *Host) commandFailed(argv []string, stderr string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %s: %w\n%s", h.Name, clip(strings.Join(argv, " ")), err, strings.TrimSpace(stderr))
 }
 
 func clip(s string) string {

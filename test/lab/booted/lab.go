@@ -101,8 +101,14 @@ func Open(ctx context.Context, lock *os.File, o Options) (*Lab, error) {
 // Dir is the lab's directory.
 func (l *Lab) Dir() string { return l.options.Dir }
 
+// Base is the root that hosts share.
+func (l *Lab) Base() string { return l.options.Base }
+
 // Logs is the directory of the hosts' logs.
 func (l *Lab) Logs() string { return filepath.Join(l.options.Dir, "logs") }
+
+// Hosts are all that were added.
+func (l *Lab) Hosts() []*Host { return slices.Clone(l.hosts) }
 
 // Close ends all hosts and takes away all that the lab made. It does not need a
 // living context.
@@ -113,6 +119,7 @@ func (l *Lab) Close() error {
 	for _, h := range l.hosts {
 		errs = append(errs, h.Kill())
 	}
+	removeAllGroups()
 	for _, m := range slices.Backward(l.mounts) {
 		errs = append(errs, unmount(m))
 	}

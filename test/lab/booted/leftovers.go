@@ -38,6 +38,7 @@ func removeLeftovers(ctx context.Context, dir string) error {
 	if len(pids) > 0 {
 		return fmt.Errorf("old hosts don't end: pids %v", pids)
 	}
+	removeAllGroups()
 	mounts, err := mountsBelow(dir)
 	for _, m := range slices.Backward(mounts) {
 		err = errors.Join(err, unmount(m))
@@ -45,7 +46,7 @@ func removeLeftovers(ctx context.Context, dir string) error {
 	return errors.Join(err, removeNetworks(ctx), removeTree(dir))
 }
 
-// oldHosts are the processes of systemd-nspawn that have one of the lab's names,
+// oldHosts are the processes of systemd-nspawn and of emulators that have one of the lab's names,
 // and the first processes of hosts whose root is below dir.
 func oldHosts(dir string) ([]int, error) {
 	var pids []int
@@ -65,10 +66,11 @@ func oldHosts(dir string) ([]int, error) {
 			continue // it ended
 		}
 		argv := bytes.Split(cmdline, []byte{0})
-		if filepath.Base(string(argv[0])) != "systemd-nspawn" {
+		name := map[string]string{"systemd-nspawn": "--machine=" + prefix, emulator: prefix}[filepath.Base(string(argv[0]))]
+		if name == "" {
 			continue
 		}
-		if slices.ContainsFunc(argv, func(a []byte) bool { return bytes.HasPrefix(a, []byte("--machine="+prefix)) }) {
+		if slices.ContainsFunc(argv, func(a []byte) bool { return bytes.HasPrefix(a, []byte(name)) }) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 			if err != nil {
 				return nil, err

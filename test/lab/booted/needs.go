@@ -16,16 +16,24 @@ import (
 // ErrNotHere says that hosts can't be booted on this machine, and why.
 var ErrNotHere = errors.New("no hosts can be booted here")
 
-// needed are the programs used, with the Debian packages that have them.
-var needed = []struct{ program, from string }{
-	{"debootstrap", "debootstrap"},
-	{"systemd-nspawn", "systemd-container"},
-	{"ip", "iproute2"},
-	{"nsenter", "util-linux"},
-	{"unshare", "util-linux"},
-	{"setpriv", "util-linux"},
-	{"mount", "mount"},
-	{"mkfs.ext4", "e2fsprogs"},
+// needed are the programs used, with the Debian packages that have them; machines have
+// whether only machines need it.
+var needed = []struct {
+	program, from string
+	machines      bool
+}{
+	{"debootstrap", "debootstrap", false},
+	{"systemd-nspawn", "systemd-container", false},
+	{"ip", "iproute2", false},
+	{"nsenter", "util-linux", false},
+	{"unshare", "util-linux", false},
+	{"setpriv", "util-linux", false},
+	{"mount", "mount", false},
+	{"mkfs.ext4", "e2fsprogs", false},
+	{emulator, "qemu-system-x86", true},
+	{"sfdisk", "fdisk", true},
+	{"mkfs.vfat", "dosfstools", true},
+	{"mcopy", "mtools", true},
 }
 
 // Prepare checks that hosts can be booted here, with their disks in dir, and
@@ -106,6 +114,9 @@ func permitted(ctx context.Context, parent string) error {
 func missing() []string {
 	var names []string
 	for _, n := range needed {
+		if n.machines && !Machines() {
+			continue
+		}
 		if _, err := exec.LookPath(n.program); err != nil {
 			names = append(names, n.program)
 		}

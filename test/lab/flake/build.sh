@@ -43,7 +43,7 @@ toplevel)
 	echo "${interface-systemd 2}" >"$out/init-interface-version"
 	# What is compared to know whether a reboot is needed.
 	for file in kernel initrd kernel-modules; do
-		ln -s "/run/lab/$file${kernel-}" "$out/$file"
+		ln -s "${kernels-/run/lab}/$file${kernel-}" "$out/$file"
 	done
 	echo "console=hvc0 ${params-}" >"$out/kernel-params"
 	printf '#!/bin/sh\nexec %s/bin/switch-to-configuration at-boot\n' "$out" >"$out/init"

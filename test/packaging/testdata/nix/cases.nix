@@ -7,7 +7,7 @@ let
   digest = c: "sha256:" + lib.concatStringsSep "" (builtins.genList (_: c) 64);
 
   nixos = fleet: result system.nixos (modules + "/nixos.nix") { services.fleet = fleet; }
-    (c: { inherit (c.systemd) services; inherit (c.networking) firewall; });
+    (c: { inherit (c.systemd) services; inherit (c.networking) firewall; activation = c.system.activationScripts; });
   darwin = fleet: result system.darwin (modules + "/darwin.nix") { services.fleet = fleet; }
     (c: { inherit (c.launchd) daemons; activation = c.system.activationScripts.extraActivation.text; });
   result = kind: module: config: pick:
@@ -33,6 +33,7 @@ let
     path = "/run/current-system/sw/bin:/bin";
     nixMaxJobs = 4;
     freshness = { keyFile = "/etc/fleet/freshness.key"; repository = "/srv/fleet"; interval = "30m"; };
+    skipChecks = [ "app-management" ];
     logFormat = "json";
     logLevel = "debug";
     extraArguments = [ "--secrets-dir" "/var/lib/fleet/secrets" ];

@@ -12,6 +12,7 @@ rec {
   };
   nixos.options = {
     systemd.services = option (types.attrsOf unit) { };
+    system.activationScripts = option (types.attrsOf types.anything) { };
     networking.firewall = {
       allowedTCPPorts = option (types.listOf types.port) [ ];
       interfaces = option (types.attrsOf types.anything) { };
