@@ -378,7 +378,7 @@ func TestPropertyList(t *testing.T) {
 	m.runs("", "install", "--env", `A=<&>"'`)
 	list := servicetest.PropertyList(t, m.unit(serviceName))
 	args, _ := list["ProgramArguments"].([]any)
-	if d := cmp.Diff([]any{"/usr/local/bin/fleet-agent", "run", "--join-file", "/etc/fleet/join", "--env", `A=<&>"'`}, args); d != "" {
+	if d := cmp.Diff([]any{"/usr/local/libexec/fleet/fleet-agent", "run", "--join-file", "/etc/fleet/join", "--env", `A=<&>"'`}, args); d != "" {
 		t.Error(d)
 	}
 	for key, want := range map[string]any{

@@ -41,7 +41,8 @@ func newDoctorCommand(o *options) *cobra.Command {
 thing that it lacks: the agent's service and the one that takes the host back after a
 boot, the agent, Nix and its daemon, the identity and what it trusts, the coordinator,
 the clock, room on the disks; on Linux systemd, control groups and, of NixOS, whether a
-system can be booted once; on a Mac the program's path, who is at the screen, and what
+system can be booted once; who could replace the agent's program; on a Mac whether its
+path stays the same, who is at the screen, and what
 macOS permits the program (App Management, Full Disk Access), which launchd is asked to
 start for that. Nothing is changed, but that trying App Management leaves an empty
 .DS_Store in apps, as nix-darwin's own check does.
@@ -134,7 +135,7 @@ func (o *options) examined(ctx context.Context, path string) (doctor.Host, error
 }
 
 // moduleProgram is where the module for nix-darwin has the agent's program.
-const moduleProgram = "/usr/local/libexec/fleet/fleet-agent"
+const moduleProgram = service.MacPrograms + "/" + serviceName
 
 // examinedMac adds what a Mac has.
 func (o *options) examinedMac(ctx context.Context, h *doctor.Host) {

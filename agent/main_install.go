@@ -21,10 +21,7 @@ import (
 
 const (
 	// serviceName is the agent's name for service managers.
-	serviceName = "fleet-agent"
-	// defaultProgram is where the service runs the agent from. On a Mac, what a
-	// person permits the agent belongs to this path.
-	defaultProgram  = "/usr/local/bin/fleet-agent"
+	serviceName     = "fleet-agent"
 	defaultJoinFile = "/etc/fleet/join"
 	// secretsService makes secrets anew after a boot.
 	secretsService = "fleet-secrets"
@@ -83,7 +80,7 @@ On NixOS and nix-darwin use the module instead.`,
 	io.runFlags(c)
 	f := c.Flags()
 	f.Lookup("join-file").Usage = "`file` with the join string, or - for standard input (default: " + defaultJoinFile + ")"
-	f.StringVar(&io.program, "program", defaultProgram, "`path` of the program that the service runs")
+	f.StringVar(&io.program, "program", "", "`path` of the program that the service runs (default: below /usr/local/bin, on a Mac below "+service.MacPrograms+")")
 	f.BoolVar(&io.force, "force", false, "replace a service that this program did not install, and install on NixOS")
 	f.BoolVar(&io.idle, "no-start", false, "leave an agent that does not run as it is")
 	return c
@@ -131,6 +128,9 @@ func runInstall(ctx context.Context, o *installOptions, flags *pflag.FlagSet) er
 	h, err := o.host()
 	if err != nil {
 		return err //nolint:wrapcheck // It says what failed.
+	}
+	if o.program == "" {
+		o.program = h.DefaultProgram(serviceName)
 	}
 	exe, err := service.Self(o.executable)
 	if err != nil {
@@ -243,7 +243,7 @@ func (o *installOptions) serviceArgs(flags *pflag.FlagSet) []string {
 
 // definition is the unit or the property list.
 func (o *installOptions) definition(h service.Host, mark string, args []string) (string, error) {
-	if ofLaunchd(h) {
+	if h.Launchd() {
 		var lines []string
 		for _, a := range args {
 			lines = append(lines, "\t\t<string>"+service.XML(a)+"</string>")
@@ -271,7 +271,7 @@ func (o *installOptions) definition(h service.Host, mark string, args []string) 
 func deadManBeside(h service.Host) []service.Beside {
 	return []service.Beside{{Service: deadManService, Text: func(r service.Record) (string, error) {
 		values := map[string]string{"MARK": r.String(), "STATE": r.State}
-		if !ofLaunchd(h) {
+		if !h.Launchd() {
 			return service.Fill(deadManTemplate, values) //nolint:wrapcheck // It says what failed.
 		}
 		values["LABEL"], values["LOG"] = service.Label(deadManService), service.LogFile(deadManService)
@@ -281,7 +281,7 @@ func deadManBeside(h service.Host) []service.Beside {
 
 // secretsBeside is the unit that makes secrets anew after a boot; a Mac's are on its disk.
 func (o *installOptions) secretsBeside(h service.Host, flags *pflag.FlagSet) []service.Beside {
-	if ofLaunchd(h) {
+	if h.Launchd() {
 		return nil
 	}
 	var args []string
@@ -296,9 +296,6 @@ func (o *installOptions) secretsBeside(h service.Host, flags *pflag.FlagSet) []s
 		})
 	}}}
 }
-
-// ofLaunchd says whether a host's services are a Mac's.
-func ofLaunchd(h service.Host) bool { return strings.HasSuffix(h.Manager.File(serviceName), ".plist") }
 
 // sayDone shows what a command about the service did.
 func (o *options) sayDone(r service.Report) error {

@@ -45,6 +45,8 @@ type Beside struct {
 // Installed says what installing did.
 type Installed struct {
 	File, Program string
+	// Removed is the copy that the service ran before, from another place, which was removed.
+	Removed string
 	// New is that there was no such service, Changed that its definition is
 	// another one now, Copied that its program is.
 	New, Changed, Copied bool
@@ -55,7 +57,7 @@ type Installed struct {
 
 // Install makes a service be as it is defined, and has it run: what is so already
 // stays. It may be repeated after any failure. It wraps ErrNotRoot, ErrOwned,
-// ErrForeign and ErrFailed.
+// ErrForeign, ErrReplaceable and ErrFailed.
 func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 	file := h.Manager.File(d.Service)
 	done := Installed{File: file, Program: d.Program}
@@ -63,6 +65,9 @@ func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 		return done, err
 	}
 	err := errors.Join(checkProgram(d.Service, d.Program), PlainPath("--state-dir", d.State))
+	if err == nil {
+		err = h.checkOwned(d.Program)
+	}
 	if err != nil {
 		return done, err
 	}
@@ -100,6 +105,9 @@ func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 			return done, fmt.Errorf("installing %s: %w", b.Service, err)
 		}
 	}
+	if err := h.tellShells(d.Program); err != nil {
+		return done, err
+	}
 	done.New, done.Changed, done.Copied = was == "", text != was, p.changed
 	if done.Changed {
 		if err := h.write(file, text); err != nil {
@@ -110,7 +118,15 @@ func (h Host) Install(ctx context.Context, d Definition) (Installed, error) {
 	if err := h.Manager.Load(ctx, d.Service); err != nil {
 		return done, fmt.Errorf("installing %s: %w", d.Service, err)
 	}
-	return h.bringUp(ctx, d, done)
+	if done, err = h.bringUp(ctx, d, done); err != nil || !r.Copied || r.Program == d.Program {
+		return done, err
+	}
+	// Nothing runs it any more; an install that is cut short here leaves it.
+	if err := remove(h.path(r.Program)); err != nil {
+		return done, fmt.Errorf("removing the copy that ran before: %w", err)
+	}
+	done.Removed = r.Program
+	return done, nil
 }
 
 // replaceable returns the definition that a service has, with its record, and refuses
@@ -220,6 +236,9 @@ func (h Host) Uninstall(ctx context.Context, service string, force bool, beside 
 			return done, fmt.Errorf("uninstalling %s: %w", service, err)
 		}
 		done.Program = r.Program
+		if err := h.forgetShells(r.Program); err != nil {
+			return done, fmt.Errorf("uninstalling %s: %w", service, err)
+		}
 	}
 	if err := h.forget(ctx, service); err != nil {
 		return done, fmt.Errorf("uninstalling %s: %w", service, err)

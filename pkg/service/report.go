@@ -43,6 +43,9 @@ func (i Installed) Report(service string) Report {
 	if i.Copied {
 		say("copied this program to %s", i.Program)
 	}
+	if i.Removed != "" {
+		say("removed the copy that ran before, %s", i.Removed)
+	}
 	switch {
 	case i.Started:
 		say("started %s", service)

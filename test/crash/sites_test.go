@@ -96,6 +96,7 @@ var pointless = map[string]string{
 	"deadman.wake":                      "a pipe, which holds nothing when nobody has it open",
 	"nixdriver.removeRoot":              "a root of Nix's garbage collector that nobody needs",
 	"service.remove":                    "what is uninstalled; a second uninstall goes on",
+	"service.Host.forgetShells":         "an empty directory, and what no shell needs; a second uninstall goes on",
 	"agent.purge":                       "what a person gave up; the next purge goes on",
 	"vars.takeLock":                     "a file that is only locked",
 	"vars.removeIfThere":                "between two points of its callers",

@@ -82,9 +82,9 @@ type Host struct {
 // Examine looks at everything, in an order that what comes later may need what comes
 // first. It never fails: what can't be looked at is a finding.
 func (h Host) Examine(ctx context.Context) []Finding {
-	looks := []func(context.Context) Finding{h.root, h.service, h.deadMan, h.agent, h.nix, h.nixDaemon}
+	looks := []func(context.Context) Finding{h.root, h.service, h.deadMan, h.agent, h.program, h.nix, h.nixDaemon}
 	if h.Mac {
-		looks = append(looks, h.program, h.console)
+		looks = append(looks, h.console)
 	} else {
 		looks = append(looks, h.systemd, h.cgroup)
 	}

@@ -241,6 +241,13 @@ func TestFindings(t *testing.T) {
 			h.Program = "/nix/store/x/bin/fleet-agent"
 			_ = os.MkdirAll(filepath.Join(h.Root, h.Program), 0o755)
 		}, "program", Missing, "Nix store"}, //nolint:gosec // A test's.
+		"program of everybody": {true, func(h *Host) {
+			_ = os.Chmod(filepath.Join(h.Root, "usr/local/bin"), 0o777) //nolint:gosec // A test's.
+		}, "program", Missing, "everybody"},
+		"program of everybody on Linux": {false, func(h *Host) {
+			_ = os.Chmod(filepath.Join(h.Root, "usr/local/bin"), 0o777) //nolint:gosec // A test's.
+		}, "program", Warning, "everybody"},
+		"program of a package":       {false, func(h *Host) { h.Program = "" }, "program", OK, "a package"},
 		"no program":                 {true, func(h *Host) { h.Program = "/gone" }, "program", Missing, "no such file"},
 		"program not known":          {true, func(h *Host) { h.Program = "" }, "program", Unknown, "not known"},
 		"nobody at the screen":       {true, func(h *Host) { h.ConsoleUser = func(context.Context) (uint32, error) { return 0, nil } }, "console", Warning, "nobody"},

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/pkg/service"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 )
 
@@ -122,18 +123,36 @@ func (h Host) cgroup(context.Context) Finding {
 	return warning(name, "the host has not the unified hierarchy of control groups", "boot without systemd.unified_cgroup_hierarchy=0: later versions of systemd know no other one")
 }
 
-// program is where launchd runs the agent from, which permissions belong to.
+// program is what the agent is run from. It is root's, and on a Mac permissions belong to
+// its path.
 func (h Host) program(context.Context) Finding {
 	const name = "program"
+	how := "fleet-agent install, or the module for NixOS"
+	if h.Mac {
+		how = "fleet-agent install, or the module for nix-darwin"
+	}
+	if h.Program == "" {
+		if h.Mac {
+			return unknown(name, "what the agent is run from is not known", how)
+		}
+		return ok(name, "no install of this program's put one in place, but a package, a module or a person")
+	}
 	led, err := filepath.EvalSymlinks(h.at(h.Program))
 	switch {
-	case h.Program == "":
-		return unknown(name, "what the agent is run from is not known", "fleet-agent install, or the module for nix-darwin")
 	case err != nil:
-		return missing(name, err.Error(), "fleet-agent install, or the module for nix-darwin")
-	case strings.HasPrefix(h.Program, nixStore), strings.HasPrefix(led, h.at(nixStore)):
+		return missing(name, err.Error(), how)
+	case h.Mac && (strings.HasPrefix(h.Program, nixStore) || strings.HasPrefix(led, h.at(nixStore))):
 		return missing(name, h.Program+" is in the Nix store: what macOS permits a program belongs to its path, which changes with each version",
 			"fleet-agent install copies it, and so does the module for nix-darwin")
+	}
+	who, err := service.Replaceable(h.at("/"), h.Program)
+	switch {
+	case err != nil:
+		return unknown(name, err.Error(), "")
+	case who != "" && h.Mac:
+		return missing(name, h.Program+" runs as root, and could be replaced by "+who, "sudo fleet-agent install puts it where only root may write")
+	case who != "":
+		return warning(name, h.Program+" runs as root, and could be replaced by "+who, "have it and its directories be root's alone (chown root:root, chmod go-w)")
 	}
 	return ok(name, h.Program)
 }
