@@ -41,6 +41,10 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 			return err // Or the next decision sees that there is nothing to correct.
 		}
 	}
+	if way.back, err = w.raised(ctx, way.back); err != nil {
+		w.later(ctx, p, fleet.ReasonSecretsFailed, err)
+		return nil
+	}
 	policy := o.Generation.Doc.Policy
 	var act *journal.Activation
 	if way.boot, err = w.bootFor(ctx, way, policy); err == nil {
@@ -169,7 +173,7 @@ type route struct {
 func (w *worker) compose(ctx context.Context, r route, deadline time.Duration) (*journal.Activation, error) {
 	from, to, back := r.from, r.to, r.back
 	act := &journal.Activation{From: from, To: to, Undoes: r.madeBy()}
-	if r.drift == nil && (!back.Is(from.Ref) || back.Path != from.Path) {
+	if r.drift == nil && (!back.Is(from.Ref) || back.Path != from.Path || back.Secrets != from.Secrets) {
 		act.RollbackTo = &back
 	}
 	var do driver.Activation
@@ -291,12 +295,15 @@ func (w *worker) wayBack(ctx context.Context, seq uint64, ps journal.ProfileStat
 	if err != nil {
 		return nil, fmt.Errorf("composing the way back: %w", err)
 	}
-	way := route{from: ps.LastGood, to: ps.Current, back: ps.LastGood}
+	back, err := w.raised(ctx, ps.LastGood)
+	if err != nil {
+		return nil, err
+	}
+	way := route{from: ps.LastGood, to: ps.Current, back: back}
 	act, err := w.compose(ctx, way, g.Policy.ActivationDeadline.Or(fleet.DefaultActivation))
 	if err != nil {
 		return nil, fmt.Errorf("composing the way back: %w", err)
 	}
-	back := ps.LastGood
 	act.ID = w.runID(seq, w.a.now().UTC(), ps.Current.Ref)
 	act.From, act.RollbackTo = ps.Current, &back
 	act.OnlineBefore, act.BootID = w.a.link.isOnline(w.a.config.Now()), w.a.bootID

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
@@ -40,6 +41,11 @@ func (a *Agent) RollBack(_ context.Context, p fleet.ProfileName, leaving fleet.N
 		return none, control.NotPossible("", "what runs is no generation of this fleet")
 	case !ok:
 		return none, control.NotPossible("publish a new generation instead", "there is no last-good generation to go to")
+	case !ps.RevokedBefore.IsZero():
+		if g, err := a.bound.Load().desired.LoadAccepted(target.Digest); err != nil || g.Issued.Before(ps.RevokedBefore) {
+			return none, control.NotPossible("publish a new generation instead, with new values",
+				"generation %s has values that were revoked on %s", target.Number, ps.RevokedBefore.UTC().Format(time.DateTime))
+		}
 	}
 	// On record before it is answered: the agent may die before it begins.
 	if err := w.append(journal.Record{

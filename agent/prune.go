@@ -75,8 +75,22 @@ func (a *Agent) prune(ctx context.Context) {
 	st := a.journal.State()
 	var paths []string
 	documents, keepSecrets := map[fleet.Digest]bool{}, map[fleet.ProfileName][]string{}
+	errs := []error{}
 	for name, p := range st.Profiles {
-		kept := append(a.retained(name, *p), p.Current, p.LastGood, p.Staged, p.Undone)
+		store := a.bound.Load().desired
+		raise, err := newRaiser(name, *p, store, a.blobs.Has, a.config.Log)
+		errs = append(errs, err)
+		for _, d := range raise.providers() {
+			documents[d] = true
+		}
+		// Their secrets are prepared anew where they are gone back to.
+		idle := append(a.retained(name, *p), p.LastGood, p.Undone)
+		for i, b := range idle {
+			if raise.revoked(b, store) {
+				idle[i].Secrets = ""
+			}
+		}
+		kept := append(idle, p.Current, p.Staged)
 		if p.Activation != nil {
 			kept = append(kept, p.Activation.From, p.Activation.To, p.Activation.Back(), p.Activation.LeadsTo())
 		}
@@ -91,7 +105,7 @@ func (a *Agent) prune(ctx context.Context) {
 		}
 		documents[p.Highest.Digest], documents[p.Confirmed.Digest] = true, true
 	}
-	errs := []error{a.blobs.Prune(a.neededBlobs(st, documents))}
+	errs = append(errs, a.blobs.Prune(a.neededBlobs(st, documents)))
 	for name := range st.Profiles {
 		errs = append(errs, secrets.Prune(a.config.secretsRoot(name), keepSecrets[name]))
 	}
@@ -159,12 +173,13 @@ func (a *Agent) neededBlobs(st journal.State, documents map[fleet.Digest]bool) m
 		}
 	}
 	for d := range documents {
-		o, err := a.bound.Load().desired.Load(d)
-		if err != nil {
+		// Also of one whose keys have left the trust root since: it runs.
+		m, _, err := a.bound.Load().desired.LoadAcceptedSecrets(d)
+		if err != nil || m == nil {
 			continue
 		}
-		for _, ref := range o.SecretBlobs() {
-			keep[ref.Digest] = true
+		for _, e := range m.Entries {
+			keep[e.Digest] = true
 		}
 	}
 	return keep

@@ -30,12 +30,14 @@ func ciphertexts(blobs sync.Blobs) secrets.Open {
 
 // restoreSecrets has the secrets be there of all that runs, and that the host may go to
 // without asking anybody: what memory held is gone after a boot.
-func restoreSecrets(ctx context.Context, c Config, st journal.State, store *desired.Store, r secrets.Restoration) error {
-	r.Memory, r.Log = c.SecretsInMemory, c.Log
+func restoreSecrets(ctx context.Context, c Config, st journal.State, store *desired.Store, blobs sync.Blobs, r secrets.Restoration) error {
+	r.Memory, r.Log, r.Open = c.SecretsInMemory, c.Log, ciphertexts(blobs)
 	var errs []error
 	roots := map[fleet.ProfileName][]secrets.Set{fleet.System: nil}
 	for name, p := range st.Profiles {
-		sets, err := setsOf(c.secretsRoot(name), *p, store)
+		raise, err := newRaiser(name, *p, store, blobs.Has, c.Log)
+		errs = append(errs, err)
+		sets, err := setsOf(c.secretsRoot(name), *p, store, raise)
 		if errs = append(errs, err); len(sets) > 0 {
 			roots[name] = sets
 		}
@@ -46,14 +48,15 @@ func restoreSecrets(ctx context.Context, c Config, st journal.State, store *desi
 	return errors.Join(errs...)
 }
 
-// setsOf are the sets of secrets that a profile's record names, what runs first.
-func setsOf(root string, p journal.ProfileState, store *desired.Store) (sets []secrets.Set, err error) {
+// setsOf are the sets of secrets that a profile's record names, what runs first: each with
+// what the host may have of it.
+func setsOf(root string, p journal.ProfileState, store *desired.Store, raise raiser) (sets []secrets.Set, err error) {
 	built := []journal.Built{p.Current}
 	if act := p.Activation; act != nil {
 		built = append(built, act.From, act.To, act.Back(), act.LeadsTo())
 	}
 	built = append(built, p.LastGood, p.Staged, p.Undone)
-	seen := map[fleet.Digest]bool{}
+	seen := map[string]bool{}
 	for _, b := range built {
 		// Those of a link that was elsewhere are not this one's to make.
 		if b.Secrets == "" || filepath.Dir(b.Secrets) != root+".d" || b.Ref.Digest == "" {
@@ -63,10 +66,13 @@ func setsOf(root string, p journal.ProfileState, store *desired.Store) (sets []s
 		if lerr != nil {
 			err = errors.Join(err, fmt.Errorf("restoring secrets of generation %s: %w", b.Ref.Number, lerr))
 		}
-		if m != nil && !seen[digest] {
-			seen[digest] = true
-			sets = append(sets, secrets.Set{Manifest: *m, Digest: digest})
+		if m == nil || seen[b.Secrets] {
+			continue
 		}
+		seen[b.Secrets] = true
+		raised, digest, rerr := raise.raise(*m, digest)
+		err = errors.Join(err, rerr)
+		sets = append(sets, secrets.Set{Manifest: raised, Digest: digest, Name: filepath.Base(b.Secrets)})
 	}
 	return sets, err
 }
@@ -74,9 +80,7 @@ func setsOf(root string, p journal.ProfileState, store *desired.Store) (sets []s
 // restoreSecrets is done as the agent starts. What can't be made is told, and made once
 // more before anything is activated that needs it.
 func (a *Agent) restoreSecrets(store *desired.Store) {
-	err := restoreSecrets(context.Background(), a.config, a.journal.State(), store, secrets.Restoration{
-		Open: ciphertexts(a.blobs), IDs: a.identity.AgeIdentities(),
-	})
+	err := restoreSecrets(context.Background(), a.config, a.journal.State(), store, a.blobs, secrets.Restoration{IDs: a.identity.AgeIdentities()})
 	if err != nil {
 		a.config.Log.Error("secrets of this host are not all in place", "error", err)
 	}
@@ -118,5 +122,5 @@ func RestoreSecrets(ctx context.Context, c Config, early bool) error {
 		return fmt.Errorf("restoring secrets: %w", err)
 	}
 	blobs := sync.Blobs{Dir: filepath.Join(c.StateDir, blobsDir)}
-	return restoreSecrets(ctx, c, st, store, secrets.Restoration{Early: early, Open: ciphertexts(blobs), IDs: id.AgeIdentities()})
+	return restoreSecrets(ctx, c, st, store, blobs, secrets.Restoration{Early: early, IDs: id.AgeIdentities()})
 }

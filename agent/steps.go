@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/cameronraysmith/fleet/agent/internal/desired"
@@ -277,7 +278,11 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 		w.later(ctx, p, fleet.ReasonSecretsFailed, err)
 		return nil
 	}
-	if err := w.append(journal.Record{Kind: journal.KindStaged, Built: &built, Reason: p.Reason}); err != nil {
+	record := journal.Record{Kind: journal.KindStaged, Built: &built, Reason: p.Reason}
+	if o.Secrets != nil {
+		record.Floors, record.RevokedBefore = o.Secrets.Doc.Floors, o.Secrets.Doc.RevokedBefore
+	}
+	if err := w.append(record); err != nil {
 		return err
 	}
 	w.note(func(f *facts) { f.built, f.damaged, f.wait, f.failed = p.Target.Digest, "", nil, 0 })
@@ -315,11 +320,44 @@ func (w *worker) refetch(p reconcile.Plan) {
 }
 
 func (w *worker) prepareSecrets(ctx context.Context, o *desired.Opened) (string, error) {
-	if o.Secrets == nil {
+	// One may be there only for what it revokes.
+	if o.Secrets == nil || len(o.Secrets.Doc.Entries) == 0 {
 		return "", nil
 	}
-	return secrets.Prepare(ctx, w.a.config.secretsRoot(w.profile), o.Secrets.Doc, o.Secrets.Digest, //nolint:wrapcheck // It says what failed.
+	return w.prepareRaised(ctx, o.Secrets.Doc, o.Secrets.Digest)
+}
+
+// prepareRaised prepares what the host may have of a manifest.
+func (w *worker) prepareRaised(ctx context.Context, m fleet.SecretsManifest, digest fleet.Digest) (string, error) {
+	r, err := w.a.raiser(w.profile)
+	if err == nil {
+		m, digest, err = r.raise(m, digest)
+	}
+	if err != nil {
+		return "", err
+	}
+	return secrets.Prepare(ctx, w.a.config.secretsRoot(w.profile), m, digest, //nolint:wrapcheck // It says what failed.
 		ciphertexts(w.a.blobs), w.a.identity.AgeIdentities())
+}
+
+// raised is a generation that ran, with the secrets that it may have now. What its
+// directory has below a floor stays there until it is left.
+func (w *worker) raised(ctx context.Context, b journal.Built) (journal.Built, error) {
+	st := w.a.journal.State()
+	floors := secrets.Floors(st.Profile(w.profile).Floors)
+	if b.Secrets == "" || b.Ref.Digest == "" || len(floors) == 0 {
+		return b, nil
+	}
+	m, digest, err := w.a.bound.Load().desired.LoadAcceptedSecrets(b.Ref.Digest)
+	if err == nil && m != nil && !floors.Above(m.Entries) {
+		w.a.building.RLock()
+		defer w.a.building.RUnlock()
+		b.Secrets, err = w.prepareRaised(ctx, *m, digest)
+	}
+	if err != nil {
+		return b, fmt.Errorf("secrets of the way back to generation %s: %w", b.Ref.Number, err)
+	}
+	return b, nil
 }
 
 // withdraw records that what was to be activated never began and may not now.

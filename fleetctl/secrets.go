@@ -70,6 +70,8 @@ type publishedSecret struct {
 	Changed time.Time       `json:"changed"`
 	// Recipients are public keys.
 	Recipients []string `json:"recipients"`
+
+	units []string
 }
 
 // secretsList is the JSON form of secrets list.
@@ -206,6 +208,9 @@ func (w *workspace) published() ([]publishedSecret, error) {
 			if before, ok := newest[at][e.Name]; ok && before.Digest == e.Digest {
 				now[e.Name] = before
 			}
+			s := now[e.Name]
+			s.units = e.RestartUnits
+			now[e.Name] = s
 		}
 		newest[at] = now
 	}

@@ -17,19 +17,33 @@ import (
 func newSecretsRevokeCommand(o *options) *cobra.Command {
 	opts := &varsOptions{}
 	cmd := &cobra.Command{
-		Use:   "revoke READER",
-		Short: "Take a reader out of everything, and make anew what it knows",
-		Long: `Take a user, machine or group away, with its keys and from all groups and secrets, and
-make all values anew that it could read, and those that are made of them: one commit, or
-nothing. What nothing makes, values that somebody typed, secrets without a generator and
-private keys of machines, is named: it is still known to who was taken away.
+		Use:   "revoke READER | NAME",
+		Short: "Take a reader out of everything, or a secret's older values from hosts",
+		Long: `Revoke a reader, or what a secret was before.
 
-A machine must be out of fleet.yaml before. You can't take yourself away. Hosts that were
-given old values keep them until the new ones reach them, and rollbacks restore them.
+With READER, a user, machine or group is taken away, with its keys and from all groups and
+secrets, and all values are made anew that it could read, and those that are made of them:
+one commit, or nothing. Their older versions are revoked on hosts too. What nothing makes,
+values that somebody typed, secrets without a generator and private keys of machines, is
+named: it is still known to who was taken away. A machine must be out of fleet.yaml before.
+You can't take yourself away.
+
+With NAME, that of settings or GENERATOR/FILE, the versions before its newest value are
+revoked on all machines that have it. Make the new value first.
+
+From the next release on, signed in it, no host has a version that was revoked, by no
+rollback and no boot: an older generation gets the newest version instead, at its place, or
+none where there is none; what may break by that is said. Values that a flake's generators
+make are part of systems: there nobody, and no coordinator, sends a host back to a system of
+before. One whose activation fails still goes back by itself, since a host that is lost
+keeps no secret.
 ` + readerHelp,
-		Example: "  fleetctl secrets revoke user:tara",
+		Example: "  fleetctl secrets revoke user:tara\n  fleetctl secrets revoke db/password",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !strings.Contains(args[0], ":") {
+				return runRevokeValue(cmd.Context(), o, opts, args[0])
+			}
 			return runSecretsRevoke(cmd.Context(), o, opts, args[0])
 		},
 	}
@@ -43,6 +57,7 @@ type revokeResult struct {
 	Generated []string `json:"generated"`
 	// Known are the secrets that the reader knows, and that nothing made anew.
 	Known []string `json:"known"`
+	*revocation
 	written
 }
 
@@ -64,7 +79,7 @@ func runSecretsRevoke(ctx context.Context, o *options, opts *varsOptions, text s
 	if err != nil {
 		return err
 	}
-	result := revokeResult{Reader: text, Generated: []string{}, Known: append([]string{}, known...)}
+	result := revokeResult{Reader: text, Generated: []string{}, Known: append([]string{}, known...), revocation: newRevocation()}
 	if len(chosen) > 0 {
 		// Before its keys are gone, so that nothing looks smuggled in; what is made now it
 		// reads no more once it is taken away, which is in the same change.
@@ -75,9 +90,19 @@ func runSecretsRevoke(ctx context.Context, o *options, opts *varsOptions, text s
 		for _, g := range ran {
 			result.Generated = append(result.Generated, g.String())
 		}
+		published, err := v.published()
+		if err != nil {
+			return err
+		}
+		result.generated(published, ran, o.Now())
 	}
 	if err := c.Remove(r); err != nil {
 		return ui.WithHint(err, "nothing was changed")
+	}
+	// First: a new value without its floor would be forgotten about, and a floor without a
+	// new value has the next release say so.
+	if c.beside, err = result.record(v.workspace); err != nil {
+		return err
 	}
 	if result.written, err = c.keep(ctx, fmt.Sprintf("secrets: revoke %s\n\n%s", text, strings.Join(result.Generated, "\n"))); err != nil {
 		return err
@@ -93,7 +118,8 @@ func runSecretsRevoke(ctx context.Context, o *options, opts *varsOptions, text s
 		p.Printf("%s is known to %s: make a new value\n", path, text)
 	}
 	p.Printf("revoked %s\n", text)
-	result.say(o, opts)
+	result.revocation.say(p)
+	result.written.say(o, opts)
 	return nil
 }
 

@@ -25,8 +25,8 @@ last, to which it would go back. Exit with 1 while a host has an older one than 
 or it is not known which: only then revoke the old one at its provider.
 
 Which generation a host is at is what the coordinator says. Hosts' signed reports are
-compared with releases/ as status does. A rollback brings an older version back: publish
-it anew before you roll back behind a rotation.
+compared with releases/ as status does. A rollback brings an older version back, unless
+fleetctl secrets revoke NAME was published since.
 
 NAME is that of settings, or GENERATOR/FILE of what generators of fleet.yaml deploy. Those
 of a flake are no part of a manifest: hosts have the ones of the system that they run.

@@ -127,5 +127,6 @@ func TestSecretsRevoke(t *testing.T) {
 	w.fails(exitError, "your own keys", "secrets", "revoke", "user:tara")
 	w.fails(exitError, "take it out of fleet.yaml", "secrets", "revoke", "machine:box1")
 	w.fails(exitError, "not in the tree", "secrets", "revoke", "user:dana")
-	w.fails(exitUsage, "is no reader", "secrets", "revoke", "dana")
+	w.fails(exitError, "no machine was sent a secret dana", "secrets", "revoke", "dana")
+	w.fails(exitUsage, "is no reader", "secrets", "revoke", "person:dana")
 }

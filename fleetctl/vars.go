@@ -193,6 +193,8 @@ type valueChange struct {
 	*vars.Change
 	o   *options
 	git *gitrepo.Repository
+	// beside are files of the repository that were written for it, and are committed with it.
+	beside []string
 }
 
 // change begins a change of the values. The caller closes it.
@@ -243,6 +245,9 @@ type written struct {
 // keep makes the change and commits it.
 func (c *valueChange) keep(ctx context.Context, message string) (written, error) {
 	paths, err := c.Commit()
+	if err == nil {
+		paths = append(paths, c.beside...)
+	}
 	done := written{Changed: append([]string{}, paths...)}
 	if err != nil || len(paths) == 0 || c.git == nil {
 		return done, err
@@ -260,7 +265,7 @@ func (w written) say(o *options, opts *varsOptions) {
 	case w.Committed:
 		_, _ = fmt.Fprintf(o.Stderr, "Committed %s.\n", counted(len(w.Changed), "file"))
 	case opts.NoCommit:
-		_, _ = fmt.Fprintf(o.Stderr, "Changed %s; commit vars/ and sops/.\n", counted(len(w.Changed), "file"))
+		_, _ = fmt.Fprintf(o.Stderr, "Changed %s; commit vars/, sops/ and secrets/.\n", counted(len(w.Changed), "file"))
 	default:
 		_, _ = fmt.Fprintf(o.Stderr, "Changed %s; this is no working tree of git, so nothing is committed.\n", counted(len(w.Changed), "file"))
 	}

@@ -240,6 +240,16 @@ type SecretsManifest struct {
 	Expires  time.Time     `json:"expires"`
 	Critical []string      `json:"critical,omitempty"`
 	Entries  []SecretEntry `json:"entries"`
+	// Floors are the lowest versions of secrets that the host may have from now on,
+	// whatever it goes back to; at most MaxFloors. Of a generation whose secrets are below,
+	// it has the newest that are not, or none. No entry is below its floor. Critical MUST
+	// list CriticalFloors where there are any.
+	Floors map[SecretName]uint64 `json:"floors,omitempty"`
+	// RevokedBefore has no person and no coordinator send the host back to a generation
+	// that was issued before, because values in it are revoked; zero for never. The way
+	// back from an activation that fails stays open: a host that is lost keeps no secret.
+	// Not after Issued. Critical MUST list CriticalRevokedBefore where it is there.
+	RevokedBefore time.Time `json:"revoked_before,omitzero"`
 }
 
 // SecretEntry is one secret.
@@ -292,7 +302,13 @@ const (
 	CriticalSecretFormat = "entries.format"
 	CriticalNeededFor    = "entries.needed_for"
 	CriticalRestartUnits = "entries.restart_units"
+	// An agent that does not know these would bring back what was revoked.
+	CriticalFloors        = "floors"
+	CriticalRevokedBefore = "revoked_before"
 )
+
+// MaxFloors bounds the floors of a manifest: of secrets that it has, and had once.
+const MaxFloors = 4096
 
 // Limits on what a secret restarts.
 const (

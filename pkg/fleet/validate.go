@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // ErrInvalid is wrapped by every error about a document that is well-formed
@@ -189,6 +190,9 @@ func (m *SecretsManifest) Validate() error {
 	if len(m.Entries) > MaxSecrets {
 		return invalid("%d secrets, at most %d", len(m.Entries), MaxSecrets)
 	}
+	if err := m.validateFloors(); err != nil {
+		return err
+	}
 	names, paths := map[SecretName]bool{}, map[string]bool{}
 	for _, e := range m.Entries {
 		if err := e.validate(); err != nil {
@@ -205,6 +209,34 @@ func (m *SecretsManifest) Validate() error {
 			if needed && !slices.Contains(m.Critical, rule) {
 				return invalid("secret %q has it and the manifest does not list %q as critical", e.Name, rule)
 			}
+		}
+	}
+	return nil
+}
+
+func (m *SecretsManifest) validateFloors() error {
+	if len(m.Floors) > MaxFloors {
+		return invalid("floors for %d secrets, at most %d", len(m.Floors), MaxFloors)
+	}
+	for name, floor := range m.Floors {
+		if _, err := ParseSecretName(string(name)); err != nil {
+			return fmt.Errorf("floor of %q: %w", clip(string(name)), err)
+		}
+		if floor == 0 {
+			return invalid("floor of %q: versions count from 1", name)
+		}
+	}
+	for _, e := range m.Entries {
+		if e.Version < m.Floors[e.Name] {
+			return invalid("secret %q: version %d is below its floor, %d", clip(string(e.Name)), e.Version, m.Floors[e.Name])
+		}
+	}
+	if m.RevokedBefore.After(m.Issued) {
+		return invalid("it revokes what was issued before %s, and was issued before that itself", m.RevokedBefore.UTC().Format(time.RFC3339))
+	}
+	for rule, needed := range map[string]bool{CriticalFloors: len(m.Floors) > 0, CriticalRevokedBefore: !m.RevokedBefore.IsZero()} {
+		if needed && !slices.Contains(m.Critical, rule) {
+			return invalid("it has %s and does not list that as critical", rule)
 		}
 	}
 	return nil

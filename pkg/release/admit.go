@@ -120,11 +120,15 @@ func admitSecrets(g *Signed[fleet.Generation], s *Signed[fleet.SecretsManifest])
 }
 
 // AdmitRevert checks that the host may go back to target: newest is good for
-// it now and lists target, which is of the same machine and profile. Target's
+// it now and lists target, which is of the same machine and profile, and revokes, the
+// manifest that newest names, nil for none, does not revoke it. Target's
 // own expiry does not matter, newest's does. Chains don't arise: only newest's
 // list counts, and newest is the highest accepted or above.
-func (t *Trust) AdmitRevert(h Host, newest, target *Signed[fleet.Generation], s *Signed[fleet.SecretsManifest], now time.Time) error {
+func (t *Trust) AdmitRevert(h Host, newest *Signed[fleet.Generation], revokes *Signed[fleet.SecretsManifest], target *Signed[fleet.Generation], s *Signed[fleet.SecretsManifest], now time.Time) error {
 	err := t.admitNewest(h, newest, now)
+	if err == nil {
+		err = admitSecrets(newest, revokes)
+	}
 	if err == nil {
 		err = h.checkSubject(target.Doc.Fleet, target.Doc.Machine, target.Doc.Profile)
 	}
@@ -132,6 +136,9 @@ func (t *Trust) AdmitRevert(h Host, newest, target *Signed[fleet.Generation], s 
 		return r.Digest == target.Digest && r.Number == target.Doc.Number
 	}) {
 		err = ErrNotInRevertSet
+	}
+	if err == nil && revokes != nil && target.Doc.Issued.Before(revokes.Doc.RevokedBefore) {
+		err = fmt.Errorf("%w, on %s", ErrRevoked, revokes.Doc.RevokedBefore.UTC().Format(time.DateTime))
 	}
 	if err == nil {
 		err = t.checkIssued(h.Latest, target.Doc.Issued)

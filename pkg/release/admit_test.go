@@ -86,22 +86,47 @@ func TestAdmitRevert(t *testing.T) {
 	late := t0.Add(fleet.DefaultExpiry + time.Hour)
 	refreshed := g
 	refreshed.Number.Seq, refreshed.Expires = 6, late.Add(time.Hour)
+	revokes := func(before time.Time) *release.Signed[fleet.SecretsManifest] {
+		m := manifest()
+		m.Issued, m.Expires = t0.Add(time.Minute), t0.Add(time.Hour)
+		m.RevokedBefore, m.Critical = before, []string{fleet.CriticalRevokedBefore}
+		env, _, err := release.Seal(fleet.TypeSecrets, m, k.secrets...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := k.trust.OpenSecrets(env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	revoking := func(s *release.Signed[fleet.SecretsManifest]) *release.Signed[fleet.Generation] {
+		g := g
+		g.Number.Seq, g.Secrets = 6, &fleet.SecretsRef{Digest: s.Digest}
+		return k.open(t, g)
+	}
+	later, same := revokes(t0.Add(time.Second)), revokes(t0)
 	tests := []struct {
 		name           string
 		newest, target *release.Signed[fleet.Generation]
+		revokes        *release.Signed[fleet.SecretsManifest]
 		now            time.Time
 		want           error
 	}{
-		{"listed", newest, old, t0, nil},
-		{"not listed", newest, older, t0, release.ErrNotInRevertSet},
-		{"listed, of another machine", newest, f, t0, release.ErrWrongMachine},
-		{"the list has expired", newest, old, late, release.ErrExpired},
-		{"target expired, the list has not", k.open(t, refreshed), old, late, nil},
-		{"by the list of a lower one", old, older, t0, release.ErrLowerNumber},
+		{"listed", newest, old, nil, t0, nil},
+		{"not listed", newest, older, nil, t0, release.ErrNotInRevertSet},
+		{"listed, of another machine", newest, f, nil, t0, release.ErrWrongMachine},
+		{"the list has expired", newest, old, nil, late, release.ErrExpired},
+		{"target expired, the list has not", k.open(t, refreshed), old, nil, late, nil},
+		{"by the list of a lower one", old, older, nil, t0, release.ErrLowerNumber},
+		{"revoked", revoking(later), old, later, t0, release.ErrRevoked},
+		{"issued as it was revoked", revoking(same), old, same, t0, nil},
+		{"revoked, and the manifest withheld", revoking(later), old, nil, t0, release.ErrSecretsMismatch},
+		{"another manifest", revoking(later), old, same, t0, release.ErrSecretsMismatch},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			if err := k.trust.AdmitRevert(h, tc.newest, tc.target, nil, tc.now); !errors.Is(err, tc.want) {
+			if err := k.trust.AdmitRevert(h, tc.newest, tc.revokes, tc.target, nil, tc.now); !errors.Is(err, tc.want) {
 				t.Fatalf("got %v, want %v", err, tc.want)
 			}
 		})
@@ -131,7 +156,7 @@ func TestAdmitRevertFuture(t *testing.T) {
 	for _, latest := range []time.Time{{}, t0.Add(time.Hour)} {
 		h := host
 		h.Latest = latest
-		if err := k.trust.AdmitRevert(h, newest, target, secrets, t0); !errors.Is(err, release.ErrFuture) {
+		if err := k.trust.AdmitRevert(h, newest, nil, target, secrets, t0); !errors.Is(err, release.ErrFuture) {
 			t.Errorf("latest %s: %v", latest, err)
 		}
 	}

@@ -51,6 +51,7 @@ var (
 	ErrRootPin         = refusal("root-pin", "the trust root is not the pinned one", "compare the pin in the join string or configuration with trust/root of the fleet's repository")
 	ErrSecretsMismatch = refusal("secrets-mismatch", "the secrets manifest is not the one that the generation names", "publish again; if it repeats, the coordinator lies")
 	ErrOlderStatement  = refusal("older-statement", "an older freshness statement than the newest one seen", "the coordinator lags behind, or hides what is new: check its event log")
+	ErrRevoked         = refusal("revoked", "it has values that were revoked since", "publish the older source as a new generation instead, with new values")
 	ErrNotInRevertSet  = refusal("not-in-revert-set", "the generation to go back to is not in the newest one's revert_to", "publish the older source as a new generation instead")
 )
 

@@ -371,3 +371,39 @@ func ExampleReasonOf() {
 	// lower-number
 	// publish again: numbers only go upwards
 }
+
+// TestFloors: what a manifest revokes is bounded, does not contradict the manifest itself,
+// and is nothing that an agent may pass over.
+func TestFloors(t *testing.T) {
+	k := newKeyring(t)
+	many := map[fleet.SecretName]uint64{}
+	for i := range fleet.MaxFloors + 1 {
+		many[fleet.SecretName(fmt.Sprintf("s%d", i))] = 1
+	}
+	all := []string{fleet.CriticalFloors, fleet.CriticalRevokedBefore}
+	for name, tt := range map[string]struct {
+		edit func(*fleet.SecretsManifest)
+		want error
+	}{
+		"floors":              {func(m *fleet.SecretsManifest) { m.Floors = map[fleet.SecretName]uint64{"db": 1, "gone": 9} }, nil},
+		"no entries":          {func(m *fleet.SecretsManifest) { m.Entries = []fleet.SecretEntry{}; m.RevokedBefore = m.Issued }, nil},
+		"entry below":         {func(m *fleet.SecretsManifest) { m.Floors = map[fleet.SecretName]uint64{"db": 2} }, release.ErrMalformed},
+		"floor 0":             {func(m *fleet.SecretsManifest) { m.Floors = map[fleet.SecretName]uint64{"db": 0} }, release.ErrMalformed},
+		"no name":             {func(m *fleet.SecretsManifest) { m.Floors = map[fleet.SecretName]uint64{"../x": 1} }, release.ErrMalformed},
+		"too many":            {func(m *fleet.SecretsManifest) { m.Floors = many }, release.ErrMalformed},
+		"revokes itself":      {func(m *fleet.SecretsManifest) { m.RevokedBefore = m.Issued.Add(time.Second) }, release.ErrMalformed},
+		"floors not critical": {func(m *fleet.SecretsManifest) { m.Floors, m.Critical = map[fleet.SecretName]uint64{"db": 1}, nil }, release.ErrMalformed},
+		"time not critical":   {func(m *fleet.SecretsManifest) { m.RevokedBefore, m.Critical = m.Issued, nil }, release.ErrMalformed},
+	} {
+		m := manifest()
+		m.Critical = all
+		tt.edit(&m)
+		env, _, err := release.Seal(fleet.TypeSecrets, m, k.secrets...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.trust.OpenSecrets(env); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+	}
+}

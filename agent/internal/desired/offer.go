@@ -105,7 +105,7 @@ func (s *Store) take(h release.Host, o Offer, newest *Opened, now time.Time) err
 	}
 	target, err := s.open(*o.Revert)
 	if err == nil {
-		err = s.trust.AdmitRevert(h, newest.Generation, target.Generation, target.Secrets, now)
+		err = s.trust.AdmitRevert(h, newest.Generation, newest.Secrets, target.Generation, target.Secrets, now)
 	}
 	if err == nil {
 		err = s.keep(*o.Revert, target)
@@ -279,6 +279,24 @@ func (s *Store) LoadAcceptedSecrets(d fleet.Digest) (*fleet.SecretsManifest, fle
 	return &m, g.Secrets.Digest, nil
 }
 
+// SecretsOf are the secrets manifests of a profile's documents that are here, by the
+// generations' digests: as LoadAcceptedSecrets opens them. Damaged ones are passed over.
+func (s *Store) SecretsOf(profile fleet.ProfileName) (map[fleet.Digest]*fleet.SecretsManifest, error) {
+	entries, err := os.ReadDir(s.documentsDir())
+	if err != nil {
+		return nil, fmt.Errorf("reading documents: %w", err)
+	}
+	manifests := map[fleet.Digest]*fleet.SecretsManifest{}
+	for _, e := range entries {
+		hex, _ := strings.CutSuffix(e.Name(), ".json")
+		d := fleet.Digest("sha256:" + hex)
+		if m, _, err := s.LoadAcceptedSecrets(d); err == nil && m != nil && m.Profile == profile {
+			manifests[d] = m
+		}
+	}
+	return manifests, nil
+}
+
 // accepted is the payload of an envelope, which has the digest d.
 func accepted[T any](envelope []byte, d fleet.Digest) (payload T, err error) {
 	var env struct {
@@ -332,7 +350,7 @@ func (s *Store) admit(h release.Host, now time.Time) (target *Opened, revert boo
 	}
 	back, err := s.load(p.Revert)
 	if err == nil {
-		err = s.trust.AdmitRevert(h, newest.Generation, back.Generation, back.Secrets, now)
+		err = s.trust.AdmitRevert(h, newest.Generation, newest.Secrets, back.Generation, back.Secrets, now)
 	}
 	if err != nil {
 		return nil, false, err //nolint:wrapcheck // It says what was admitted.

@@ -33,6 +33,7 @@ func (p *ProfileState) clone() *ProfileState {
 	c.RevertTo = slices.Clone(p.RevertTo)
 	c.Refused = maps.Clone(p.Refused)
 	c.Interrupted = maps.Clone(p.Interrupted)
+	c.Floors = maps.Clone(p.Floors)
 	c.Asked = clonePtr(p.Asked)
 	c.Corrected = clonePtr(p.Corrected)
 	c.Held = clonePtr(p.Held)

@@ -122,6 +122,8 @@ func (s *State) resetTrust(r *Record) error {
 	}
 	for _, p := range s.Profiles {
 		p.Highest, p.RevertTo, p.Staged, p.Undone = fleet.Ref{}, nil, Built{}, Built{}
+		// Whoever signed them is not who is trusted from now on.
+		p.Floors, p.RevokedBefore = nil, time.Time{}
 		if p.Phase == PhaseStaged || p.Phase == PhaseAccepted {
 			p.Phase, p.Ref, p.Reason, p.Since = PhaseIdle, fleet.Ref{}, r.Reason, r.Time
 		}

@@ -180,11 +180,28 @@ func (p *ProfileState) stage(r *Record) (fleet.Ref, error) {
 		return fleet.Ref{}, err
 	}
 	p.Staged = *r.Built
+	p.raiseFloors(r)
 	p.drop(ref)
 	if p.Activation == nil {
 		p.enter(r, PhaseStaged, ref)
 	}
 	return ref, nil
+}
+
+// raiseFloors keeps the highest floor of each secret: manifests carry those of before, so
+// that what is beyond the bound is of nobody who publishes honestly.
+func (p *ProfileState) raiseFloors(r *Record) {
+	for name, floor := range r.Floors {
+		if p.Floors == nil {
+			p.Floors = map[fleet.SecretName]uint64{}
+		}
+		if _, known := p.Floors[name]; known || len(p.Floors) < fleet.MaxFloors {
+			p.Floors[name] = max(p.Floors[name], floor)
+		}
+	}
+	if r.RevokedBefore.After(p.RevokedBefore) {
+		p.RevokedBefore = r.RevokedBefore
+	}
 }
 
 func (p *ProfileState) confirmed(r *Record) (fleet.Ref, error) {

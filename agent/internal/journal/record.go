@@ -19,7 +19,7 @@ const (
 	// KindAccept makes a generation the highest [Ref, RevertTo]. A lower number,
 	// or the same one with another digest, is refused. T
 	KindAccept Kind = "accept"
-	// KindStaged: built, secrets prepared [Built]. T
+	// KindStaged: built, secrets prepared [Built, Floors, RevokedBefore]. T
 	KindStaged Kind = "staged"
 	// KindActivating is the intent to activate [Activation]. T
 	KindActivating Kind = "activating"
@@ -123,6 +123,11 @@ type Record struct {
 	Floor   time.Time  `json:"floor,omitzero"`
 	Root    *Root      `json:"root,omitempty"`
 	Acked   uint64     `json:"acked,omitempty"`
+
+	// Floors and RevokedBefore are those of the secrets manifest of what was staged. An
+	// older agent does not know them, and never stages such a manifest.
+	Floors        map[fleet.SecretName]uint64 `json:"floors,omitempty"`
+	RevokedBefore time.Time                   `json:"revoked_before,omitzero"`
 
 	Snapshot *State             `json:"snapshot,omitempty"`
 	Pending  []fleet.Transition `json:"pending,omitempty"`

@@ -225,6 +225,11 @@ type ProfileState struct {
 	// forgiven, it is tried again without anybody to ask for it. Zero where there
 	// is none, and from a higher one's acceptance on.
 	Undone Built `json:"undone,omitzero"`
+	// Floors are the lowest versions of secrets that the host may have, RevokedBefore the
+	// time before which nothing is gone back to by anybody's word: the highest, and the
+	// latest, that any manifest ever had that was staged here.
+	Floors        map[fleet.SecretName]uint64 `json:"floors,omitempty"`
+	RevokedBefore time.Time                   `json:"revoked_before,omitzero"`
 	// Activation is in flight: from activating until withdrawn, committed,
 	// rolled-back or rollback-failed. At most one.
 	Activation *Activation `json:"activation,omitempty"`

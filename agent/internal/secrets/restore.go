@@ -75,7 +75,7 @@ func (r Restoration) Restore(ctx context.Context, root string, sets []Set) error
 
 // isIn says whether the set is below dir, or as much of it as is to be made.
 func (s Set) isIn(dir string) bool {
-	path := filepath.Join(dir, s.Digest.Short())
+	path := filepath.Join(dir, s.name())
 	if fi, err := os.Stat(path); err != nil || !fi.IsDir() {
 		return false
 	}

@@ -9,6 +9,7 @@ package secrets
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,6 +94,8 @@ func Prepare(ctx context.Context, root string, manifest fleet.SecretsManifest, d
 type Set struct {
 	Manifest fleet.SecretsManifest
 	Digest   fleet.Digest
+	// Name is that of its directory; by default Digest's.
+	Name string
 	// early leaves out all but what is needed before there are users, whom files
 	// could be given to.
 	early bool
@@ -100,6 +103,8 @@ type Set struct {
 
 // partial marks a set that was made early: the rest of it is to follow.
 const partial = ".partial"
+
+func (s Set) name() string { return cmp.Or(s.Name, s.Digest.Short()) }
 
 // prepare makes the set below dir.
 func (s Set) prepare(ctx context.Context, dir string, open Open, ids []age.Identity) (err error) {
@@ -114,9 +119,9 @@ func (s Set) prepare(ctx context.Context, dir string, open Open, ids []age.Ident
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, s.Digest.Short())
+	path := filepath.Join(dir, s.name())
 	// A fixed name: what a crash left under it is removed here.
-	tmp := filepath.Join(dir, tempPrefix+s.Digest.Short())
+	tmp := filepath.Join(dir, tempPrefix+s.name())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(tmp))

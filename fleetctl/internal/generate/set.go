@@ -64,6 +64,10 @@ func (g *Generator) File(name string) (generator.File, bool) {
 	return g.Files[i], true
 }
 
+// OfFlake says that the flake declares it: its values are part of the system that a
+// machine runs, and of no manifest.
+func (g *Generator) OfFlake() bool { return g.Script != nil && g.Script.Build != nil }
+
 // String is its directory below vars/.
 func (g *Generator) String() string { return g.ID("").RelDir() }
 

@@ -40,7 +40,9 @@ type history struct {
 	subjects    map[subject]*past
 	// versions are the highest ones of each machine's secrets.
 	versions map[fleet.MachineName]map[fleet.SecretName]uint64
-	signed   signedAt
+	// revoked is what was ever signed as revoked.
+	revoked map[fleet.MachineName]*repo.Revoked
+	signed  signedAt
 	// unknown are generations of the coordinator that this repository lacks.
 	unknown []fleet.Ref
 }
@@ -138,7 +140,7 @@ func (p *Publisher) markAs(committed []client.Release, releases []*repo.Release,
 
 // gather is the pure part of look.
 func gather(t *release.Trust, releases []*repo.Release, head client.Head) (*history, error) {
-	h := &history{head: head.Release, rootVersion: head.RootVersion, subjects: map[subject]*past{}, versions: map[fleet.MachineName]map[fleet.SecretName]uint64{}}
+	h := &history{head: head.Release, rootVersion: head.RootVersion, subjects: map[subject]*past{}, versions: map[fleet.MachineName]map[fleet.SecretName]uint64{}, revoked: map[fleet.MachineName]*repo.Revoked{}}
 	mine := map[fleet.Digest]bool{}
 	for _, r := range releases {
 		if r.State == repo.ReleaseCommitted {
@@ -237,7 +239,7 @@ func (h *history) add(s subject, ref fleet.Ref, env client.Envelopes, state repo
 	return nil
 }
 
-// addVersions remembers which versions of secrets were ever signed.
+// addVersions remembers which versions of secrets were ever signed, and which revoked.
 func (h *history) addVersions(m fleet.MachineName, env []byte) error {
 	if len(env) == 0 {
 		return nil
@@ -249,6 +251,10 @@ func (h *history) addVersions(m fleet.MachineName, env []byte) error {
 	if h.versions[m] == nil {
 		h.versions[m] = map[fleet.SecretName]uint64{}
 	}
+	if h.revoked[m] == nil {
+		h.revoked[m] = &repo.Revoked{}
+	}
+	h.revoked[m].Raise(repo.Revoked{Floors: manifest.Floors, Before: manifest.RevokedBefore})
 	for _, e := range manifest.Entries {
 		h.versions[m][e.Name] = max(h.versions[m][e.Name], e.Version)
 	}

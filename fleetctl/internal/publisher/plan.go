@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"reflect"
 	"slices"
 	"time"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/client"
-	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/bundle"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/inventory"
@@ -165,56 +163,6 @@ func criticalRules(gen fleet.Generation) []string {
 	return rules
 }
 
-// criticalEntries lists what is asked of secrets that an agent that does not know it must
-// not pass over.
-func criticalEntries(entries []fleet.SecretEntry) (rules []string) {
-	if slices.ContainsFunc(entries, func(e fleet.SecretEntry) bool { return e.NeededFor == fleet.NeededForUsers }) {
-		rules = append(rules, fleet.CriticalNeededFor)
-	}
-	if slices.ContainsFunc(entries, func(e fleet.SecretEntry) bool { return e.Format != "" }) {
-		rules = append(rules, fleet.CriticalSecretFormat)
-	}
-	if slices.ContainsFunc(entries, func(e fleet.SecretEntry) bool { return len(e.RestartUnits) > 0 }) {
-		rules = append(rules, fleet.CriticalRestartUnits)
-	}
-	return rules
-}
-
-// finish adds the manifest and compares with what was published before.
-func (b *builder) finish(it *item, entries []fleet.SecretEntry) error {
-	if len(entries) > 0 {
-		it.manifest = &fleet.SecretsManifest{
-			Type: fleet.TypeSecrets, Fleet: b.p.Fleet, Machine: it.gen.Machine, Profile: it.gen.Profile,
-			Issued: it.gen.Issued, Expires: it.gen.Expires, Critical: criticalEntries(entries), Entries: entries,
-		}
-		if err := it.manifest.Validate(); err != nil {
-			return err
-		}
-	}
-	if old := b.h.of(subject{it.gen.Machine, it.gen.Profile}); len(old.committed) > 0 {
-		gen, before, err := newest(old)
-		if err != nil {
-			return err
-		}
-		it.same = sameSource(gen.Source, it.gen.Source) && sameEntries(before, entries)
-	}
-	return nil
-}
-
-func sameEntries(a, b []fleet.SecretEntry) bool {
-	return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b)
-}
-
-// newest reads the newest generation that hosts could see.
-func newest(old *past) (fleet.Generation, []fleet.SecretEntry, error) {
-	gen, err := repo.Decode[fleet.Generation](old.newest.Generation)
-	if err != nil || len(old.newest.Secrets) == 0 {
-		return gen, nil, err
-	}
-	m, err := repo.Decode[fleet.SecretsManifest](old.newest.Secrets)
-	return gen, m.Entries, err
-}
-
 // fresh pins what the fleet file says now.
 func (b *builder) fresh(_ context.Context, target Target) (*item, error) {
 	pin, err := b.pin(target.Source)
@@ -300,8 +248,11 @@ func (b *builder) again(ctx context.Context, target Target) (*item, error) {
 	if len(old.committed) == 0 {
 		return nil, ui.WithHint(ErrNeverPublished, "publish it without --refresh first")
 	}
-	gen, entries, err := newest(old)
+	gen, before, err := newest(old)
 	if err != nil {
+		return nil, err
+	}
+	if err := b.mayRepeat(target, gen); err != nil {
 		return nil, err
 	}
 	it, err := b.begin(target, fleet.Generation{
@@ -320,10 +271,10 @@ func (b *builder) again(ctx context.Context, target Target) (*item, error) {
 		}
 	}
 	b.oldPlugins(target, gen)
-	for _, e := range entries {
+	for _, e := range before.Entries {
 		b.pl.blobs[e.Digest] = b.oldSecret(target.Machine, e)
 	}
-	return it, b.finish(it, entries)
+	return it, b.finish(it, before.Entries)
 }
 
 // oldBundle is a bundle published before: the directory is packed only if the

@@ -41,6 +41,8 @@ var (
 	ErrBuildUnevaluated = errors.New("it cannot be built without being evaluated")
 	// ErrRootBehind is a repository whose trust root is not the newest one.
 	ErrRootBehind = errors.New("this repository's trust root is behind")
+	// ErrRevoked is a value that was revoked, and is published all the same.
+	ErrRevoked = errors.New("it was revoked")
 	// ErrSourceGone is a refresh of a blob that neither the coordinator nor the
 	// repository has any longer.
 	ErrSourceGone = errors.New("the source is no longer here")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -175,7 +176,11 @@ func (p *Publisher) reviewStaged(r *Review) error {
 			return err
 		}
 		r.pl.items = append(r.pl.items, *it)
-		c, err := r.change(it.gen, entries, target)
+		var secrets fleet.SecretsManifest
+		if it.manifest != nil {
+			secrets = *it.manifest
+		}
+		c, err := r.change(it.gen, secrets, target)
 		if err != nil {
 			return err
 		}
@@ -203,17 +208,17 @@ func (p *Publisher) reviewSigned(r *Review) error {
 		if err != nil {
 			return err
 		}
-		var entries []fleet.SecretEntry
+		var secrets fleet.SecretsManifest
 		if j.secrets != nil {
-			entries = j.secrets.Doc.Entries
+			secrets = j.secrets.Doc
 		}
-		c, err := r.change(j.gen.Doc, entries, target)
+		c, err := r.change(j.gen.Doc, secrets, target)
 		if err != nil {
 			return err
 		}
 		c.After = Generation{
 			Machine: g.Machine, Profile: g.Profile, Number: g.Number, Digest: g.Digest, Source: j.gen.Doc.Source,
-			Expires: j.gen.Doc.Expires, Secrets: len(entries), SecretsChanged: len(c.Secrets),
+			Expires: j.gen.Doc.Expires, Secrets: len(secrets.Entries), SecretsChanged: len(c.Secrets),
 		}
 		if !reflect.DeepEqual(j.gen.Doc.Policy, target.Policy) || !reflect.DeepEqual(j.gen.Doc.Probes, target.Probes) && len(target.Probes)+len(j.gen.Doc.Probes) > 0 {
 			c.Settings = append(c.Settings, "probes or policy are not those of fleet.yaml here")
@@ -224,17 +229,17 @@ func (p *Publisher) reviewSigned(r *Review) error {
 }
 
 // change compares a generation with what was offered before.
-func (r *Review) change(gen fleet.Generation, entries []fleet.SecretEntry, target Target) (Change, error) {
+func (r *Review) change(gen fleet.Generation, secrets fleet.SecretsManifest, target Target) (Change, error) {
 	c := Change{Machine: gen.Machine, Profile: gen.Profile, Checked: checkHere(target, gen.Source)}
 	old := r.hist.of(subject{gen.Machine, gen.Profile})
 	var before fleet.Generation
-	var had []fleet.SecretEntry
+	var had fleet.SecretsManifest
 	if len(old.committed) > 0 {
 		var err error
 		if before, had, err = newest(old); err != nil {
 			return c, err
 		}
-		c.Before = Generation{Machine: before.Machine, Profile: before.Profile, Number: before.Number, Source: before.Source, Expires: before.Expires, Secrets: len(had)}
+		c.Before = Generation{Machine: before.Machine, Profile: before.Profile, Number: before.Number, Source: before.Source, Expires: before.Expires, Secrets: len(had.Entries)}
 		if !reflect.DeepEqual(before.Policy, gen.Policy) {
 			c.Settings = append(c.Settings, "policy changes")
 		}
@@ -242,14 +247,28 @@ func (r *Review) change(gen fleet.Generation, entries []fleet.SecretEntry, targe
 			c.Settings = append(c.Settings, probeChange(before.Probes, gen.Probes))
 		}
 	}
-	for _, e := range entries {
-		if !slices.ContainsFunc(had, func(o fleet.SecretEntry) bool {
+	c.Settings = append(c.Settings, revocations(had, secrets)...)
+	for _, e := range secrets.Entries {
+		if !slices.ContainsFunc(had.Entries, func(o fleet.SecretEntry) bool {
 			return o.Name == e.Name && o.Version == e.Version && o.Digest == e.Digest
 		}) {
 			c.Secrets = append(c.Secrets, string(e.Name))
 		}
 	}
 	return c, nil
+}
+
+// revocations tell what a manifest revokes besides.
+func revocations(before, now fleet.SecretsManifest) (list []string) {
+	for _, name := range slices.Sorted(maps.Keys(now.Floors)) {
+		if now.Floors[name] > before.Floors[name] {
+			list = append(list, fmt.Sprintf("versions of %s below %d are revoked", name, now.Floors[name]))
+		}
+	}
+	if now.RevokedBefore.After(before.RevokedBefore) {
+		list = append(list, "nobody goes back to generations from before "+now.RevokedBefore.UTC().Format(time.DateTime))
+	}
+	return list
 }
 
 func probeChange(a, b []fleet.Probe) string {

@@ -14,6 +14,7 @@
 //	hosts/<machine>.json          keys that hosts sent at enrolment, checked
 //	releases/<id>.json            everything published, with its state
 //	secrets/<machine>/<name>.age  ciphertext as published, and index.json
+//	secrets/<machine>/revoked.json  what it may not have any more
 //	joins/<token hash>.age        join strings, to check host keys with
 //
 // Every file is replaced atomically.
