@@ -7,6 +7,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/flakes/nixtest"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
+	"github.com/cameronraysmith/fleet/pkg/fleet"
 )
 
 // TestVarsOfFlake: what a flake declares is listed, checked and set as what fleet.yaml does.
@@ -40,4 +41,33 @@ vars:
 	// Without nix it says so, instead of taking the declarations for gone.
 	w.nix = "/nowhere/nix"
 	w.fails(exitError, "nix is not installed here", "vars", "check")
+}
+
+// TestRevokeOfFlake: what a flake's generators make is within systems: of that the time is
+// recorded, for each machine that has it.
+func TestRevokeOfFlake(t *testing.T) {
+	w := newVarsWorld(t)
+	w.write(`fleet: first
+machines: {box1: , box2: , none: }
+vars:
+  flake: {url: "`+nixtest.Ref+`"}
+`, repo.FleetFile)
+	system := map[string]string{"linux/amd64": "x86_64-linux", "linux/arm64": "aarch64-linux", "darwin/arm64": "aarch64-darwin"}[runtime.GOOS+"/"+runtime.GOARCH]
+	w.nix = nixtest.New(t, "generators", nixtest.ForSystem(t, "generators", system)...).Program
+	out := w.ok("secrets", "revoke", "x/tok")
+	for _, m := range []string{"box1", "box2"} {
+		if !strings.Contains(out, m+": systems have values of x in themselves") {
+			t.Errorf("said\n%s", out)
+		}
+		r, err := repo.At(w.dir).Revoked(fleet.MachineName(m))
+		if err != nil || r.Before.IsZero() || len(r.Floors) > 0 {
+			t.Errorf("%s: %+v, %v", m, r, err)
+		}
+	}
+	if r, err := repo.At(w.dir).Revoked("none"); err != nil || !r.Before.IsZero() {
+		t.Errorf("a machine that has none: %+v, %v", r, err)
+	}
+	if strings.Contains(out, "Publish to box1, box2, none") || !strings.Contains(out, "Publish to box1, box2 ") {
+		t.Errorf("said\n%s", out)
+	}
 }

@@ -21,6 +21,8 @@ func secretScenarios() []scenario {
 		row("another value for each of five", "it reaches all of them without an activation; the unit that it names is restarted once, and nothing else", rotatedOnFive),
 		row("nobody else reads them", "none of the values, as they are, in base64 or in hex, is in what passes between the hosts while others replace them, in the coordinator's memory, its files or its journal; what is looked for as a proof of looking is there", readByNobody),
 		row("a boot without a network", "kept in memory, and made anew before services start, those that are needed for users among them; the unit reads the value", secretsBooted),
+		row("a revoked value", "the coordinator sends the host back, the host is powered off and boots without a network: it has the new value, and the old one is nowhere", revokedValue),
+		row("a revoked system", "neither the coordinator nor a person sends the host back to a generation of before; an activation that fails goes back all the same", revokedSystem),
 		row("a value that somebody else can read", "publish stops and names the file; hosts keep what they have", smuggledReader),
 	}
 }
