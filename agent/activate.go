@@ -62,6 +62,10 @@ func (w *worker) activate(ctx context.Context, p reconcile.Plan) error {
 	if w.pluginFailed(ctx, p, ps.Staged, err) {
 		return nil
 	}
+	if errors.Is(err, secrets.ErrTwoOwners) {
+		w.later(ctx, p, fleet.ReasonSecretsFailed, err)
+		return nil
+	}
 	if errors.Is(err, driver.ErrNotBuilt) && ps.Current.Path != "" {
 		return fmt.Errorf("composing activation: what runs now is damaged: %w", err)
 	}
@@ -206,6 +210,14 @@ func (w *worker) compose(ctx context.Context, r route, deadline time.Duration) (
 		do.Rollback.Steps = append([]driver.Step{secrets.LinkStep(root, back.Secrets)}, do.Rollback.Steps...)
 		w.restart(&do.Activate, from, to)
 		w.restart(&do.Rollback, to, back)
+	}
+	if places, ours := w.a.config.places(); ours && w.profile == fleet.System && to.Secrets != "" {
+		there, undone, err := places.Steps()
+		if err != nil {
+			return nil, err //nolint:wrapcheck // It says what failed.
+		}
+		do.Activate.Steps = append(there, do.Activate.Steps...)
+		do.Rollback.Steps = append(undone, do.Rollback.Steps...)
 	}
 	for _, a := range []*driver.Action{&do.Activate, &do.Commit, &do.Rollback} {
 		a.Deadline = deadline

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cameronraysmith/fleet/agent/internal/console"
 	"github.com/cameronraysmith/fleet/agent/internal/handover"
+	"github.com/cameronraysmith/fleet/agent/internal/secrets"
 	"github.com/cameronraysmith/fleet/agent/internal/sync"
 	"github.com/cameronraysmith/fleet/pkg/driver"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -30,6 +31,12 @@ type Config struct {
 	StateDir string
 	// RunDir holds the control socket. Absolute.
 	RunDir string
+	// SecretsPlaces are where configurations look for secrets, if the agent owns them: links
+	// there lead to its own. Its Root is the agent's to know; no Run where others own them.
+	SecretsPlaces secrets.Places
+	// SecretsKey is the file in which systems that install secrets themselves look for the
+	// machine's key: it is made where there is none. Empty for none.
+	SecretsKey string
 	// SecretsDir is the link to the decrypted secrets of the system profile;
 	// other profiles have their name appended. Absolute.
 	SecretsDir string
@@ -190,6 +197,14 @@ func (c Config) secretsRoot(p fleet.ProfileName) string {
 		return c.SecretsDir
 	}
 	return c.SecretsDir + "-" + p.FileName()
+}
+
+// places are where configurations look for secrets; false where the agent does not own
+// them.
+func (c Config) places() (secrets.Places, bool) {
+	p := c.SecretsPlaces
+	p.Root = c.secretsRoot(fleet.System)
+	return p, p.Run != ""
 }
 
 // below is a path below the state directory.

@@ -14,6 +14,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/cameronraysmith/fleet/agent/internal/control"
+	"github.com/cameronraysmith/fleet/agent/internal/secrets"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/release"
 )
@@ -235,4 +236,58 @@ func TestRevokedBefore(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	r.expectServing("3")
+}
+
+// TestRunSecrets: what is looked for below /run leads to the agent's secrets from the first
+// generation that has some, and back to what was there; a system that would install there
+// too is refused and changes nothing.
+func TestRunSecrets(t *testing.T) {
+	r := &revoking{host: newHost(t)}
+	run := filepath.Join(filepath.Dir(r.config.StateDir), "host-run")
+	if err := errors.Join(os.Mkdir(run, 0o700), os.Symlink("/run/secrets.d/7", filepath.Join(run, "secrets"))); err != nil {
+		t.Fatal(err)
+	}
+	r.config.SecretsPlaces = secrets.Places{Run: run}
+	r.start()
+	r.coord.Wait("enrolment", func() bool { return r.coord.HostKeys().Age != "" })
+	var err error
+	if r.recipient, err = age.ParseX25519Recipient(r.coord.HostKeys().Age); err != nil {
+		t.Fatal(err)
+	}
+	leads := func(want string) {
+		t.Helper()
+		if got, _ := os.Readlink(filepath.Join(run, "secrets")); got != want {
+			t.Errorf("/run/secrets leads to %q, want %q", got, want)
+		}
+	}
+	token := map[string]string{"app/token": "one"}
+	r.with(1, "exit 1", token, version(1, 0))
+	r.coord.WaitState(fleet.StateRolledBack, fleet.Ref{})
+	leads("/run/secrets.d/7")
+
+	second := r.with(2, "", token, version(1, 0))
+	r.coord.WaitState(fleet.StateConfirmed, second)
+	leads(r.config.SecretsDir)
+	if b, err := os.ReadFile(filepath.Join(run, "secrets", "app/token")); err != nil || string(b) != "one" {
+		t.Errorf("%q, %v", b, err)
+	}
+
+	r.with(3, "true || /nix/store/x/bin/sops-install-secrets /manifest", token, version(1, 0))
+	st := r.coord.WaitReason(fleet.ReasonSecretsFailed)
+	if st.Current.Number != second.Number || !strings.Contains(st.Reason.Message, "runs sops-install-secrets") {
+		t.Errorf("%+v", st)
+	}
+	leads(r.config.SecretsDir)
+
+	// A boot empties /run.
+	r.crash()
+	if err := os.Remove(filepath.Join(run, "secrets")); err != nil {
+		t.Fatal(err)
+	}
+	c := (&restarting{host: r.host}).offline()
+	c.SecretsPlaces = r.config.SecretsPlaces
+	if err := RestoreSecrets(t.Context(), c, true); err != nil {
+		t.Error(err)
+	}
+	leads(r.config.SecretsDir)
 }

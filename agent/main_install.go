@@ -285,7 +285,7 @@ func (o *installOptions) secretsBeside(h service.Host, flags *pflag.FlagSet) []s
 		return nil
 	}
 	var args []string
-	for _, name := range []string{"state-dir", "secrets-dir", "secrets-in", "age-identity"} {
+	for _, name := range []string{"state-dir", "secrets-dir", "secrets-in", "run-secrets", "age-identity"} {
 		if f := flags.Lookup(name); f != nil && (f.Changed || name == "state-dir" && o.stateDir != defaultStateDir) {
 			args = append(args, "--"+name, f.Value.String())
 		}

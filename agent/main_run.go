@@ -31,7 +31,7 @@ import (
 type runOptions struct {
 	*options
 	bundleDir, secretsDir string
-	secretsIn             string
+	secretsIn, runSecrets string
 	pluginDir             string
 	joinFile              string
 	coordinator           []string
@@ -56,6 +56,7 @@ func (o *runOptions) flags(c *cobra.Command) {
 	f.StringVar(&o.bundleDir, "bundle-dir", "", "`directory` of unpacked bundles and their services' state (default: /var/lib/fleet/bundles; with a --state-dir of its own, bundles below that, where bundles of homes can't run, because only the agent's user may look into it)")
 	f.StringVar(&o.pluginDir, "plugin-dir", "", "`directory` of what driver plugins keep (default: /var/lib/fleet/plugins; with a --state-dir of its own, plugin-state below that)")
 	f.StringVar(&o.secretsDir, "secrets-dir", "", "`link` to the decrypted secrets (default: /var/lib/fleet/secrets; with a --state-dir of its own, secrets below that)")
+	f.StringVar(&o.runSecrets, "run-secrets", "", "`owner` of /run/secrets: agent, whose links lead to its own, or closure, for which "+sopsKey+" is made where there is none (default: both are left alone)")
 	f.StringVar(&o.secretsIn, "secrets-in", secretsOnDisk, "`place` that they are kept in: disk, or memory (of Linux, never swapped, which a boot empties: the service fleet-secrets makes them anew)")
 	f.StringVar(&o.joinFile, "join-file", "", "`file` with the join string, while the host is not enrolled")
 	f.StringSliceVar(&o.coordinator, "coordinator", nil, "coordinator's `host:port`, instead of those of the join string; may be repeated")
@@ -228,7 +229,7 @@ func (o *runOptions) agent(ctx context.Context, join string) (*Agent, error) {
 		}
 	}
 	return New(Config{
-		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir, SecretsInMemory: inMemory,
+		StateDir: o.stateDir, RunDir: o.runDir, SecretsDir: secretsDir, SecretsInMemory: inMemory, SecretsPlaces: o.secretsPlaces(), SecretsKey: o.secretsKey(),
 		Join: join, JoinFile: o.joinFile, Pins: o.pins, Coordinator: o.coordinator, Observe: o.observe,
 		Freshness: o.freshness, AgeIdentity: o.ageIdentity, Runner: runner, DeadMan: dead, Service: own, Reboot: rebooter(dead), Units: hostUnits(dead), Stopping: stopping(dead), Systemctl: systemctl(), Console: console.Here([]string{runner[0], tellCommand}), ExtraEnv: o.env,
 		Plugins:    PluginConfig{Dir: plugins},

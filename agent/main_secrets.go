@@ -16,6 +16,16 @@ const (
 	secretsOnDisk   = "disk"
 )
 
+// Who owns /run/secrets.
+const (
+	runSecretsAgent   = "agent"
+	runSecretsClosure = "closure"
+	// sopsKey is where sops-nix looks for a machine's key.
+	sopsKey = "/var/lib/sops-nix/key.txt"
+	// activationPlace is where activation scripts look for theirs.
+	activationPlace = "/var/lib/sops-nix/activation"
+)
+
 func newRestoreSecretsCommand(o *options) *cobra.Command {
 	ro := &runOptions{options: o}
 	var early bool
@@ -40,7 +50,7 @@ only what is needed for them. Flags are those that the agent runs with.`,
 				return err
 			}
 			return RestoreSecrets(cmd.Context(), Config{
-				StateDir: o.stateDir, SecretsDir: dir, SecretsInMemory: memory, AgeIdentity: ro.ageIdentity, Log: log,
+				StateDir: o.stateDir, SecretsDir: dir, SecretsInMemory: memory, SecretsPlaces: ro.secretsPlaces(), AgeIdentity: ro.ageIdentity, Log: log,
 			}, early)
 		},
 	}
@@ -53,6 +63,22 @@ only what is needed for them. Flags are those that the agent runs with.`,
 func (o *runOptions) secretsPlace() (dir string, memory bool, err error) {
 	dir, err = o.directory(o.secretsDir, defaultSecretsDir, "secrets")
 	return dir, o.secretsIn == secretsInMemory, err
+}
+
+// secretsPlaces are where configurations look for secrets, if those are the agent's.
+func (o *runOptions) secretsPlaces() secrets.Places {
+	if o.runSecrets == runSecretsAgent {
+		return secrets.Places{Run: "/run", Activation: activationPlace}
+	}
+	return secrets.Places{}
+}
+
+// secretsKey is the file that closures open their secrets with, if they do.
+func (o *runOptions) secretsKey() string {
+	if o.runSecrets == runSecretsClosure {
+		return sopsKey
+	}
+	return ""
 }
 
 // mountedSecrets says whether the system's secrets are in memory.
@@ -81,7 +107,12 @@ func isFile(path string) bool {
 func (o *runOptions) checkSecretsIn() error {
 	switch o.secretsIn {
 	case secretsInMemory, secretsOnDisk:
+	default:
+		return fmt.Errorf("--secrets-in %q: want %s or %s", o.secretsIn, secretsInMemory, secretsOnDisk)
+	}
+	switch o.runSecrets {
+	case "", runSecretsAgent, runSecretsClosure:
 		return nil
 	}
-	return fmt.Errorf("--secrets-in %q: want %s or %s", o.secretsIn, secretsInMemory, secretsOnDisk)
+	return fmt.Errorf("--run-secrets %q: want %s or %s", o.runSecrets, runSecretsAgent, runSecretsClosure)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cameronraysmith/fleet/agent/internal/control"
 	"github.com/cameronraysmith/fleet/agent/internal/execute"
 	"github.com/cameronraysmith/fleet/agent/internal/journal"
+	"github.com/cameronraysmith/fleet/agent/internal/secrets"
 	"github.com/cameronraysmith/fleet/pkg/atomicfile"
 	"github.com/cameronraysmith/fleet/pkg/service"
 	"github.com/cameronraysmith/fleet/pkg/ui"
@@ -87,6 +88,10 @@ func runUninstall(ctx context.Context, o *uninstallOptions) error {
 	if o.purge {
 		if err := purge(dir); err != nil {
 			return fmt.Errorf("the service is removed, its state is not: %w", err)
+		}
+		places := secrets.Places{Run: filepath.Join(h.Root, "/run"), Activation: filepath.Join(h.Root, activationPlace), Root: defaultSecretsDir}
+		if err := places.Leave(); err != nil {
+			return fmt.Errorf("the state is removed, links to its secrets are not: %w", err)
 		}
 		r.Did = append(r.Did, "removed "+state)
 	} else if _, err := os.Stat(dir); err == nil {

@@ -45,7 +45,26 @@ func restoreSecrets(ctx context.Context, c Config, st journal.State, store *desi
 	for name, sets := range roots {
 		errs = append(errs, r.Restore(ctx, c.secretsRoot(name), sets))
 	}
+	if places, ours := c.places(); ours {
+		errs = append(errs, restoreLinks(places, st))
+	}
 	return errors.Join(errs...)
+}
+
+// restoreLinks makes the links that a boot took away, where what runs does not install
+// secrets there itself: the host was taken back to it, say.
+func restoreLinks(places secrets.Places, st journal.State) error {
+	p := st.Profile(fleet.System)
+	if p.Current.Secrets == "" {
+		return nil
+	}
+	switch err := secrets.CheckSystem(p.Current.Path); {
+	case errors.Is(err, secrets.ErrTwoOwners):
+		return nil
+	case err != nil:
+		return err //nolint:wrapcheck // It says what failed.
+	}
+	return places.Restore() //nolint:wrapcheck // It says what failed.
 }
 
 // setsOf are the sets of secrets that a profile's record names, what runs first: each with
@@ -80,6 +99,11 @@ func setsOf(root string, p journal.ProfileState, store *desired.Store, raise rai
 // restoreSecrets is done as the agent starts. What can't be made is told, and made once
 // more before anything is activated that needs it.
 func (a *Agent) restoreSecrets(store *desired.Store) {
+	if file := a.config.SecretsKey; file != "" {
+		if err := secrets.KeepKey(file, a.identity.AgeIdentities()); err != nil {
+			a.config.Log.Error("systems of this host may not be able to open their secrets", "error", err)
+		}
+	}
 	err := restoreSecrets(context.Background(), a.config, a.journal.State(), store, a.blobs, secrets.Restoration{IDs: a.identity.AgeIdentities()})
 	if err != nil {
 		a.config.Log.Error("secrets of this host are not all in place", "error", err)

@@ -272,6 +272,11 @@ func (w *worker) build(ctx context.Context, p reconcile.Plan) error {
 		w.later(ctx, p, fleet.ReasonBuildFailed, err)
 		return nil
 	}
+	if _, ours := w.a.config.places(); ours && w.profile == fleet.System {
+		if err := secrets.CheckSystem(path); err != nil {
+			return w.fail(ctx, p, fleet.ReasonSecretsFailed, err)
+		}
+	}
 	built := journal.Built{Ref: p.Target, Path: path, Driver: req.Source.Driver, Source: sourceDigest(req.Source)}
 	if built.Secrets, err = w.prepareSecrets(ctx, o); err != nil {
 		w.refetch(p)

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"filippo.io/age"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/repo"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
@@ -140,4 +142,36 @@ func TestPublishStopsBeforeOthersRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.published("galena")
+}
+
+// TestPublishHostPaths: hosts have values at the paths of older layouts too, and what
+// activation scripts need where these look for it.
+func TestPublishHostPaths(t *testing.T) {
+	w := newWorld(t)
+	w.write(fleetText+`vars:
+  hostPaths: [short, plain, dotted]
+  generators:
+    token: {kind: token, machines: [galena]}
+    disk: {kind: token, machines: [galena], files: {token: {neededFor: activation, owner: nginx, mode: "0440"}}}
+`, repo.FleetFile)
+	w.ok("vars", "keygen")
+	w.enrol("galena")
+	w.ok("vars", "generate")
+	w.published("galena")
+	_, manifest := w.desired("galena")
+	want := []fleet.SecretEntry{
+		{Name: "disk.token", Path: "per-machine/galena/disk/token", NeededFor: fleet.NeededForActivation, Mode: 0o400},
+		{Name: "token.token", Path: "vars/per-machine/galena/token/token", Also: []string{"vars/token/token", "per-machine/galena/token/token", "token.token"}, Mode: 0o400},
+	}
+	var got []fleet.SecretEntry
+	for _, e := range manifest.Doc.Entries {
+		e.Version, e.Format, e.Digest, e.Size = 0, "", "", 0
+		got = append(got, e)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if c := manifest.Doc.Critical; !slices.Contains(c, fleet.CriticalAlso) || !slices.Contains(c, fleet.CriticalNeededFor) {
+		t.Errorf("critical are %q", c)
+	}
 }

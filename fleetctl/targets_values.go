@@ -3,12 +3,14 @@ package fleetctl
 import (
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/cameronraysmith/fleet/fleetctl/internal/generate"
 	"github.com/cameronraysmith/fleet/fleetctl/internal/publisher"
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/generator"
+	"github.com/cameronraysmith/fleet/pkg/inventory"
 	"github.com/cameronraysmith/fleet/pkg/ui"
 	"github.com/cameronraysmith/fleet/pkg/vars"
 )
@@ -108,6 +110,22 @@ func deploys(f generator.File) bool {
 	return f.Secret && f.Deploy && f.NeededFor != generator.ForPartitioning
 }
 
+// alsoAt are the other paths at which configurations look for a value: clan's before its
+// vars had placements, those of its other backends, and those of its first layouts.
+func alsoAt(id vars.ID, styles []inventory.HostPath) (paths []string) {
+	for _, s := range styles {
+		switch s {
+		case inventory.HostPathShort:
+			paths = append(paths, path.Join("vars", id.Generator, id.File))
+		case inventory.HostPathPlain:
+			paths = append(paths, id.String())
+		case inventory.HostPathDotted:
+			paths = append(paths, id.Generator+"."+id.File)
+		}
+	}
+	return paths
+}
+
 func (d *deployedValues) secret(g *generate.Generator, f generator.File) (publisher.Secret, error) {
 	id := g.ID(f.Name)
 	doc, err := d.tree.Document(id.Path())
@@ -121,7 +139,7 @@ func (d *deployedValues) secret(g *generate.Generator, f generator.File) (publis
 	s := publisher.Secret{
 		Name: name, Document: doc,
 		// As clan has it below /run/secrets: vars/per-machine/MACHINE/GENERATOR/FILE.
-		Path:  "vars/" + id.String(),
+		Path: "vars/" + id.String(), Also: alsoAt(id, d.fleet.Vars().HostPaths),
 		Owner: f.Owner, Group: f.Group, Mode: uint32(f.Mode.Perm()), RestartUnits: f.RestartUnits,
 	}
 	if s.Owner == "root" {
@@ -132,7 +150,9 @@ func (d *deployedValues) secret(g *generate.Generator, f generator.File) (publis
 		// Root's, whatever was declared: nobody else is there yet.
 		s.NeededFor, s.Owner, s.Group = fleet.NeededForUsers, "", ""
 	case generator.ForActivation:
-		return s, ui.WithHint(fmt.Errorf("%s is needed for activation, and no agent brings that", id.Path()), "declare it as needed for services or users")
+		// As clan has it below /var/lib/sops-nix/activation; root's alone, as there.
+		s.NeededFor, s.Owner, s.Group, s.Mode = fleet.NeededForActivation, "", "", 0o400
+		s.Path, s.Also = id.String(), nil
 	case generator.ForServices, generator.ForPartitioning:
 	}
 	return s, nil

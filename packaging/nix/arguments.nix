@@ -17,6 +17,7 @@ in
     ++ optionals cfg.observe [ "--observe" ]
     ++ given "--age-identity" cfg.ageIdentity
     ++ given "--secrets-in" cfg.secretsIn
+    ++ given "--run-secrets" cfg.runSecrets
     ++ changed "--poll-interval" "5m" cfg.pollInterval
     ++ changed "--dead-man-margin" "1m" cfg.deadManMargin
     ++ lib.concatLists (mapAttrsToList (name: value: [ "--env" "${name}=${value}" ]) cfg.env)
@@ -31,7 +32,7 @@ in
     ++ cfg.extraArguments;
 
   # secrets are those of what makes an agent's secrets anew after a boot.
-  secrets = cfg: given "--age-identity" cfg.ageIdentity ++ given "--secrets-in" cfg.secretsIn;
+  secrets = cfg: given "--age-identity" cfg.ageIdentity ++ given "--secrets-in" cfg.secretsIn ++ given "--run-secrets" cfg.runSecrets;
 
   coordinator = cfg:
     [ "--listen" "${cfg.address}:${toString cfg.port}" ]

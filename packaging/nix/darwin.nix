@@ -1,6 +1,6 @@
 # nix-darwin module: services.fleet.agent. A coordinator is for a host that is
 # always on: packaging/nix/nixos.nix has it.
-{ config, lib, pkgs, ... }:
+{ config, lib, options, pkgs, ... }:
 let
   cfg = config.services.fleet;
   arguments = import ./arguments.nix { inherit lib; };
@@ -19,7 +19,12 @@ in
   };
 
   config = lib.mkIf cfg.agent.enable {
-    assertions = arguments.assertions cfg.agent;
+    assertions = arguments.assertions cfg.agent ++ [
+      {
+        assertion = cfg.agent.runSecrets != "agent" || !(options ? sops) || config.sops.secrets == { };
+        message = "services.fleet.agent.runSecrets: sops-nix would install at /run/secrets too: leave sops.secrets empty, or let the closure install them";
+      }
+    ];
     environment.systemPackages = [ cfg.package ];
 
     # Before launchd's jobs are loaded. The old file stays what a running agent

@@ -1,8 +1,8 @@
 # NixOS module: services.fleet.agent and services.fleet.coordinator. What it has
 # in common with packaging/systemd is compared with it by test/packaging.
-{ config, lib, pkgs, ... }:
+{ config, lib, options, pkgs, ... }:
 let
-  inherit (lib) mkIf mkMerge;
+  inherit (lib) mkForce mkIf mkMerge;
   cfg = config.services.fleet;
   arguments = import ./arguments.nix { inherit lib; };
 
@@ -134,6 +134,15 @@ in
         '';
       };
       system.activationScripts.users.deps = [ "fleetSecretsForUsers" ];
+    })
+
+    # Only one may install at /run/secrets. sops-nix does by scripts of the activation, or
+    # by units, and has no option that it does not.
+    (mkIf (cfg.agent.enable && cfg.agent.runSecrets == "agent" && options ? sops) {
+      system.activationScripts.setupSecrets = mkForce { text = ""; deps = [ ]; };
+      system.activationScripts.setupSecretsForUsers = mkForce { text = ""; deps = [ ]; };
+      systemd.services.sops-install-secrets.enable = mkForce false;
+      systemd.services.sops-install-secrets-for-users.enable = mkForce false;
     })
 
     (mkIf cfg.coordinator.enable {

@@ -86,6 +86,18 @@ in
         a Mac.
       '';
     };
+    runSecrets = mkOption {
+      type = orNull (types.enum [ "closure" "agent" ]);
+      default = null;
+      description = ''
+        Who installs `/run/secrets` and `/run/secrets-for-users`. With `agent` they are
+        links to the agent's secrets, sops-nix's own installing is switched off on
+        NixOS, and a system that installs there itself is refused. With `closure` it is
+        sops-nix, as without an agent, and the agent makes
+        `/var/lib/sops-nix/key.txt` of its own key where there is none. Null: the agent
+        leaves both alone.
+      '';
+    };
     observe = mkOption {
       type = types.bool;
       default = false;

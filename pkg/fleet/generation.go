@@ -263,10 +263,13 @@ type SecretEntry struct {
 	Digest Digest `json:"digest"`
 	Size   uint64 `json:"size"`
 	// Path is relative to the secrets directory, slash-separated.
-	Path  string `json:"path"`
-	Owner string `json:"owner,omitempty"` // default: the agent's user
-	Group string `json:"group,omitempty"` // default: the agent's group
-	Mode  uint32 `json:"mode"`            // permission bits, at most 0o777
+	Path string `json:"path"`
+	// Also are other paths at which it is looked for, at most MaxAlso: links to Path.
+	// Critical MUST list CriticalAlso where there are any.
+	Also  []string `json:"also,omitempty"`
+	Owner string   `json:"owner,omitempty"` // default: the agent's user
+	Group string   `json:"group,omitempty"` // default: the agent's group
+	Mode  uint32   `json:"mode"`            // permission bits, at most 0o777
 	// NeededFor says when the secret has to be there; default NeededForServices.
 	// Critical MUST list CriticalNeededFor where it is another one.
 	NeededFor NeededFor `json:"needed_for,omitempty"`
@@ -293,6 +296,9 @@ const (
 	// NeededForUsers is before users are made, whose passwords it may be: it is below
 	// for-users in the secrets directory, and root's.
 	NeededForUsers NeededFor = "users"
+	// NeededForActivation is before activation scripts run, at a boot too: it is below
+	// activation in the secrets directory, and root's.
+	NeededForActivation NeededFor = "activation"
 )
 
 // What a secrets manifest lists as critical, so that an agent that does not know it
@@ -302,6 +308,7 @@ const (
 	CriticalSecretFormat = "entries.format"
 	CriticalNeededFor    = "entries.needed_for"
 	CriticalRestartUnits = "entries.restart_units"
+	CriticalAlso         = "entries.also"
 	// An agent that does not know these would bring back what was revoked.
 	CriticalFloors        = "floors"
 	CriticalRevokedBefore = "revoked_before"
@@ -310,8 +317,9 @@ const (
 // MaxFloors bounds the floors of a manifest: of secrets that it has, and had once.
 const MaxFloors = 4096
 
-// Limits on what a secret restarts.
+// Limits on a secret.
 const (
+	MaxAlso         = 4
 	MaxRestartUnits = 16
 	// MaxUnitName is systemd's own, in bytes.
 	MaxUnitName = 255

@@ -198,13 +198,19 @@ func (m *SecretsManifest) Validate() error {
 		if err := e.validate(); err != nil {
 			return fmt.Errorf("secret %q: %w", clip(string(e.Name)), err)
 		}
-		if names[e.Name] || paths[e.Path] {
-			return invalid("secret %q: its name or path is there twice", e.Name)
+		for _, p := range append([]string{e.Path}, e.Also...) {
+			if paths[p] {
+				return invalid("secret %q: the path %q is there twice", e.Name, clip(p))
+			}
+			paths[p] = true
 		}
-		names[e.Name], paths[e.Path] = true, true
+		if names[e.Name] {
+			return invalid("secret %q: its name is there twice", e.Name)
+		}
+		names[e.Name] = true
 		for rule, needed := range map[string]bool{
-			CriticalNeededFor: e.NeededFor == NeededForUsers, CriticalRestartUnits: len(e.RestartUnits) > 0,
-			CriticalSecretFormat: e.Format != "",
+			CriticalNeededFor: e.NeededFor.Early(), CriticalRestartUnits: len(e.RestartUnits) > 0,
+			CriticalSecretFormat: e.Format != "", CriticalAlso: len(e.Also) > 0,
 		} {
 			if needed && !slices.Contains(m.Critical, rule) {
 				return invalid("secret %q has it and the manifest does not list %q as critical", e.Name, rule)
@@ -256,8 +262,13 @@ func (e SecretEntry) validate() error {
 	if e.Size == 0 || e.Size > 2*MaxSecretBytes {
 		return invalid("ciphertext of %d bytes: want 1 to %d", e.Size, 2*MaxSecretBytes)
 	}
-	if !filepath.IsLocal(e.Path) || path.Clean(e.Path) != e.Path || e.Path == "." || strings.ContainsRune(e.Path, 0) {
-		return invalid("path %q: want a relative path without \"..\"", clip(e.Path))
+	if len(e.Also) > MaxAlso {
+		return invalid("%d other paths, at most %d", len(e.Also), MaxAlso)
+	}
+	for _, p := range append([]string{e.Path}, e.Also...) {
+		if !filepath.IsLocal(p) || path.Clean(p) != p || p == "." || strings.ContainsRune(p, 0) {
+			return invalid("path %q: want a relative path without \"..\"", clip(p))
+		}
 	}
 	if e.Mode == 0 || e.Mode > 0o777 {
 		return invalid("mode %#o: want permission bits", e.Mode)
@@ -267,12 +278,12 @@ func (e SecretEntry) validate() error {
 	}
 	switch e.NeededFor {
 	case "", NeededForServices:
-	case NeededForUsers:
+	case NeededForUsers, NeededForActivation:
 		if e.Owner != "" || e.Group != "" {
-			return invalid("it has an owner or a group, and is needed for users, whom nobody has made by then: leave them out, it is root's")
+			return invalid("it has an owner or a group, and is needed for %s, before there are users: leave them out, it is root's", e.NeededFor)
 		}
 	default:
-		return invalid("needed_for %q: use services or users", clip(string(e.NeededFor)))
+		return invalid("needed_for %q: use services, users or activation", clip(string(e.NeededFor)))
 	}
 	if len(e.RestartUnits) > MaxRestartUnits {
 		return invalid("it restarts %d units, at most %d", len(e.RestartUnits), MaxRestartUnits)
@@ -284,6 +295,9 @@ func (e SecretEntry) validate() error {
 	}
 	return nil
 }
+
+// Early says whether a secret is needed before there are users, whose it could be.
+func (n NeededFor) Early() bool { return n == NeededForUsers || n == NeededForActivation }
 
 // UnitNamePattern is of a unit's whole name, of the kinds that can be restarted: with no
 // option's dash in front, nor what systemctl would take for a pattern.

@@ -19,7 +19,25 @@ type Vars struct {
 	Generators []Generator
 	// Flake declares more of them; nil for none.
 	Flake *VarsFlake
+	// HostPaths are those at which hosts have values besides vars/PLACEMENT/GENERATOR/FILE,
+	// each once.
+	HostPaths []HostPath
 }
+
+// HostPath is a style of paths of values below a host's secrets.
+type HostPath string
+
+// Styles of paths.
+const (
+	// HostPathShort is vars/GENERATOR/FILE.
+	HostPathShort HostPath = "short"
+	// HostPathPlain is PLACEMENT/GENERATOR/FILE.
+	HostPathPlain HostPath = "plain"
+	// HostPathDotted is GENERATOR.FILE.
+	HostPathDotted HostPath = "dotted"
+)
+
+var hostPaths = []HostPath{HostPathShort, HostPathPlain, HostPathDotted}
 
 // VarsFlake is a flake of clan whose machines declare generators.
 type VarsFlake struct {
@@ -87,7 +105,7 @@ const MachineWord = attrMachine
 
 const (
 	maxGenerators   = 4096
-	maxRestartUnits = 64
+	maxRestartUnits = fleet.MaxRestartUnits
 	maxScriptBytes  = 64 << 10
 	maxOfScript     = 256 // Dependencies, prompts or files.
 	// valueNamePattern is for names of generators and their files: parts of paths.
@@ -112,7 +130,7 @@ var promptTypes = []driverName{"line", "hidden", "multiline", "multiline-hidden"
 
 // Vars returns what the fleet file says about generated values.
 func (f *Fleet) Vars() Vars {
-	return Vars{slices.Clone(f.vars.Groups), slices.Clone(f.vars.Generators), f.vars.Flake}
+	return Vars{slices.Clone(f.vars.Groups), slices.Clone(f.vars.Generators), f.vars.Flake, slices.Clone(f.vars.HostPaths)}
 }
 
 func (d *fileDecoder) vars(n *node) {
@@ -126,6 +144,18 @@ func (d *fileDecoder) vars(n *node) {
 		},
 		"generators": d.generators,
 		"flake":      d.varsFlake,
+		"hostPaths": func(n *node) {
+			for _, item := range d.list(n, "vars.hostPaths") {
+				style := enum(&d.decoder, item, "vars.hostPaths", hostPaths...)
+				switch {
+				case style == "":
+				case slices.Contains(d.f.vars.HostPaths, style):
+					d.invalid(item.at, "name each once", "vars.hostPaths names %s twice", style)
+				default:
+					d.f.vars.HostPaths = append(d.f.vars.HostPaths, style)
+				}
+			}
+		},
 	})
 }
 
@@ -383,6 +413,7 @@ func varsSchema() object {
 			"url":           text("A path such as ., or a URL.", refPattern),
 			"rerunOnChange": object{"type": "boolean", "description": "Another script, or another value that it reads, makes the values stale."},
 		}),
+		"hostPaths":  list("Paths at which hosts have values too.", choice("short: vars/GENERATOR/FILE, plain: PLACEMENT/GENERATOR/FILE, dotted: GENERATOR.FILE.", hostPaths...)),
 		"generators": mapOf("By name; {machine} in one stands for the machine's name.", generatorPattern, generator),
 	})
 }

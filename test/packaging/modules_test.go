@@ -32,6 +32,9 @@ type evaluated struct {
 	Darwin      darwin  `json:"darwin-agent"`
 	DarwinAll   darwin  `json:"darwin-agent-everything"`
 	DarwinNone  darwin  `json:"darwin-nothing"`
+	AgentOwns   nixos   `json:"nixos-agent-owns-secrets"`
+	ClosureOwns nixos   `json:"nixos-closure-owns-secrets"`
+	TwoOwners   darwin  `json:"refused-two-owners-of-secrets"`
 	Options     options `json:"nixos-options"`
 	DarwinOptns options `json:"darwin-options"`
 	Package     struct {
@@ -122,6 +125,37 @@ func TestSecretsBeforeUsers(t *testing.T) {
 	}
 	if len(e.Nothing.Activation) != 0 || len(e.Coord.Activation) != 0 {
 		t.Errorf("without an agent: %+v, %+v", e.Nothing.Activation, e.Coord.Activation)
+	}
+}
+
+// TestOneOwnerOfSecrets: where the agent is to install /run/secrets, sops-nix does not, and
+// where the closure is, nothing of it is changed.
+func TestOneOwnerOfSecrets(t *testing.T) {
+	e := load(t)
+	for _, script := range []string{"setupSecrets", "setupSecretsForUsers"} {
+		if s, ok := e.AgentOwns.Activation[script]; !ok || s.Text != "" {
+			t.Errorf("%s of an agent's: %+v", script, s)
+		}
+		if s := e.ClosureOwns.Activation[script]; s.Text != "install" {
+			t.Errorf("%s of a closure's: %+v", script, s)
+		}
+	}
+	const unit = "sops-install-secrets"
+	if m := e.AgentOwns.Services[unit]; m.Enable == nil || *m.Enable {
+		t.Errorf("its unit is %+v", m)
+	}
+	if m := e.ClosureOwns.Services[unit]; m.Enable != nil {
+		t.Errorf("the unit of a closure's is %+v", m)
+	}
+	for owner, of := range map[string]nixos{"agent": e.AgentOwns, "closure": e.ClosureOwns} {
+		for _, service := range []string{"fleet-agent", "fleet-secrets"} {
+			if start := of.Services[service].settings()["Service.ExecStart"]; len(start) != 1 || !strings.Contains(start[0], " --run-secrets "+owner) {
+				t.Errorf("%s starts %q", service, start)
+			}
+		}
+	}
+	if len(e.TwoOwners.Failed) != 1 || !strings.Contains(e.TwoOwners.Failed[0], "leave sops.secrets empty") {
+		t.Errorf("on a Mac: %q", e.TwoOwners.Failed)
 	}
 }
 

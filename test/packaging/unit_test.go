@@ -31,6 +31,7 @@ func parseUnit(text string) (settings, error) {
 
 // module is a service as NixOS is told of it.
 type module struct {
+	Enable           *bool          `json:"enable"`
 	Description      string         `json:"description"`
 	Documentation    []string       `json:"documentation"`
 	After            []string       `json:"after"`

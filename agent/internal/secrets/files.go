@@ -25,19 +25,30 @@ const dirMode = 0o711
 type file struct {
 	entry    fleet.SecretEntry
 	place    string // below the set's directory
+	also     []string
 	mode     fs.FileMode
 	uid, gid int // -1 for the agent's own
 }
 
-// usersDir is where, in a set, there is what is needed before users are made.
-const usersDir = "for-users"
+// usersDir is where, in a set, there is what is needed before users are made, activationDir
+// what activation scripts need.
+const (
+	usersDir      = "for-users"
+	activationDir = "activation"
+)
 
 // Place is where a secret is below its set's directory, and so below the link.
-func Place(e fleet.SecretEntry) string {
-	if e.NeededFor == fleet.NeededForUsers {
-		return path.Join(usersDir, e.Path)
+func Place(e fleet.SecretEntry) string { return placeOf(e, e.Path) }
+
+func placeOf(e fleet.SecretEntry, p string) string {
+	switch e.NeededFor {
+	case fleet.NeededForUsers:
+		return path.Join(usersDir, p)
+	case fleet.NeededForActivation:
+		return path.Join(activationDir, p)
+	case fleet.NeededForServices:
 	}
-	return e.Path
+	return p
 }
 
 // plan checks all entries before anything is decrypted.
@@ -52,30 +63,41 @@ func plan(m fleet.SecretsManifest) ([]file, error) {
 		if err != nil {
 			return nil, fmt.Errorf("secret %.80q: %w", e.Name, err)
 		}
-		if taken[f.place] {
-			return nil, fmt.Errorf("secret %s: %w: %q is taken by another", e.Name, ErrPath, e.Path)
+		for _, p := range f.places() {
+			if taken[p] {
+				return nil, fmt.Errorf("secret %s: %w: %q is taken by another", e.Name, ErrPath, p)
+			}
+			taken[p] = true
 		}
-		taken[f.place] = true
 		files = append(files, f)
 	}
 	for _, f := range files {
-		for dir := path.Dir(f.place); dir != "."; dir = path.Dir(dir) {
-			if taken[dir] {
-				return nil, fmt.Errorf("secret %s: %w: %q lies below another secret", f.entry.Name, ErrPath, f.entry.Path)
+		for _, p := range f.places() {
+			for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
+				if taken[dir] {
+					return nil, fmt.Errorf("secret %s: %w: %q lies below another secret", f.entry.Name, ErrPath, p)
+				}
 			}
 		}
 	}
 	return files, nil
 }
 
+// places are all at which it is.
+func (f file) places() []string { return append([]string{f.place}, f.also...) }
+
 func check(e fleet.SecretEntry) (file, error) {
 	if _, err := fleet.ParseSecretName(string(e.Name)); err != nil {
 		return file{}, err
 	}
-	p := e.Path
-	if p == "" || len(p) > 512 || strings.ContainsFunc(p, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\\' }) ||
-		p == "." || p == partial || path.Clean(p) != p || !filepath.IsLocal(p) || strings.Count(p, "/") > 16 {
-		return file{}, fmt.Errorf("%w: %.80q: want a clean relative path without \".\" or \"..\" in it", ErrPath, p)
+	if len(e.Also) > fleet.MaxAlso {
+		return file{}, fmt.Errorf("%w: it has %d others, at most %d are allowed", ErrPath, len(e.Also), fleet.MaxAlso)
+	}
+	for _, p := range append([]string{e.Path}, e.Also...) {
+		if p == "" || len(p) > 512 || strings.ContainsFunc(p, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\\' }) ||
+			p == "." || p == partial || path.Clean(p) != p || !filepath.IsLocal(p) || strings.Count(p, "/") > 16 {
+			return file{}, fmt.Errorf("%w: %.80q: want a clean relative path without \".\" or \"..\" in it", ErrPath, p)
+		}
 	}
 	if e.Mode > 0o777 {
 		return file{}, fmt.Errorf("%w: %#o: want permission bits only", ErrMode, e.Mode)
@@ -83,6 +105,9 @@ func check(e fleet.SecretEntry) (file, error) {
 	f := file{entry: e, place: Place(e), mode: fs.FileMode(e.Mode), uid: -1, gid: -1}
 	if e.Mode == 0 {
 		f.mode = defaultMode
+	}
+	for _, p := range e.Also {
+		f.also = append(f.also, placeOf(e, p))
 	}
 	var err error
 	if f.uid, err = ownerID(e.Owner); err != nil {
@@ -166,6 +191,26 @@ func (f file) write(top *os.Root, plain []byte) (err error) {
 	return out.Chmod(f.mode)
 }
 
+// link makes the other places lead to the file.
+func (f file) link(top *os.Root) error {
+	for _, at := range f.also {
+		dir := path.Dir(at)
+		if dir != "." {
+			if err := makeDirs(top, dir); err != nil {
+				return err
+			}
+		}
+		to, err := filepath.Rel(dir, f.place)
+		if err == nil {
+			err = top.Symlink(to, at)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func makeDirs(top *os.Root, dir string) error {
 	if parent := path.Dir(dir); parent != "." {
 		if err := makeDirs(top, parent); err != nil {
@@ -202,6 +247,14 @@ func same(a, b string) bool {
 			return false
 		}
 		if fa.IsDir() {
+			continue
+		}
+		if fa.Mode().Type() == fs.ModeSymlink {
+			la, errA := os.Readlink(filepath.Join(a, name))
+			lb, errB := os.Readlink(filepath.Join(b, name))
+			if errA != nil || errB != nil || la != lb {
+				return false
+			}
 			continue
 		}
 		if !fa.Mode().IsRegular() || fa.Size() != fb.Size() || !sameContent(filepath.Join(a, name), filepath.Join(b, name)) {

@@ -113,7 +113,7 @@ func (s Set) prepare(ctx context.Context, dir string, open Open, ids []age.Ident
 	}
 	manifest := s.Manifest
 	if s.early {
-		manifest.Entries = slices.DeleteFunc(slices.Clone(manifest.Entries), func(e fleet.SecretEntry) bool { return e.NeededFor != fleet.NeededForUsers })
+		manifest.Entries = slices.DeleteFunc(slices.Clone(manifest.Entries), func(e fleet.SecretEntry) bool { return !e.NeededFor.Early() })
 	}
 	files, err := plan(manifest)
 	if err != nil {
@@ -181,6 +181,9 @@ func fill(ctx context.Context, dir string, files []file, open Open, ids []age.Id
 		}
 		err = f.write(top, plain)
 		clear(plain)
+		if err == nil {
+			err = f.link(top)
+		}
 		if err != nil {
 			return fmt.Errorf("secret %s: %w", f.entry.Name, err)
 		}

@@ -81,9 +81,10 @@ func criticalSecrets(m *fleet.SecretsManifest) (rules []string) {
 		rule  string
 		asked bool
 	}{
-		{fleet.CriticalNeededFor, some(func(e fleet.SecretEntry) bool { return e.NeededFor == fleet.NeededForUsers })},
+		{fleet.CriticalNeededFor, some(func(e fleet.SecretEntry) bool { return e.NeededFor.Early() })},
 		{fleet.CriticalSecretFormat, some(func(e fleet.SecretEntry) bool { return e.Format != "" })},
 		{fleet.CriticalRestartUnits, some(func(e fleet.SecretEntry) bool { return len(e.RestartUnits) > 0 })},
+		{fleet.CriticalAlso, some(func(e fleet.SecretEntry) bool { return len(e.Also) > 0 })},
 		{fleet.CriticalFloors, len(m.Floors) > 0},
 		{fleet.CriticalRevokedBefore, !m.RevokedBefore.IsZero()},
 	} {

@@ -156,7 +156,9 @@ type Secret struct {
 	// own key among others, that nobody has to open.
 	Document *sops.Document
 	// Path is relative to the host's secrets directory.
-	Path         string
+	Path string
+	// Also are other paths that lead there.
+	Also         []string
 	Owner, Group string
 	Mode         uint32
 	NeededFor    fleet.NeededFor

@@ -62,7 +62,7 @@ func (b *builder) secrets(target Target, it *item) ([]fleet.SecretEntry, error) 
 		b.pl.blobs[meta.Digest] = secretBlob(fmt.Sprintf("secret %s of %s", s.Name, target.Machine), meta.Digest, data)
 		entries = append(entries, fleet.SecretEntry{
 			Name: s.Name, Version: meta.Version, Format: format, Digest: meta.Digest, Size: meta.Size,
-			Path: s.Path, Owner: s.Owner, Group: s.Group, Mode: s.Mode,
+			Path: s.Path, Also: s.Also, Owner: s.Owner, Group: s.Group, Mode: s.Mode,
 			NeededFor: s.NeededFor, RestartUnits: s.RestartUnits,
 		})
 	}

@@ -6,9 +6,11 @@ let
   system = import ./system.nix { inherit lib; };
   digest = c: "sha256:" + lib.concatStringsSep "" (builtins.genList (_: c) 64);
 
-  nixos = fleet: result system.nixos (modules + "/nixos.nix") { services.fleet = fleet; }
+  nixos = fleet: resultNixOS { services.fleet = fleet; };
+  darwin = fleet: resultDarwin { services.fleet = fleet; };
+  resultNixOS = config: result system.nixos (modules + "/nixos.nix") config
     (c: { inherit (c.systemd) services; inherit (c.networking) firewall; activation = c.system.activationScripts; });
-  darwin = fleet: result system.darwin (modules + "/darwin.nix") { services.fleet = fleet; }
+  resultDarwin = config: result system.darwin (modules + "/darwin.nix") config
     (c: { inherit (c.launchd) daemons; activation = c.system.activationScripts.extraActivation.text; });
   result = kind: module: config: pick:
     let c = (system.evaluate kind module config).config;
@@ -39,6 +41,17 @@ let
     extraArguments = [ "--secrets-dir" "/var/lib/fleet/secrets" ];
   };
 
+  # sops is what sops-nix declares, and has the activation do, as far as it matters.
+  sops = {
+    options.sops.secrets = lib.mkOption { type = lib.types.attrsOf lib.types.anything; default = { }; };
+    config.sops.secrets.token = { };
+  };
+  sopsOnNixOS = {
+    imports = [ sops ];
+    system.activationScripts = { setupSecrets = { text = "install"; deps = [ ]; }; setupSecretsForUsers = { text = "install"; deps = [ ]; }; };
+    systemd.services.sops-install-secrets = { description = "install"; };
+  };
+
   describe = prefix: options:
     if (options._type or null) == "option" then {
       ${prefix} = { type = options.type.name or (throw "${prefix} has no type"); description = options.description or (throw "${prefix} has no description"); };
@@ -58,6 +71,9 @@ in
     nixos-nothing = nixos { };
     nixos-agent = nixos { agent.enable = true; };
     nixos-agent-everything = nixos { agent = everything; };
+    nixos-agent-owns-secrets = resultNixOS { imports = [ sopsOnNixOS ]; services.fleet.agent = { enable = true; runSecrets = "agent"; }; };
+    nixos-closure-owns-secrets = resultNixOS { imports = [ sopsOnNixOS ]; services.fleet.agent = { enable = true; runSecrets = "closure"; }; };
+    refused-two-owners-of-secrets = resultDarwin { imports = [ sops ]; services.fleet.agent = { enable = true; runSecrets = "agent"; }; };
     nixos-coordinator = nixos { coordinator.enable = true; };
     nixos-coordinator-everything = nixos {
       agent.enable = true;

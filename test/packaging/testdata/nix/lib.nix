@@ -1,5 +1,5 @@
 # A small stub of nixpkgs' lib: what the modules and flake.nix use of it, with a
-# module system that knows imports, options with types, mkIf, mkMerge, mkDefault
+# module system that knows imports, options with types, mkIf, mkMerge, mkDefault, mkForce
 # and definitions at several places. Wrong types, options that don't exist and
 # contradictions are errors, as they are in the real one; nothing else of it is.
 let
@@ -35,7 +35,7 @@ let
     either = a: b: simple "${a.name} or ${b.name}" (v: a.check v || b.check v);
     listOf = of: many "list of ${of.name}" (v: isList v && all of.check v) (_: concatLists);
     attrsOf = of: many "attribute set of ${of.name}" (v: isAttrs v && all of.check (attrValues v))
-      (where: foldl' (into: from: lib.recursiveUpdateUnlessBoth where into from) { });
+      (where: values: lib.unforce (foldl' (into: from: lib.recursiveUpdateUnlessBoth where into from) { } values));
   };
 
   # spread is definitions for options further below: conditions go along and are
@@ -88,6 +88,7 @@ let
     mkEnableOption = what: lib.mkOption { type = types.bool; default = false; description = "Whether to enable ${what}."; };
     mkIf = condition: content: { _type = "if"; inherit condition content; };
     mkMerge = contents: { _type = "merge"; inherit contents; };
+    mkForce = content: { _type = "force"; inherit content; };
     mkDefault = content: { _type = "default"; inherit content; };
     lowPrio = package: package // { lowPrio = true; };
 
@@ -98,15 +99,21 @@ let
       else value;
     recursiveUpdateUnlessBoth = where: into: from:
       into // mapAttrs (name: value:
-        if !(hasAttr name into) then value
+        if !(hasAttr name into) || tagged "force" value then value
+        else if tagged "force" into.${name} then into.${name}
         else if isAttrs value && isAttrs into.${name} then lib.recursiveUpdateUnlessBoth where into.${name} value
         else if isList value && isList into.${name} then into.${name} ++ value
         else throw "The option `${where}.${name}' has conflicting definition values") from;
 
+    unforce = value:
+      if tagged "force" value then value.content
+      else if isAttrs value && !(value ? outPath) then mapAttrs (_: lib.unforce) value
+      else value;
+
     # evalModules gives the configuration and all options' declarations.
     evalModules = { modules, specialArgs ? { } }:
       let
-        args = specialArgs // { inherit config lib; };
+        args = specialArgs // { inherit config lib options; };
         loaded = concatMap (load args) modules;
         options = foldl' (into: module: lib.recursiveUpdate into module.options) { } loaded;
         config = merge [ ] options (map (module: module.config) loaded);
