@@ -23,6 +23,7 @@ func commands(o *options) []*cobra.Command {
 		newTrustCommand(o),
 		newVarsCommand(o),
 		newSecretsCommand(o),
+		newSSHCommand(o),
 		newKitCommand(o),
 		newVersionCommand(o),
 	}

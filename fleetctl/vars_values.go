@@ -164,6 +164,9 @@ func runVarsGet(ctx context.Context, o *options, machine, name string) error {
 	if !f.Exists {
 		return ui.WithHint(fmt.Errorf("%s of machine %s is not set", f.name(), machine), "fleetctl vars generate "+machine+" makes it, fleetctl vars set sets it")
 	}
+	if recoveryPassword(f) {
+		return ui.WithHint(fmt.Errorf("%s of machine %s is a recovery password, and each look at one is on record", f.name(), machine), "fleetctl ssh recovery "+machine+" shows it")
+	}
 	var text []byte
 	if f.Secret {
 		ids, _, err := o.identities()

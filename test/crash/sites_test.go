@@ -126,6 +126,7 @@ var unmet = map[string]string{
 	"service.Host.write":         needsManager,
 	"agent.keepJoin":             needsManager,
 	"secrets.KeepKey":            "only with --run-secrets closure, on hosts with sops-nix; one that was cut short is made at the next start",
+	"fleetctl.(*keyHolder).take": "a certificate, whose record is there before; one that was cut short is asked for again",
 }
 
 const (

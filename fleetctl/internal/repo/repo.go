@@ -15,6 +15,8 @@
 //	releases/<id>.json            everything published, with its state
 //	secrets/<machine>/<name>.age  ciphertext as published, and index.json
 //	secrets/<machine>/revoked.json  what it may not have any more
+//	ssh/log.jsonl                 certificates, revocations, recovery passwords read
+//	ssh/revoked.krl               OpenSSH's list of what was revoked
 //	joins/<token hash>.age        join strings, to check host keys with
 //
 // Every file is replaced atomically.
