@@ -3,7 +3,7 @@
 // Command bench measures, on this machine and in processes of their own, what
 // a wake-up of thousands of agents costs the coordinator against a bare
 // grpc-go server, what an idle agent costs its host, and, in its own process,
-// what built-in generators cost. It writes its section of docs/measurements.md. Run it from the root of the repository: make bench.
+// what built-in generators cost and what installing secrets costs a host. It writes its section of docs/measurements.md. Run it from the root of the repository: make bench.
 package main
 
 import (
@@ -40,6 +40,7 @@ const (
 	onlyWake     = "wake"
 	onlyIdle     = "idle"
 	onlyGenerate = "generate"
+	onlySecrets  = "secrets"
 )
 
 // measures says whether a part is measured.
@@ -51,7 +52,7 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 5, "pairs of runs (bare, ours) for each number of agents")
 	flag.IntVar(&o.wakes, "wakes", 5, "wake-ups measured in each run")
 	flag.DurationVar(&o.idle, "idle", 2*time.Minute, "how long the idle agent is watched")
-	flag.StringVar(&o.only, "only", "", "measure only wake, idle or generate, and write no file")
+	flag.StringVar(&o.only, "only", "", "measure only wake, idle, generate or secrets, and write no file")
 	flag.BoolVar(&o.null, "null", false, "compare the bare server with itself, to see this machine's noise, and write no file")
 	flag.StringVar(&o.out, "out", measurements.File, "file to write to")
 	flag.Parse()
@@ -64,8 +65,8 @@ func main() {
 }
 
 func measure(ctx context.Context, o options) (err error) {
-	if !slices.Contains([]string{"", onlyWake, onlyIdle, onlyGenerate}, o.only) {
-		return fmt.Errorf("-only %s: want %s, %s or %s", o.only, onlyWake, onlyIdle, onlyGenerate)
+	if !slices.Contains([]string{"", onlyWake, onlyIdle, onlyGenerate, onlySecrets}, o.only) {
+		return fmt.Errorf("-only %s: want %s, %s, %s or %s", o.only, onlyWake, onlyIdle, onlyGenerate, onlySecrets)
 	}
 	began := time.Now()
 	dir, err := os.MkdirTemp("", "fleet-bench-")
@@ -109,6 +110,11 @@ func measure(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
+	if o.measures(onlySecrets) && !o.null {
+		if rep.secrets, err = b.secrets(ctx); err != nil {
+			return err
+		}
+	}
 	rep.took = time.Since(began)
 	text := rep.markdown()
 	fmt.Print(text)
@@ -127,7 +133,7 @@ func measure(ctx context.Context, o options) (err error) {
 // build has make build the programs, and builds what they are compared with.
 func build(ctx context.Context, dir string, o options) (programs, error) {
 	bin := filepath.Join(dir, "bin") + string(filepath.Separator)
-	argvs := [][]string{{"go", "build", "-tags", "grpcnotrace,nethttpomithttp2", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./test/bench/bare", "./test/bench/agents"}}
+	argvs := [][]string{{"go", "build", "-tags", "grpcnotrace,nethttpomithttp2", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./test/bench/bare", "./test/bench/agents", "./agent/internal/secrets/secretsbench"}}
 	if !o.null {
 		argvs = append(argvs, []string{"make", "build", "BIN=" + bin})
 	}
@@ -139,6 +145,6 @@ func build(ctx context.Context, dir string, o options) (programs, error) {
 		}
 	}
 	return programs{
-		coordinator: bin + "fleet-coordinator", agent: bin + "fleet-agent", bare: bin + "bare", agents: bin + "agents",
+		coordinator: bin + "fleet-coordinator", agent: bin + "fleet-agent", bare: bin + "bare", agents: bin + "agents", secrets: bin + "secretsbench",
 	}, nil
 }

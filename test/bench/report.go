@@ -17,6 +17,7 @@ type report struct {
 	wake         []wakeResult
 	idle         *idleResult
 	generate     *generateResult
+	secrets      *secretsResult
 }
 
 type wakeResult struct {
@@ -83,6 +84,9 @@ func (rep *report) markdown() string {
 	}
 	if rep.generate != nil {
 		b.WriteString(rep.generate.markdown())
+	}
+	if rep.secrets != nil {
+		b.WriteString(rep.secrets.markdown())
 	}
 	return b.String()
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // programs are the paths of what is measured and of what measures.
-type programs struct{ coordinator, agent, bare, agents string }
+type programs struct{ coordinator, agent, bare, agents, secrets string }
 
 // run is what one run of one server with n agents showed.
 type run struct {
