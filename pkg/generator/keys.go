@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"filippo.io/age"
+
+	"github.com/cameronraysmith/fleet/pkg/bech32"
 )
 
 func ageKeyKind() Kind {
@@ -28,7 +30,7 @@ func ageKeyKind() Kind {
 					return nil, err
 				}
 				defer clear(seed)
-				text := bech32("AGE-SECRET-KEY-", seed)
+				text := bech32.Encode("AGE-SECRET-KEY-", seed)
 				// What age itself reads of it says the public half.
 				id, err := age.ParseX25519Identity(string(text))
 				if err != nil {

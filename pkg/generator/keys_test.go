@@ -11,6 +11,7 @@ import (
 	"filippo.io/age"
 	"pgregory.net/rapid"
 
+	"github.com/cameronraysmith/fleet/pkg/bech32"
 	"github.com/cameronraysmith/fleet/pkg/zerotier"
 )
 
@@ -38,7 +39,7 @@ func TestAgeKey(t *testing.T) {
 	// What age writes of what it reads is what we write.
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "seed")
-		text := string(bech32("AGE-SECRET-KEY-", seed))
+		text := string(bech32.Encode("AGE-SECRET-KEY-", seed))
 		if id, err := age.ParseX25519Identity(text); err != nil || id.String() != text {
 			t.Fatalf("age makes %s of %s: %v", id, text, err)
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
 	"github.com/cameronraysmith/fleet/pkg/release"
+	"github.com/cameronraysmith/fleet/pkg/sops"
 	"github.com/cameronraysmith/fleet/pkg/strictjson"
 )
 
@@ -92,7 +93,8 @@ type Options struct {
 	// Dir is the identity's own directory; made if missing.
 	Dir string
 	// AgeIdentity is a file with the age identities that the inventory knows
-	// the machine by; empty: one is made here and sent at enrolment.
+	// the machine by, or an SSH private key, the host's say; empty: one is made here and
+	// sent at enrolment.
 	AgeIdentity string
 	// Trusted returns the CAs that the newest trust root lists; where there are none
 	// the one that the join string pinned counts. nil for none.
@@ -152,13 +154,17 @@ func (s *Store) key(name string) (ed25519.PrivateKey, error) {
 
 func (s *Store) openAge(given string) error {
 	if given != "" {
-		f, err := os.Open(given) //nolint:gosec // The operator names the file.
+		text, err := atomicfile.ReadAtMost(given, maxFileBytes)
 		if err != nil {
 			return fmt.Errorf("reading age identity: %w", err)
 		}
-		defer func() { _ = f.Close() }()
-		if s.age, err = age.ParseIdentities(f); err != nil {
+		defer clear(text)
+		ids, err := sops.ParseIdentities(text, nil)
+		if err != nil {
 			return fmt.Errorf("reading age identity %s: %w", given, err)
+		}
+		for _, id := range ids {
+			s.age = append(s.age, id.Identity)
 		}
 		return nil
 	}

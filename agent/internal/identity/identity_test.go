@@ -3,6 +3,7 @@ package identity
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"filippo.io/age"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/cameronraysmith/fleet/pkg/fleet"
 	"github.com/cameronraysmith/fleet/pkg/pki"
@@ -98,6 +100,27 @@ func TestGivenAgeIdentity(t *testing.T) {
 	}
 	if len(s.AgeIdentities()) != 1 {
 		t.Errorf("%d identities", len(s.AgeIdentities()))
+	}
+	// The host's own SSH key, which is two: for its public line, and as an age key.
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(Options{Dir: t.TempDir(), AgeIdentity: file}); err != nil || len(s.AgeIdentities()) != 2 {
+		t.Errorf("an SSH key: %v", err)
+	}
+	if err := os.WriteFile(file, []byte("AGE-SECRET-KEY-1SECRET\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Dir: t.TempDir(), AgeIdentity: file}); err == nil || strings.Contains(err.Error(), "1SECRET") {
+		t.Errorf("a damaged key: %v", err)
 	}
 	if _, err := Open(Options{Dir: t.TempDir(), AgeIdentity: "/nonexistent"}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing file: %v", err)

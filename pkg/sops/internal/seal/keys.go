@@ -4,6 +4,8 @@ package seal
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +15,8 @@ import (
 	"filippo.io/age/agessh"
 	"filippo.io/age/armor"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/cameronraysmith/fleet/pkg/bech32"
 )
 
 // MaxIdentities bounds a text of private keys.
@@ -79,18 +83,14 @@ func ParseRecipient(text string, plugins Plugins) (Recipient, error) {
 
 // ParseIdentities reads private keys: lines of age-keygen (AGE-SECRET-KEY-…, comments),
 // of plugins (AGE-PLUGIN-…, whose public key the comment "# recipient: …" before it says),
-// or one SSH private key. plugins may be nil; lines of plugins are refused then. Errors
+// or one SSH private key, which is an age key too where it is of Ed25519. plugins may be nil; lines of plugins are refused then. Errors
 // name the line, and never say what is on it.
 func ParseIdentities(text []byte, plugins Plugins) ([]Identity, error) {
 	if len(text) > MaxIdentities {
 		return nil, fmt.Errorf("%d bytes of private keys, at most %d are read", len(text), MaxIdentities)
 	}
 	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("-----BEGIN ")) {
-		id, err := sshIdentity(text)
-		if err != nil {
-			return nil, err
-		}
-		return []Identity{id}, nil
+		return sshIdentities(text)
 	}
 	var ids []Identity
 	announced := ""
@@ -144,19 +144,48 @@ func parseIdentity(line, announced string, plugins Plugins) (Identity, error) {
 	return Identity{}, errors.New("no kind of private key that is known here")
 }
 
-func sshIdentity(text []byte) (Identity, error) {
+// sshIdentities are those of an SSH private key: itself, which opens what is encrypted to
+// its public line, and the age key that ssh-to-age makes of one of Ed25519, by which
+// sops-nix has hosts read.
+func sshIdentities(text []byte) ([]Identity, error) {
 	id, err := agessh.ParseIdentity(text)
 	if missing := (*ssh.PassphraseMissingError)(nil); errors.As(err, &missing) {
-		return Identity{}, errors.New("the SSH private key has a passphrase: give an age key, or an SSH key without one")
+		return nil, errors.New("the SSH private key has a passphrase: give an age key, or an SSH key without one")
 	}
 	if err != nil {
-		return Identity{}, errors.New("the SSH private key is malformed, or neither ed25519 nor RSA")
+		return nil, errors.New("the SSH private key is malformed, or neither ed25519 nor RSA")
 	}
-	signer, err := ssh.ParsePrivateKey(text)
+	key, err := ssh.ParseRawPrivateKey(text)
 	if err != nil {
-		return Identity{}, errors.New("the SSH private key is malformed")
+		return nil, errors.New("the SSH private key is malformed")
 	}
-	return Identity{id, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))}, nil
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return nil, errors.New("the SSH private key is malformed")
+	}
+	ids := []Identity{{id, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))}}
+	if key, ok := key.(*ed25519.PrivateKey); ok {
+		converted, err := convert(*key)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, converted)
+	}
+	return ids, nil
+}
+
+// convert makes the X25519 key of an Ed25519 key: its scalar (RFC 8032, 5.1.5), which is
+// the same on the other form of the curve (RFC 7748, 4.1).
+func convert(key ed25519.PrivateKey) (Identity, error) {
+	sum := sha512.Sum512(key.Seed())
+	defer clear(sum[:])
+	text := bech32.Encode("AGE-SECRET-KEY-", sum[:32])
+	defer clear(text)
+	id, err := age.ParseX25519Identity(string(text))
+	if err != nil {
+		return Identity{}, errors.New("the SSH private key makes no age key")
+	}
+	return Identity{id, id.Recipient().String()}, nil
 }
 
 // MaxWrapped bounds a wrapped data key; the largest kind, of a post-quantum plugin, has a few KiB.

@@ -1,9 +1,10 @@
-package generator
+// Package bech32 encodes private keys as age writes them: its library has no way to make
+// one of given bytes.
+package bech32
 
-// bech32 is BIP 173's, in capitals, of an even number of groups or with zeros
-// behind: age makes keys of its own random bytes only, so what age encodes is
-// encoded here.
-func bech32(prefix string, data []byte) []byte {
+// Encode is BIP 173's form of data, in capitals, of an even number of groups or with zeros
+// behind. prefix is in capitals. The caller clears what is secret.
+func Encode(prefix string, data []byte) []byte {
 	const digits = "QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L"
 	groups := make([]byte, 0, len(data)*8/5+1)
 	defer func() { clear(groups) }()
