@@ -81,7 +81,7 @@ in
       default = null;
       description = ''
         Where decrypted secrets are kept: in memory, which is never swapped and which a
-        boot empties (they are made anew then, without a network, those that users need
+        boot empties (they are made anew then, without a network; on NixOS those that users need
         before users are made), or on the disk. Null: in memory on NixOS, on the disk of
         a Mac.
       '';
@@ -107,7 +107,7 @@ in
       type = orNull file;
       default = null;
       example = "/var/lib/sops-nix/key.txt";
-      description = "File with the machine's age identity, which secrets are encrypted to. Null: one is made, and sent when enrolling.";
+      description = "File with the machine's age identity, which secrets are encrypted to, or an SSH private key such as the host's. Null: one is made, and sent when enrolling.";
     };
     pollInterval = mkOption {
       type = duration;

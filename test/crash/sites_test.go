@@ -99,6 +99,8 @@ var pointless = map[string]string{
 	"service.Host.forgetShells":         "an empty directory, and what no shell needs; a second uninstall goes on",
 	"secrets.Places.Restore":            "links in /run, which each start of the agent makes again",
 	"secrets.Places.Leave":              "what a person gave up; the next purge goes on",
+	"secrets.ramDisk.mount":             onMacs,
+	"secrets.removeEmpty":               onMacs,
 	"agent.purge":                       "what a person gave up; the next purge goes on",
 	"vars.takeLock":                     "a file that is only locked",
 	"vars.removeIfThere":                "between two points of its callers",
@@ -107,6 +109,8 @@ var pointless = map[string]string{
 
 // helpers are packages of tests.
 var helpers = regexp.MustCompile(`/(agenttest|disktest|plugintest|drivertest|storetest|servicetest|launchdtest|fakeagent|fakecoordinator|systemdtest|nixtest|testdata|secretsbench)/`)
+
+const onMacs = "of macOS; what a run that was killed left the next one takes away, as the test of the package shows"
 
 const inMemory = "in memory only; what a run that was killed left the next one removes, as the test of the package shows"
 

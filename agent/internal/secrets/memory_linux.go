@@ -12,9 +12,6 @@ import (
 	"github.com/cameronraysmith/fleet/pkg/crashpoint"
 )
 
-// memoryBytes bounds what secrets take of the host's memory: some full sets.
-const memoryBytes = 4 * MaxTotalBytes
-
 // inMemory says whether dir is where a file system in memory was mounted.
 func inMemory(dir string) bool {
 	var at, above unix.Stat_t
