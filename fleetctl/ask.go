@@ -16,19 +16,22 @@ import (
 // maxAnswer bounds an answer on one line, in bytes.
 const maxAnswer = 64 << 10
 
+// endOfText is what Ctrl-D comes to where no terminal makes it the end of the input.
+const endOfText = "\x04"
+
 // tries is how often a person may mistype a hidden answer.
 const tries = 3
 
 var errUnequal = errors.New("the two answers differ")
 
-// askHidden asks for something that nobody is to see, twice.
-func (o *options) askHidden(ctx context.Context, question string) ([]byte, error) {
+// askHidden asks for something that nobody is to see, twice; ask is askLine, or askLines.
+func askHidden(ctx context.Context, question string, ask func(ctx context.Context, question string, hidden bool) ([]byte, error), stderr io.Writer) ([]byte, error) {
 	for range tries {
-		first, err := o.askLine(ctx, question+": ", true)
+		first, err := ask(ctx, question+": ", true)
 		if err != nil {
 			return nil, err
 		}
-		second, err := o.askLine(ctx, "Once more: ", true)
+		second, err := ask(ctx, "Once more: ", true)
 		if err != nil {
 			clear(first)
 			return nil, err
@@ -39,7 +42,7 @@ func (o *options) askHidden(ctx context.Context, question string) ([]byte, error
 			return first, nil
 		}
 		clear(first)
-		_, _ = fmt.Fprintln(o.Stderr, "The two differ.")
+		_, _ = fmt.Fprintln(stderr, "The two differ.")
 	}
 	return nil, ui.WithHint(fmt.Errorf("%w, %d times; nothing was done", errUnequal, tries), "run it again")
 }
@@ -79,6 +82,33 @@ func (o *options) askLine(ctx context.Context, question string, hidden bool) ([]
 	}
 }
 
+// askLines asks for all lines until the end of the input, which is Ctrl-D on a terminal.
+// What was typed counts with the newlines between, and without the last.
+func (o *options) askLines(ctx context.Context, question string, hidden bool) ([]byte, error) {
+	question += "\n(several lines; Ctrl-D on a line of its own ends them)\n"
+	var text []byte
+	for n := 0; ; n++ {
+		line, err := o.askLine(ctx, question, hidden)
+		question = ""
+		switch {
+		case errors.Is(err, io.EOF) && n > 0, err == nil && string(line) == endOfText:
+			return text, nil
+		case err != nil:
+			clear(text)
+			return nil, err
+		case len(text)+len(line) > maxAnswer:
+			clear(text)
+			clear(line)
+			return nil, fmt.Errorf("the answer has more than %d bytes", maxAnswer)
+		}
+		if n > 0 {
+			text = append(text, '\n')
+		}
+		text = append(text, line...)
+		clear(line)
+	}
+}
+
 // readLine reads a line byte by byte, so that what follows is there for the next question.
 func readLine(r io.Reader) ([]byte, error) {
 	var line []byte
@@ -98,7 +128,7 @@ func readLine(r io.Reader) ([]byte, error) {
 			if len(line) > 0 {
 				return line, nil
 			}
-			return nil, ui.WithHint(errors.New("the input ended before the question was answered; nothing was done"), "run it again")
+			return nil, ui.WithHint(fmt.Errorf("the input ended before the question was answered (%w); nothing was done", io.EOF), "run it again")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the answer: %w", err)

@@ -29,7 +29,8 @@ func newSecretsCommand(o *options) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSecretsListCommand(o), newSecretsStatusCommand(o), newSecretsRevokeCommand(o))
+	cmd.AddCommand(newSecretsListCommand(o), newSecretsStatusCommand(o), newSecretsRevokeCommand(o),
+		newSecretsReadersCommand(o, vars.Users), newSecretsReadersCommand(o, vars.Machines), newSecretsGroupsCommand(o))
 	explainIn(cmd)
 	return cmd
 }

@@ -50,8 +50,7 @@ func newVarsCommand(o *options) *cobra.Command {
 	}
 	cmd.AddCommand(
 		newVarsGenerateCommand(o), newVarsRotateCommand(o), newVarsListCommand(o), newVarsGetCommand(o), newVarsSetCommand(o),
-		newVarsCheckCommand(o), newVarsFixCommand(o), newVarsKeygenCommand(o), newVarsReaderCommand(o), newVarsGroupCommand(o),
-		newVarsExportCommand(o), newVarsImportCommand(o), newVarsMigrateCommand(o),
+		newVarsCheckCommand(o), newVarsFixCommand(o), newVarsKeygenCommand(o), newVarsReaderCommand(o), newVarsExportCommand(o), newVarsImportCommand(o), newVarsMigrateCommand(o),
 	)
 	explainIn(cmd)
 	return cmd
@@ -73,11 +72,11 @@ func explainValues(err error) error {
 	case err == nil || ui.HintOf(err) != "":
 		return err
 	case errors.Is(err, sops.ErrNoIdentity):
-		return ui.WithHint(err, "who can read it runs fleetctl vars reader add or vars group add; vars fix where your keys changed")
+		return ui.WithHint(err, "who can read it runs fleetctl vars reader add or secrets groups add-user; vars fix where your keys changed")
 	case errors.Is(err, inventory.ErrUnknown):
 		return ui.WithHint(err, "fleetctl inventory show lists the machines")
 	case errors.Is(err, vars.ErrNotFound):
-		return ui.WithHint(err, "users come to be by fleetctl vars keygen, groups by vars group add, machines by vars generate")
+		return ui.WithHint(err, "users come to be by fleetctl vars keygen, groups by fleetctl secrets groups add-user, machines by vars generate")
 	case errors.Is(err, vars.ErrLink):
 		return ui.WithHint(err, "who can write a link chooses who reads: find out where it comes from")
 	}

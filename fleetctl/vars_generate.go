@@ -184,10 +184,14 @@ func (o *options) askQuestions(ctx context.Context, questions []generate.Questio
 		var answer []byte
 		var err error
 		switch q.Prompt.Type {
-		case generator.Hidden, generator.MultilineHidden:
-			answer, err = o.askHidden(ctx, label)
-		case generator.Line, generator.Multiline:
+		case generator.Hidden:
+			answer, err = askHidden(ctx, label, o.askLine, o.Stderr)
+		case generator.MultilineHidden:
+			answer, err = askHidden(ctx, label, o.askLines, o.Stderr)
+		case generator.Line:
 			answer, err = o.askLine(ctx, label+": ", false)
+		case generator.Multiline:
+			answer, err = o.askLines(ctx, label+": ", false)
 		default:
 			err = errors.New("it is asked in no way that is known")
 		}

@@ -163,9 +163,9 @@ func TestVarsPrompts(t *testing.T) {
 	if got := w.ok("vars", "get", "box2", "root/password"); got != "hunter2 and more" {
 		t.Errorf("password %q", got)
 	}
-	w.answers = "typed\ntyped\n"
+	w.answers = "typed\nin two lines\n\x04\ntyped\nin two lines\n\x04\n"
 	w.ok("vars", "set", "box2", "token/token")
-	if got := w.ok("vars", "get", "box2", "token/token"); got != "typed" {
+	if got := w.ok("vars", "get", "box2", "token/token"); got != "typed\nin two lines" {
 		t.Errorf("token %q", got)
 	}
 }
@@ -243,7 +243,7 @@ func TestVarsReaders(t *testing.T) {
 	// By a group that reads all.
 	w.write(strings.ReplaceAll(varsText, "  generators:", "  groups: [admins]\n  generators:"), repo.FleetFile)
 	w.fails(exitError, "group admins", "vars", "generate", "-g", "token")
-	w.ok("vars", "group", "add", "admins", "user:dana")
+	w.ok("secrets", "groups", "add-user", "admins", "dana")
 	code, out, _ := w.run("vars", "check", "-o", "json")
 	var verdict varsVerdict
 	if err := json.Unmarshal([]byte(out), &verdict); err != nil || code != exitError || len(verdict.Findings) != 5 || verdict.Findings[0].Kind != "readers" {
@@ -254,7 +254,7 @@ func TestVarsReaders(t *testing.T) {
 	if dana.ok("vars", "get", "box1", "token/token") != token {
 		t.Error("dana reads another value")
 	}
-	if got := w.ok("vars", "group", "remove", "admins", "user:dana"); strings.Count(got, "is known to user dana") == 0 {
+	if got := w.ok("secrets", "groups", "remove-user", "admins", "dana"); strings.Count(got, "is known to user dana") == 0 {
 		t.Errorf("removed:\n%s", got)
 	}
 	// Somebody else's name, and another key.

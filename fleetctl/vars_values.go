@@ -264,7 +264,7 @@ func runVarsSet(ctx context.Context, o *options, opts *varsOptions, machine, nam
 // readValue reads a value from standard input, or asks for it.
 func (o *options) readValue(ctx context.Context, name string) ([]byte, error) {
 	if o.asks() {
-		return o.askHidden(ctx, "Value of "+name)
+		return askHidden(ctx, "Value of "+name, o.askLines, o.Stderr)
 	}
 	text, err := io.ReadAll(io.LimitReader(o.Stdin, sops.MaxValue+1))
 	if err != nil {
