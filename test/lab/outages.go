@@ -199,7 +199,9 @@ func lostGoingBack(ctx context.Context, f *five) error {
 		return err
 	}
 	if err := wait(ctx, settleTimeout, func() error {
-		_, err := h.Shell(ctx, "[ -e /var/lib/lab-hung ]; [ \"$(grep -cx "+bad+" "+activations+")\" = 1 ]")
+		// Not before the way back has begun: the bad one takes away what says that it hangs
+		// only once it is known to run.
+		_, err := h.Shell(ctx, "[ \"$(grep -cx "+good+" "+activations+")\" = 2 ]; [ -e /var/lib/lab-hung ]")
 		return err
 	}); err != nil {
 		return fmt.Errorf("it does not go back: %w", err)
