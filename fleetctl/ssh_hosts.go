@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -19,6 +20,9 @@ import (
 var hostKeyFiles = []string{"ssh.id_ed25519.pub", "ssh.id_rsa.pub"}
 
 const hostCertificate = "ssh.id_ed25519-cert.pub"
+
+// hostName has nothing that known_hosts would take for a pattern, a list or a line.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 func newSSHKnownHostsCommand(o *options) *cobra.Command {
 	var ca string
@@ -135,7 +139,7 @@ func principalsOf(cert *ssh.Certificate, ca ssh.PublicKey, machine string) ([]st
 	}
 	check := &ssh.CertChecker{IsHostAuthority: func(key ssh.PublicKey, _ string) bool { return string(key.Marshal()) == string(ca.Marshal()) }}
 	for _, name := range cert.ValidPrincipals {
-		if name != machine && !strings.HasPrefix(name, machine+".") {
+		if name != machine && !strings.HasPrefix(name, machine+".") || !hostName.MatchString(name) {
 			return nil, fmt.Errorf("it is for %.100q, which is no name of %s", name, machine)
 		}
 		if err := check.CheckCert(name, cert); err != nil {

@@ -193,16 +193,16 @@ func (m *SecretsManifest) Validate() error {
 	if err := m.validateFloors(); err != nil {
 		return err
 	}
-	names, paths := map[SecretName]bool{}, map[string]bool{}
+	names, paths := map[SecretName]bool{}, map[string]SecretName{}
 	for _, e := range m.Entries {
 		if err := e.validate(); err != nil {
 			return fmt.Errorf("secret %q: %w", clip(string(e.Name)), err)
 		}
 		for _, p := range append([]string{e.Path}, e.Also...) {
-			if paths[p] {
-				return invalid("secret %q: the path %q is there twice", e.Name, clip(p))
+			if other, taken := paths[p]; taken {
+				return invalid("secrets %q and %q: both would be at %q", clip(string(other)), e.Name, clip(p))
 			}
-			paths[p] = true
+			paths[p] = e.Name
 		}
 		if names[e.Name] {
 			return invalid("secret %q: its name is there twice", e.Name)
