@@ -54,6 +54,8 @@ func good(a acked) string   { return a.Good }
 const (
 	secretOne = "correct horse"
 	secretTwo = "battery staple"
+	// secretThree comes with the revocation of all before.
+	secretThree = "tr0ub4dor"
 )
 
 func stages() []stage { return append(common(), rare()...) }

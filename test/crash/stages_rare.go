@@ -77,11 +77,51 @@ func rare() []stage {
 			want: &want{"confirmed", newest, "v2", secretTwo}, activates: []move{{"v2", "v3"}},
 		},
 		{
+			name: "a value revoked by a release that fails",
+			do:   revokeBadly,
+			want: &want{"rolled-back", good, "v2", secretThree}, activates: []move{{"bad", "v2"}},
+		},
+		{
+			name: "the same by one that works",
+			do:   func(ctx context.Context, w *world) error { return w.release(ctx, "v3", secretThree) },
+			want: &want{"confirmed", newest, "v3", secretThree}, activates: []move{{"v3", "v2"}},
+		},
+		{
 			name: "the agent stays away, the dead-man switch goes back",
 			do:   agentStaysAway,
-			want: &want{"rolled-back", good, "v2", secretTwo}, activates: []move{{"mute", "v2"}},
+			want: &want{"rolled-back", good, "v3", secretThree}, activates: []move{{"mute", "v3"}},
 		},
 	}
+}
+
+// revokeBadly publishes a new value with a floor that leaves only that, with a bundle that
+// fails: the host goes back, and has the new value there.
+func revokeBadly(ctx context.Context, w *world) error {
+	if err := w.revoke(); err != nil {
+		return err
+	}
+	w.acked.Good = w.acked.Number
+	return w.release(ctx, "bad", secretThree)
+}
+
+// revoke writes down what secrets revoke does of a value that is about to be replaced; once,
+// however often the stage is begun.
+func (w *world) revoke() error {
+	file := w.path("fleet", "secrets", machine, "revoked.json")
+	done := w.power.open()
+	_, there := os.Stat(file)
+	data, err := os.ReadFile(w.path("fleet", "secrets", machine, "index.json"))
+	done()
+	if there == nil || err != nil {
+		return err
+	}
+	var index map[string]struct {
+		Version uint64 `json:"version"`
+	}
+	if err := json.Unmarshal(data, &index); err != nil {
+		return err
+	}
+	return w.writeFile(file, fmt.Appendf(nil, `{"floors": {"token": %d}}`, index["token"].Version+1))
 }
 
 // agentStaysAway stops the agent while it verifies, and starts it again when the
@@ -119,7 +159,7 @@ func agentStaysAway(ctx context.Context, w *world) error {
 	// Before the agent has it on record that it is activated, going back is an
 	// activation that was cut short, which is tried again.
 	verifies := func() bool { return w.running() == "mute" && w.lastStep() == "activated" }
-	back := func() bool { return w.running() == "v2" }
+	back := func() bool { return w.running() == "v3" }
 	return errors.Join(wait(10*time.Second, verifies), w.agent.stop(), wait(15*time.Second, back), w.agent.start())
 }
 
