@@ -124,7 +124,7 @@ func (h Host) checkOwned(program string) error {
 		return err
 	}
 	return ui.WithHint(fmt.Errorf("--program %s: it would run as root, and %w: %s", program, ErrReplaceable, who),
-		"leave --program out, or have its directories be root's alone (sudo chown root:wheel, sudo chmod go-w)")
+		"have its directories be root's alone (sudo chown root:wheel, sudo chmod go-w), or name a --program where they are, such as /Library/Fleet/fleet-agent")
 }
 
 // tellShells has the shells of a Mac find a program.

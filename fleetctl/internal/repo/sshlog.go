@@ -62,6 +62,9 @@ func (r *Repository) SSHLog() (all []SSHRecord, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, nil
+	}
 	for n, line := range bytes.Split(bytes.TrimRight(data, "\n"), []byte("\n")) {
 		var rec SSHRecord
 		if err := strictjson.UnmarshalKnown(line, len(line), &rec); err != nil {
