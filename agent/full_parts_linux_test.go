@@ -197,7 +197,7 @@ func (row hostPart) waits(h *partHost, needs bool) (full int) {
 		}
 		full++
 		h.explained()
-		if h.before != "" && needs && !(row.disk == "dead-man" && h.ordered()) {
+		if h.before != "" && needs && (row.disk != "dead-man" || !h.ordered()) {
 			h.expectServing(h.before)
 		}
 		h.more(nil)
